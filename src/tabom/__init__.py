@@ -1,0 +1,30 @@
+"""Post-training of masked diffusion language models on their own decoding trajectories."""
+
+from importlib import import_module
+from typing import Any
+
+from tabom._version import __version__
+
+# Public names and where they live. Resolved on first use, so that `import tabom` stays instant.
+_PUBLIC = {
+    "Trajectory": "tabom.trajectory.record",
+    "TrajectoryStore": "tabom.trajectory.store",
+    "load_model": "tabom.models.loading",
+    "DecodingConfig": "tabom.decoding.config",
+    "decode": "tabom.decoding.loop",
+    "build_objective": "tabom.objectives.presets",
+    "linear_ce_entropy": "tabom.objectives.head",
+    "TabomError": "tabom.core.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'tabom' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Errors, keyed randomness, atomic files, manifests and configuration. No torch."""

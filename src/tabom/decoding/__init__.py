@@ -1,0 +1,1 @@
+"""One decoding loop, its policies, and the records it emits."""

@@ -1,0 +1,194 @@
+"""The tasks of the toy world: endless keyed streams of prompts, and their checker.
+
+`prompts` and `check` are what a recipe names by dotted path. No torch, no global randomness:
+an example is a pure function of (seed, split, task, index).
+
+| task    | prompt                     | response        | ground truth, the other surface |
+|---------|----------------------------|-----------------|---------------------------------|
+| chain   | `AdBbCaDeEcFgGjHiIhJf:c6`  | `c=adecadc`...  | path first, answer last         |
+| hops    | the same, 1-4 hops         |                 |                                 |
+| reverse | `<gabbed`                  | `debbag`        | the same                        |
+| sort    | `/gabbed`                  | `abbdeg`        | the same                        |
+| sudoku  | `#1.3.` ... 16 cells       | 16 digits       | the same                        |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from tabom.toyworld.alphabet import (
+    EOS_CHAR,
+    EQUALS,
+    NODES,
+    NUM_SLOTS,
+    REVERSE,
+    SORT,
+    SOURCES,
+    START,
+    SUDOKU,
+)
+from tabom.toyworld.sudoku import draw_puzzle
+
+SPLITS = ("pretrain", "train", "eval")
+CHAIN_HOPS = (6, 9)
+SHORT_HOPS = (1, 4)
+WORD_LENGTHS = (6, 10)
+SUDOKU_BLANKS = (8, 10)
+
+DOMAINS = {
+    "chain": "chain",
+    "hops": "general",
+    "reverse": "general",
+    "sort": "general",
+    "sudoku": "general",
+}
+GENERAL_TASKS = tuple(task for task, domain in DOMAINS.items() if domain == "general")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its answers; responses are text without EOS, at most 16 characters."""
+
+    id: str
+    prompt: str
+    reference: str
+    ground_truth: str
+    task: str
+    domain: str
+
+
+def prompts(*, task: str, split: str, seed: int, num: int, offset: int = 0) -> list[dict[str, str]]:
+    """Distinct examples `offset` .. `offset + num - 1` of one stream, as plain rows.
+
+    Args:
+        task: a task's name, or `general` for the general tasks in turn.
+        split: `pretrain` (the base model's own data), `train` or `eval`; no prompt is in two.
+        seed: which stream.
+        num: number of rows.
+        offset: rows to pass over first.
+    """
+    if num < 0 or offset < 0:
+        raise ValueError(f"num and offset must not be negative, got num={num}, offset={offset}")
+    rows: list[dict[str, str]] = []
+    for position, example in enumerate(stream(task, split=split, seed=seed)):
+        if len(rows) == num:
+            return rows
+        if position >= offset:
+            rows.append(asdict(example))
+    raise AssertionError("a stream has no end")
+
+
+def stream(task: str, *, split: str, seed: int) -> Iterator[Example]:
+    """All distinct examples of one task in order of their index, without end."""
+    names = GENERAL_TASKS if task == "general" else (task,)
+    seen: set[str] = set()
+    index = 0
+    while True:
+        for name in names:
+            example = make_example(name, split=split, seed=seed, index=index)
+            if example.id not in seen:
+                seen.add(example.id)
+                yield example
+        index += 1
+
+
+def make_example(task: str, *, split: str, seed: int, index: int) -> Example:
+    """The example at `index`; drawn again, under a new key, until its content lies in `split`."""
+    if task not in DOMAINS:
+        raise ValueError(f"unknown toy task {task!r}; known: {', '.join([*DOMAINS, 'general'])}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    rng = random.Random(_digest(f"{seed}/{split}/{task}/{index}"))
+    while True:
+        prompt, reference, ground_truth = _draw(task, rng)
+        if split_of(prompt) == split:
+            return Example(
+                id=f"{task}-{_digest(prompt):016x}",
+                prompt=prompt,
+                reference=reference,
+                ground_truth=ground_truth,
+                task=task,
+                domain=DOMAINS[task],
+            )
+
+
+def split_of(prompt: str) -> str:
+    """The one split a prompt may occur in: decided by its content, so splits cannot overlap."""
+    # Half for the base, the rest for what comes after it: most data is the base's.
+    return ("pretrain", "pretrain", "train", "eval")[_digest(f"split/{prompt}") % 4]
+
+
+def check(*, response: str, row: dict[str, str]) -> tuple[str, str]:
+    """Judge a whole response.
+
+    Args:
+        response: decoded text; EOS slots cut off, or shown as `EOS_CHAR` at the end.
+        row: a row of `prompts`.
+
+    Returns:
+        `(reason, detail)`, reason one of `accepted`, `wrong`, `no_answer`. Accepted is only the
+        exact response, in either surface. A right answer after a wrong path is wrong: else a
+        model could be rewarded for a lucky guess.
+    """
+    text = response.rstrip(EOS_CHAR)
+    if not text:
+        return "no_answer", "the response is empty"
+    for surface in ("reference", "ground_truth"):
+        if text == row[surface]:
+            return "accepted", surface
+    expected = row["reference"]
+    wrong = [
+        slot for slot in range(max(len(text), len(expected))) if text[slot : slot + 1]
+        != expected[slot : slot + 1]
+    ]
+    return "wrong", f"first difference in slot {wrong[0]}, {len(wrong)} in all; wanted {expected!r}"
+
+
+def pad(text: str) -> str:
+    """`text` with EOS filler up to the canvas: one character a slot."""
+    return text.ljust(NUM_SLOTS, EOS_CHAR)
+
+
+def walk(targets: str, start: str, *, num_hops: int) -> str:
+    """The nodes visited after `start`: `targets[i]` is where node i points."""
+    path = []
+    for _ in range(num_hops):
+        start = targets[NODES.index(start)]
+        path.append(start)
+    return "".join(path)
+
+
+def _draw(task: str, rng: random.Random) -> tuple[str, str, str]:
+    if task in ("chain", "hops"):
+        return _draw_pointers(rng, num_hops=CHAIN_HOPS if task == "chain" else SHORT_HOPS)
+    if task == "sudoku":
+        puzzle, solution = draw_puzzle(rng, num_blanks=SUDOKU_BLANKS)
+        return SUDOKU + puzzle, solution, solution
+    word = "".join(rng.choices(NODES, k=rng.randint(*WORD_LENGTHS)))
+    if task == "reverse":
+        return REVERSE + word, word[::-1], word[::-1]
+    ordered = "".join(sorted(word))
+    return SORT + word, ordered, ordered
+
+
+def _draw_pointers(rng: random.Random, *, num_hops: tuple[int, int]) -> tuple[str, str, str]:
+    """A permutation, never a random function: there paths run together, and a check of the last
+    node would pass wrong paths."""
+    targets = "".join(rng.sample(NODES, len(NODES)))
+    start, hops = rng.choice(NODES), rng.randint(*num_hops)
+    pairs = "".join(source + target for source, target in zip(SOURCES, targets, strict=True))
+    path = walk(targets, start, num_hops=hops)
+    # The answer comes first, so left to right is the wrong order and easy-to-hard the right one.
+    return (
+        f"{pairs}{START}{start}{hops}",
+        f"{path[-1]}{EQUALS}{path}",
+        f"{path}{EQUALS}{path[-1]}".upper(),
+    )
+
+
+def _digest(text: str) -> int:
+    """64 bits of `text` (Python's own `hash` differs from run to run)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,1 @@
+"""The central noun: records, order arithmetic, schema and store. No torch."""

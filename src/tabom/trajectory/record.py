@@ -1,0 +1,101 @@
+"""One decoding trajectory: what a model answered, and when it became sure of each token.
+
+Legend: N response slots.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tabom.core.errors import DataError
+
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """A response of N slots with the step at which each slot was revealed.
+
+    id: content id of the prompt ids and the prompt's own key (and, for several samples of one
+        prompt, the sample number). Unique in a store.
+    prompt: the user's text, not templated. prompt_ids: what the model saw, template included.
+    response: decoded text up to the first end token, special tokens left out.
+    response_ids_N: int32, every slot of the canvas; a slot never revealed holds the mask id.
+    step_N: int32, 0-based index of the model call that revealed the slot, -1 never. Gaps and ties
+        are allowed (official schedules have both).
+    entropy_N, confidence_N: float32, nats and probability at reveal, of the untempered
+        distribution with the mask token excluded; NaN where never revealed.
+    num_forwards: model calls spent on this response.
+    reference: the prompt's gold answer as text (what a verifier compares with), "" if none.
+    row: further columns of the prompt row that a verifier or a diagnostic may need.
+    fingerprint: of the run that made it (model, adapter, template, decoding, code version).
+    """
+
+    id: str
+    prompt: str
+    prompt_ids: IntArray
+    response: str
+    response_ids_N: IntArray
+    step_N: IntArray
+    entropy_N: FloatArray
+    confidence_N: FloatArray
+    num_forwards: int
+    method: str = "entropy"
+    task: str = ""
+    reference: str = ""
+    row: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        cast = object.__setattr__
+        for name in ("prompt_ids", "response_ids_N", "step_N"):
+            cast(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.int32))
+        for name in ("entropy_N", "confidence_N"):
+            cast(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float32))
+        problem = self.problem()
+        if problem is not None:
+            raise DataError(f"trajectory {self.id!r}: {problem}")
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.response_ids_N)
+
+    @property
+    def num_revealed(self) -> int:
+        return int((self.step_N >= 0).sum())
+
+    @property
+    def order_N(self) -> IntArray:
+        """0-based total order over revealed slots (step, then entropy, then slot); -1 never."""
+        from tabom.trajectory.order import order_from_step
+
+        return order_from_step(self.step_N, self.entropy_N)
+
+    def problem(self) -> str | None:
+        """The first broken invariant in words, or None."""
+        n = self.num_slots
+        if not self.id:
+            return "id is empty"
+        if n == 0:
+            return "response_ids has no slots"
+        for name in ("step_N", "entropy_N", "confidence_N"):
+            if len(getattr(self, name)) != n:
+                return f"{name[:-2]} has {len(getattr(self, name))} values for {n} slots"
+        if len(self.prompt_ids) == 0:
+            return "prompt_ids is empty"
+        if int(self.prompt_ids.min()) < 0 or int(self.response_ids_N.min()) < 0:
+            return "a token id is negative"
+        if int(self.step_N.min()) < -1:
+            return f"step has {int(self.step_N.min())}; the least value is -1 (never revealed)"
+        if int(self.step_N.max()) >= self.num_forwards:
+            return f"step {int(self.step_N.max())} is not below num_forwards {self.num_forwards}"
+        revealed = self.step_N >= 0
+        entropy, confidence = self.entropy_N[revealed], self.confidence_N[revealed]
+        if not (np.isfinite(entropy).all() and (entropy >= -1e-6).all()):
+            return "entropy of a revealed slot is negative or not finite"
+        if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
+            return "confidence of a revealed slot is outside [0, 1]"
+        return None
