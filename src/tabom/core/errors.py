@@ -23,3 +23,7 @@ class ObjectiveError(TabomError):
 
 class StageError(TabomError):
     """A pipeline stage cannot start or go on from what its folder holds."""
+
+
+class TrainingError(TabomError):
+    """Training cannot go on: a loss or a gradient is not finite."""

@@ -67,7 +67,8 @@ class MaskedDiffusionModel(nn.Module):
 
     @property
     def head_weight_VD(self) -> Tensor:
-        return self.base_lm.get_output_embeddings().weight  # type: ignore[operator, union-attr]
+        weight: Tensor = self.base_lm.get_output_embeddings().weight  # type: ignore[operator, union-attr]
+        return weight
 
     @property
     def vocab_size(self) -> int:

@@ -23,5 +23,8 @@ SUDOKU = "#"
 
 CHARACTERS = NODES + SOURCES + DIGITS + BLANK + EQUALS + START + REVERSE + SORT + SUDOKU
 
+POINTERS = tuple(source + target for source in SOURCES for target in NODES)
+"""`Ad`: node a points to node d. One token: what it takes to read a map is then one look-up."""
+
 EOS_CHAR = "_"
 """How an EOS slot is shown where text has one character a slot. Not in CHARACTERS."""

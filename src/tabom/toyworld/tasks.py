@@ -26,14 +26,16 @@ from tabom.toyworld.alphabet import (
     NUM_SLOTS,
     REVERSE,
     SORT,
-    SOURCES,
     START,
     SUDOKU,
 )
 from tabom.toyworld.sudoku import draw_puzzle
 
 SPLITS = ("pretrain", "train", "eval")
+CHAIN_NODES = (10, 10)
 CHAIN_HOPS = (6, 9)
+# Small maps too: on maps of ten alone the net does not find the look-up in any time we have.
+SHORT_NODES = (3, 10)
 SHORT_HOPS = (1, 4)
 WORD_LENGTHS = (6, 10)
 SUDOKU_BLANKS = (8, 10)
@@ -152,18 +154,20 @@ def pad(text: str) -> str:
     return text.ljust(NUM_SLOTS, EOS_CHAR)
 
 
-def walk(targets: str, start: str, *, num_hops: int) -> str:
-    """The nodes visited after `start`: `targets[i]` is where node i points."""
+def walk(targets: dict[str, str], start: str, *, num_hops: int) -> str:
+    """The nodes visited after `start`, in order."""
     path = []
     for _ in range(num_hops):
-        start = targets[NODES.index(start)]
+        start = targets[start]
         path.append(start)
     return "".join(path)
 
 
 def _draw(task: str, rng: random.Random) -> tuple[str, str, str]:
     if task in ("chain", "hops"):
-        return _draw_pointers(rng, num_hops=CHAIN_HOPS if task == "chain" else SHORT_HOPS)
+        if task == "chain":
+            return _draw_pointers(rng, num_nodes=CHAIN_NODES, num_hops=CHAIN_HOPS)
+        return _draw_pointers(rng, num_nodes=SHORT_NODES, num_hops=SHORT_HOPS)
     if task == "sudoku":
         puzzle, solution = draw_puzzle(rng, num_blanks=SUDOKU_BLANKS)
         return SUDOKU + puzzle, solution, solution
@@ -174,12 +178,15 @@ def _draw(task: str, rng: random.Random) -> tuple[str, str, str]:
     return SORT + word, ordered, ordered
 
 
-def _draw_pointers(rng: random.Random, *, num_hops: tuple[int, int]) -> tuple[str, str, str]:
+def _draw_pointers(
+    rng: random.Random, *, num_nodes: tuple[int, int], num_hops: tuple[int, int]
+) -> tuple[str, str, str]:
     """A permutation, never a random function: there paths run together, and a check of the last
     node would pass wrong paths."""
-    targets = "".join(rng.sample(NODES, len(NODES)))
-    start, hops = rng.choice(NODES), rng.randint(*num_hops)
-    pairs = "".join(source + target for source, target in zip(SOURCES, targets, strict=True))
+    nodes = sorted(rng.sample(NODES, rng.randint(*num_nodes)))
+    targets = dict(zip(nodes, rng.sample(nodes, len(nodes)), strict=True))
+    start, hops = rng.choice(nodes), rng.randint(*num_hops)
+    pairs = "".join(node.upper() + target for node, target in targets.items())
     path = walk(targets, start, num_hops=hops)
     # The answer comes first, so left to right is the wrong order and easy-to-hard the right one.
     return (

@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up all they need in .venv and run. Nothing else is required.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo study test lint bench clean help
+
+help:  ## Show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt 'pip>=25.1' hatchling editables
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e . --group dev
+	@touch $@
+
+demo: $(STAMP)  ## Set up, then run the whole pipeline on the embedded toy world
+	$(BIN)/tabom run toy-demo
+
+study: $(STAMP)  ## The larger study behind docs/results.md (ten seeds; about an hour)
+	$(BIN)/tabom run toy-study
+
+test: $(STAMP) lint  ## Set up, then lint, type check and test
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP)  ## Format, lint, types and import rows
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean:  ## Remove the environment and all caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,61 @@
+"""The entry point: a static table of verbs, each imported only when it is called."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from tabom._version import __version__
+from tabom.core.errors import TabomError
+
+# verb -> (module, help); a module has `add_arguments(parser)` and `run(args) -> int`.
+VERBS = {
+    "run": ("tabom.cli.run", "run a recipe: collect, verify, train, evaluate, diagnose, report"),
+    "collect": ("tabom.cli.collect", "decode prompts and store the trajectories"),
+    "verify": ("tabom.cli.verify", "judge stored trajectories against their references"),
+    "train": ("tabom.cli.train", "train an adapter on accepted trajectories or ground truth"),
+    "evaluate": ("tabom.cli.evaluate", "measure a model or an adapter on held-out prompts"),
+    "diagnose": ("tabom.cli.diagnose", "order agreement, loss ratio and TDS of a model"),
+    "report": ("tabom.cli.report", "write the summary, the table and the HTML report of a run"),
+    "recipes": ("tabom.cli.recipes", "list, show or copy the recipes of the package"),
+    "random-model": ("tabom.cli.random_model", "write a tiny random checkpoint of a family"),
+    "toyworld": ("tabom.cli.toyworld", "pretrain the embedded toy base model again"),
+    "env": ("tabom.cli.env", "versions and hardware, for a bug report"),
+}
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only the called verb's own arguments are built."""
+    parser = argparse.ArgumentParser(
+        prog="tabom",
+        description="Post-train masked diffusion language models on their decoding trajectories.",
+        epilog="`tabom VERB --help` tells a verb's flags. Start with `tabom run toy-quick`.",
+    )
+    parser.add_argument("--version", action="version", version=f"tabom {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, (module, text) in VERBS.items():
+        sub = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if name == verb:
+            import_module(module).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit status: 0 done, 1 a bug or an interruption, 2 the user's to mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((a for a in arguments if not a.startswith("-")), None)
+    args = build_parser(verb).parse_args(arguments)
+    try:
+        return int(import_module(VERBS[args.verb][0]).run(args))
+    except TabomError as error:
+        print(f"tabom {args.verb}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ntabom {args.verb}: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

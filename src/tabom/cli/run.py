@@ -1,0 +1,76 @@
+"""`tabom run RECIPE`: the whole path of the data."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `tabom run`."""
+    parser.add_argument("recipe", help="a recipe file, or the name of one of the package")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
+    )
+    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="where to write")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
+    parser.add_argument(
+        "--num_workers", "--num-workers", type=int, help="stages side by side, a process each"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what another recipe left in output_dir"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument(
+        "--plan", action="store_true", help="list the stages and what is complete, then stop"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, run what is missing, report."""
+    from tabom.pipeline.recipe import load_recipe
+    from tabom.pipeline.run import run_recipe
+    from tabom.pipeline.study import plan_study
+
+    overrides = list(args.overrides)
+    for key, value in (
+        ("output_dir", args.output_dir),
+        ("seeds", args.seeds),
+        ("study.num_workers", args.num_workers),
+    ):
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    recipe = load_recipe(args.recipe, overrides=overrides)
+    if args.plan:
+        for stage in plan_study(recipe).stages:
+            state = "complete" if stage.is_complete() else "to do"
+            print(f"{state:<9} {stage.label:<34} {stage.folder}")
+        return 0
+    summary, report = run_recipe(
+        recipe,
+        command=shlex.join(["tabom", *sys.argv[1:]]),
+        is_quiet=args.quiet,
+        overwrite=args.overwrite,
+    )
+    show(summary, report)
+    return 0
+
+
+def show(summary: dict[str, Any], report: Path) -> None:
+    """Print the table of the arms and where the report is."""
+    from tabom.report.terminal import print_table
+
+    is_own = {m["key"]: not m["key"].startswith("set:") for m in summary["metrics"]}
+    arms = [
+        {**arm, "means": {k: v for k, v in arm["means"].items() if is_own[k]}}
+        for arm in summary["arms"]
+    ]
+    metrics = [m for m in summary["metrics"] if is_own[m["key"]]]
+    print_table({**summary, "metrics": metrics, "arms": arms})
+    print(f"\nreport: {report}")

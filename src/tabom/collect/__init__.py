@@ -1,0 +1,1 @@
+"""From prompts to a store of trajectories: plan, decode, write durably, resume."""

@@ -1,0 +1,256 @@
+"""Where prompts come from: a JSONL, Parquet or CSV file, a `datasets` id, or a Python function."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tabom.core import keys
+from tabom.core.errors import ConfigError, DataError
+from tabom.core.hooks import load_function
+
+PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "problem", "input")
+REFERENCE_COLUMNS = ("reference", "answer", "solution", "target", "output")
+FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource:
+    """Names the prompts of a run. Exactly one of path, dataset_name and function.
+
+    path: a local .jsonl, .json, .parquet or .csv file with one prompt a row.
+    dataset_name: a `datasets` id or a local dataset folder.
+    dataset_config: the configuration of that dataset.
+    dataset_split: its split.
+    function: "package.module:function" returning a list of rows; it is given `args`, and `seed`
+        unless args has one.
+    args: keyword arguments of the function.
+    prompt_column: column of the prompt, a string or a list of chat messages; found if null.
+    reference_column: column of the gold answer that the verifier compares with; found if null.
+    ground_truth_column: column of the full human answer (the SFT-GT arm); the reference if null.
+    id_column: column of a unique key; the row number if null.
+    template: text around the prompt, e.g. "{prompt}\\nThink step by step."
+    limit: take this many rows.
+    offset: leave out this many rows first.
+    shuffle: take rows in an order drawn with the run's seed.
+    """
+
+    path: str | None = None
+    dataset_name: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+    function: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    prompt_column: str | None = None
+    reference_column: str | None = None
+    ground_truth_column: str | None = None
+    id_column: str | None = None
+    template: str | None = None
+    limit: int | None = None
+    offset: int = 0
+    shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("path", "dataset_name", "function") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                "prompts need exactly one of path, dataset_name and function; got "
+                + (" and ".join(given) if given else "none")
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"prompts.limit must be at least 1, got {self.limit}")
+        if self.offset < 0:
+            raise ConfigError(f"prompts.offset must not be negative, got {self.offset}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt and what is known of its answer.
+
+    id: unique in its source. prompt: user text or chat messages. reference: the gold answer that
+    a verifier compares with ("" if none). ground_truth: the data set's own full response ("" if
+    none). row: the source row, for verifiers and diagnostics that need more.
+    """
+
+    id: str
+    prompt: str | list[dict[str, str]]
+    reference: str = ""
+    ground_truth: str = ""
+    task: str = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The user's text: the prompt itself, or the last user message."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        users = [m["content"] for m in self.prompt if m.get("role") == "user"]
+        return users[-1] if users else ""
+
+
+def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
+    """Read, select and normalise the prompts of a source.
+
+    seed: of the run; given to a function source and used by `shuffle`.
+    Raises: DataError naming the file and the row; ConfigError for a wrong column or function.
+    """
+    where, rows = _rows(source, seed)
+    chosen = np.arange(len(rows))
+    if source.shuffle:
+        chosen = np.argsort(keys.uniform(seed, chosen, keys.text_key("shuffle")), kind="stable")
+    chosen = chosen[source.offset :][: source.limit]
+    if len(chosen) == 0:
+        raise DataError(
+            f"{where}: no prompts left of {len(rows)} rows with offset {source.offset} "
+            f"and limit {source.limit}"
+        )
+    if source.limit is not None and len(chosen) < source.limit:
+        raise DataError(
+            f"{where}: {source.limit} prompts were asked for, {len(chosen)} are there "
+            f"({len(rows)} rows, offset {source.offset}); lower prompts.limit"
+        )
+    prompts = [_prompt(source, rows[i], int(i), where) for i in chosen]
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(f"{where}: the id {prompt.id!r} occurs twice; ids must be unique")
+        seen.add(prompt.id)
+    return prompts
+
+
+def source_identity(source: PromptSource) -> dict[str, Any]:
+    """What identifies the source's content, cheap to take: settings, and a file's size and hash."""
+    identity: dict[str, Any] = {
+        k: v for k, v in vars(source).items() if v not in (None, {}) and k != "path"
+    }
+    if source.path is not None:
+        path = Path(source.path)
+        if not path.is_file():
+            raise DataError(f"prompts.path: no file {source.path}")
+        identity["path"] = path.name
+        identity["content"] = keys.content_id(path.read_bytes())
+    return identity
+
+
+def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
+    if source.function is not None:
+        function = load_function(source.function)
+        rows = _call(function, source, seed)
+        return source.function, rows
+    import datasets
+
+    if source.path is not None:
+        path = Path(source.path)
+        if not path.is_file():
+            raise DataError(f"prompts.path: no file {source.path}")
+        if path.suffix == ".jsonl":
+            return str(path), _read_jsonl(path)
+        reader = FILE_READERS.get(path.suffix)
+        if reader is None:
+            raise ConfigError(
+                f"prompts.path: {path.name} is not one of {', '.join(FILE_READERS)} files"
+            )
+        return str(path), datasets.load_dataset(reader, data_files=str(path), split="train")
+    assert source.dataset_name is not None
+    try:
+        data = datasets.load_dataset(
+            source.dataset_name, source.dataset_config, split=source.dataset_split
+        )
+    except Exception as error:  # datasets raises many kinds, offline ones too
+        raise DataError(
+            f"prompts.dataset_name: {source.dataset_name!r} (split {source.dataset_split!r}) could "
+            f"not be loaded: {error}"
+        ) from error
+    return source.dataset_name, data
+
+
+def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list[Any]:
+    try:
+        rows = function(**{"seed": seed, **source.args})
+    except TypeError as error:
+        raise ConfigError(
+            f"prompts.function {source.function}: {error}; prompts.args gave "
+            f"{sorted(source.args)} (and seed)"
+        ) from error
+    if not isinstance(rows, Iterable):
+        raise ConfigError(f"prompts.function {source.function} returned no list of rows")
+    return list(rows)
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    # Not through `datasets`: its errors name neither the row nor the reason.
+    import json
+
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: a row must be a JSON object")
+            rows.append(row)
+    return rows
+
+
+def _column(
+    row: Mapping[str, Any], name: str | None, candidates: tuple[str, ...], option: str, where: str
+) -> str | None:
+    if name is not None:
+        if name not in row:
+            raise DataError(
+                f"{where}: no column {name!r} ({option}); the columns are {', '.join(row)}"
+            )
+        return name
+    return next((c for c in candidates if row.get(c) not in (None, "")), None)
+
+
+def _prompt(source: PromptSource, row: Mapping[str, Any], index: int, where: str) -> Prompt:
+    at = f"{where}, row {index}"
+    if not isinstance(row, Mapping):
+        raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
+    column = _column(row, source.prompt_column, PROMPT_COLUMNS, "prompts.prompt_column", at)
+    if column is None:
+        raise DataError(
+            f"{at}: no prompt: none of the columns {', '.join(PROMPT_COLUMNS)} is there and filled "
+            f"(columns: {', '.join(row)}); name it with prompts.prompt_column"
+        )
+    prompt = row[column]
+    reference_column = _column(
+        row, source.reference_column, REFERENCE_COLUMNS, "prompts.reference_column", at
+    )
+    reference = "" if reference_column is None else row[reference_column]
+    truth_column = _column(
+        row, source.ground_truth_column, ("ground_truth",), "prompts.ground_truth_column", at
+    )
+    ground_truth = reference if truth_column is None else row[truth_column]
+    if isinstance(prompt, list):
+        messages = [dict(m) for m in prompt]
+        if messages and messages[-1].get("role") == "assistant":
+            ground_truth = ground_truth or messages[-1]["content"]
+            messages = messages[:-1]
+        if not messages or any("role" not in m or "content" not in m for m in messages):
+            raise DataError(f"{at}: {column} must be a list of {{role, content}} messages")
+        prompt = messages
+    else:
+        prompt = str(prompt)
+        if source.template is not None:
+            prompt = source.template.replace("{prompt}", prompt)
+        if not prompt.strip():
+            raise DataError(f"{at}: the prompt is empty")
+    identifier = row.get(source.id_column or "id")
+    if source.id_column is not None and identifier is None:
+        raise DataError(f"{at}: no value in the column {source.id_column!r} (prompts.id_column)")
+    return Prompt(
+        id=str(identifier) if identifier is not None else f"row-{index}",
+        prompt=prompt,
+        reference=str(reference or ""),
+        ground_truth=str(ground_truth or ""),
+        task=str(row.get("task", "")),
+        row={k: v for k, v in row.items() if k != column},
+    )

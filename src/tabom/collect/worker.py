@@ -1,0 +1,144 @@
+"""Decode the prompts that are not on disk yet; finish the store when nothing is missing."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tabom.collect.config import CollectionConfig
+from tabom.collect.prompts import Prompt
+from tabom.core import keys
+from tabom.core.errors import ConfigError, DataError
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.loop import DecodeRequest, decode
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.trajectory.store import TrajectoryWriter, finalize, scan_partial
+
+
+def make_requests(
+    model: MaskedDiffusionModel, prompts: Sequence[Prompt], config: CollectionConfig
+) -> tuple[list[DecodeRequest], int]:
+    """Templated, tokenized prompts with content ids, and how many were too long.
+
+    The id of a trajectory is a hash of the prompt's key, its token ids and the sample number, so
+    that equal work has an equal id in every process.
+    """
+    requests, num_too_long = [], 0
+    for prompt in prompts:
+        ids = model.encode_prompt(prompt.prompt)
+        if config.max_prompt_tokens is not None and len(ids) > config.max_prompt_tokens:
+            num_too_long += 1
+            continue
+        # Rows travel inside the store as JSON; values that are not JSON become text.
+        row = json.loads(json.dumps(dict(prompt.row), default=str))
+        for sample in range(config.num_samples):
+            requests.append(
+                DecodeRequest(
+                    id=keys.content_id(
+                        prompt.id, np.asarray(ids, dtype=np.int64).tobytes(), str(sample)
+                    ),
+                    prompt_ids=ids,
+                    prompt=prompt.text,
+                    task=prompt.task,
+                    reference=prompt.reference,
+                    row={
+                        **row,
+                        "prompt_id": prompt.id,
+                        "ground_truth": prompt.ground_truth,
+                    },
+                )
+            )
+    if not requests:
+        raise DataError(
+            f"all {len(prompts)} prompts are longer than collection.max_prompt_tokens = "
+            f"{config.max_prompt_tokens}"
+        )
+    return requests, num_too_long
+
+
+def collect(
+    model: MaskedDiffusionModel,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    *,
+    decoding: DecodingConfig,
+    config: CollectionConfig,
+    seed: int,
+    fingerprint: str,
+    settings: dict[str, Any],
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Collect this rank's share of the trajectories, durably; the last rank finishes the store.
+
+    Resumable: what is on disk (of any earlier attempt, with any world size) is not decoded again.
+    rank, world_size: static sharding of what is left; ranks need no connection to each other.
+    progress: called with (done, total) of this rank.
+    Returns: counts (prompts, too_long, resumed, decoded, forwards) and seconds.
+    """
+    if config.num_samples > 1 and decoding.temperature == 0:
+        raise ConfigError(
+            "collection.num_samples > 1 at decoding.temperature 0 would repeat one trajectory; "
+            "set decoding.temperature above 0"
+        )
+    started = time.perf_counter()
+    requests, num_too_long = make_requests(model, prompts, config)
+    # By length: then batches hold little padding, and each is on disk as soon as it is decoded.
+    requests.sort(key=lambda r: (len(r.prompt_ids), r.id))
+    on_disk = scan_partial(folder)
+    mine = [r for r in requests if r.id not in on_disk][rank::world_size]
+    num_forwards = 0
+    if progress is not None:
+        progress(0, len(mine))
+    with TrajectoryWriter(folder, rank=rank) as writer:
+        decoded = decode(
+            model,
+            mine,
+            decoding,
+            seed=seed,
+            batch_size=config.batch_size,
+            sort_window=1,
+            fingerprint=fingerprint,
+        )
+        for done, item in enumerate(decoded, start=1):
+            writer.append(item.trajectory)
+            num_forwards += item.trajectory.num_forwards
+            if progress is not None:
+                progress(done, len(mine))
+    counts: dict[str, Any] = {
+        "prompts": len(prompts),
+        "too_long": num_too_long,
+        "resumed": len(requests) - len(mine) if world_size == 1 else len(on_disk),
+        "decoded": len(mine),
+        "forwards": num_forwards,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    is_complete = scan_partial(folder) >= {r.id for r in requests}
+    if is_complete and (world_size == 1 or _claim(folder)):
+        finalize(
+            folder,
+            fingerprint=fingerprint,
+            settings=settings,
+            seconds=counts["seconds"],
+            ids=[r.id for r in requests],
+        )
+    return counts
+
+
+def _claim(folder: Path) -> bool:
+    """Whether this rank is the one that finishes the store (several may see the end together)."""
+    try:
+        handle = os.open(folder / ".finalize", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        # Left behind by a finisher that was killed: only a fresh claim means one is at work.
+        if time.time() - (folder / ".finalize").stat().st_mtime < 600:
+            return False
+        os.utime(folder / ".finalize")
+        return True
+    os.close(handle)
+    return True

@@ -1,0 +1,83 @@
+"""Files that are there whole or not at all, also after a power cut."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tabom.core.errors import DataError
+from tabom.core.plain import to_plain
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on a clean exit it takes the place of `path`.
+
+    path: the file to be. Its folder is made if need be.
+    Yields: a path in the same folder (a rename is atomic only inside one file system), whose name
+        starts with a dot so that no manifest lists it. On an exception it is removed and `path`
+        keeps what it had.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write the bytes: temporary file, fsync, rename, fsync of the folder."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write the text as UTF-8, the way `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Write the object as indented JSON that every parser takes (NaN becomes null).
+
+    obj: whatever `core.plain.to_plain` takes.
+    """
+    text = json.dumps(to_plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file.
+
+    Raises: DataError, naming the file, if it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); restore it or delete it") from error
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renames and new names in the folder durable."""
+    _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,270 @@
+"""What a stage's folder is: begun, complete, or somebody else's.
+
+A stage writes `.started.json` first and `manifest.json` last. The manifest's presence means that
+the folder is complete; a folder with the start mark alone is a partial that the same run resumes.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from tabom.core import env
+from tabom.core.atomic import TEMPORARY_SUFFIX, read_json, write_json
+from tabom.core.errors import DataError, StageError
+from tabom.core.plain import to_plain
+
+MANIFEST = "manifest.json"
+STARTED = ".started.json"
+_MAX_DIFFERENCES = 8
+_WAYS_OUT = "take another --output_dir, or pass --overwrite to delete what is there and start again"
+
+Folder = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The record of one complete stage.
+
+    stage: which stage wrote the folder. fingerprint: of everything its content depends on.
+    counts: what is in it (`num_*`). files: relative path -> {"sha256", "bytes"}.
+    settings: the settings in plain values. versions: of the packages. created: UTC, ISO 8601.
+    seconds: wall time of the stage.
+    """
+
+    stage: str
+    fingerprint: str
+    counts: dict[str, int | float]
+    files: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    versions: dict[str, Any]
+    created: str
+    seconds: float
+
+
+def write_manifest(
+    folder: Folder,
+    *,
+    stage: str,
+    fingerprint: str,
+    counts: Mapping[str, int | float],
+    settings: Mapping[str, Any],
+    seconds: float,
+    files: Iterable[str] | None = None,
+) -> Manifest:
+    """Declare the folder complete. Call it last.
+
+    files: relative paths to list with their hashes; None: every file in the folder, names that
+        start with a dot left out (at any depth).
+    Returns: the manifest as written.
+    Raises: DataError if a listed file is missing.
+    """
+    folder = Path(folder)
+    names = sorted(_all_files(folder) if files is None else set(files))
+    manifest = Manifest(
+        stage=stage,
+        fingerprint=fingerprint,
+        counts=dict(counts),
+        files={name: _describe(folder / name) for name in names},
+        settings=to_plain(settings),
+        versions=env.versions(),
+        created=_now(),
+        seconds=round(float(seconds), 3),
+    )
+    write_json(folder / MANIFEST, manifest)
+    (folder / STARTED).unlink(missing_ok=True)
+    return manifest
+
+
+def read_manifest(folder: Folder) -> Manifest | None:
+    """The folder's manifest, or None where there is none.
+
+    Raises: DataError, naming the file, if it is not a manifest.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    names = [f.name for f in fields(Manifest)]
+    missing = [n for n in names if n not in content] if isinstance(content, dict) else names
+    if missing:
+        raise DataError(
+            f"{path}: not a manifest of tabom, {', '.join(missing)} missing; was the file edited?"
+        )
+    return Manifest(**{name: content[name] for name in names})
+
+
+def check_manifest(
+    folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any] | None = None
+) -> Literal["complete", "absent"]:
+    """Whether the folder already holds this very stage.
+
+    settings: of the present run, to name what differs in the error.
+    Returns: "complete", or "absent" for a folder that is missing, empty or begun by this same run.
+    Raises: StageError if the folder belongs to another stage or another fingerprint.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        there: dict[str, Any] = to_plain(manifest)
+    elif (folder / STARTED).is_file():
+        there = read_json(folder / STARTED)
+        if not isinstance(there, dict):
+            raise DataError(f"{folder / STARTED}: not a start mark of tabom; was the file edited?")
+    else:
+        return "absent"
+    state = "results" if manifest is not None else "an unfinished run"
+    if there.get("stage") != stage:
+        raise StageError(
+            f"output folder {folder} holds {state} of stage {there.get('stage')!r}, "
+            f"expected {stage!r}; {_WAYS_OUT}"
+        )
+    if there.get("fingerprint") != fingerprint:
+        raise StageError(
+            f"output folder from another recipe: {folder} holds {state} of stage {stage!r} with "
+            f"fingerprint {there.get('fingerprint')}, this run's is {fingerprint}\n"
+            f"{_differences(there.get('settings') or {}, settings)}\n{_WAYS_OUT}"
+        )
+    return "complete" if manifest is not None else "absent"
+
+
+def begin(
+    folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any]
+) -> Literal["complete", "started"]:
+    """Claim the folder for this stage before the first result is written.
+
+    Returns: "complete" if it holds this very stage already (nothing is touched), else "started".
+    Raises: StageError if it belongs to another run, or holds files that no run of ours left.
+    """
+    folder = Path(folder)
+    if check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings) != "absent":
+        return "complete"
+    if folder.exists() and not folder.is_dir():
+        raise StageError(f"{folder} is a file, expected an output folder; take another path")
+    folder.mkdir(parents=True, exist_ok=True)
+    names = os.listdir(folder)  # one snapshot: several ranks may begin at the same moment
+    if STARTED in names:
+        return "started"
+    foreign = sorted(n for n in names if not n.endswith(TEMPORARY_SUFFIX))
+    if foreign:
+        # Marking such a folder as ours would let a later --overwrite delete what is not ours.
+        raise StageError(
+            f"output folder {folder} is not empty and was not made by tabom (it holds "
+            f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}); "
+            "take another --output_dir, or empty it yourself"
+        )
+    mark = {"stage": stage, "fingerprint": fingerprint, "settings": settings, "created": _now()}
+    write_json(folder / STARTED, mark)
+    return "started"
+
+
+def reset(folder: Folder) -> None:
+    """Empty a folder that a stage of ours made; a missing or empty folder is left as it is.
+
+    Raises: StageError if the folder carries neither a manifest nor a start mark.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StageError(f"{folder} is a file, expected an output folder; take another path")
+    names = os.listdir(folder)
+    if not names:
+        return
+    marks = [n for n in (MANIFEST, STARTED) if n in names]
+    if not marks:
+        raise StageError(
+            f"{folder} carries neither {MANIFEST} nor {STARTED}, so tabom did not make it and "
+            "--overwrite will not delete it; remove it yourself if you mean to"
+        )
+    # The marks go last: a reset that is cut short leaves a folder that still is ours.
+    for name in [n for n in names if n not in marks] + marks:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def verify_files(folder: Folder) -> int:
+    """Recompute the hash of every file that the manifest lists.
+
+    Returns: the number of files.
+    Raises: DataError naming the first file that is missing or changed; StageError if there is no
+        manifest.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StageError(f"{folder} has no {MANIFEST}: the stage did not finish; run it again")
+    for name, expected in manifest.files.items():
+        found = _describe(Path(folder) / name)
+        if found != expected:
+            raise DataError(
+                f"{Path(folder) / name}: changed since the stage wrote it (sha256 "
+                f"{found['sha256'][:12]}..., {found['bytes']} bytes; expected "
+                f"{expected['sha256'][:12]}..., {expected['bytes']} bytes); run the stage again"
+            )
+    return len(manifest.files)
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `{"decoding.policy": "entropy", ...}`; lists of scalars stay one value."""
+    if isinstance(settings, Mapping):
+        items = [(str(key), value) for key, value in settings.items()]
+    elif isinstance(settings, list) and any(isinstance(v, (Mapping, list)) for v in settings):
+        items = [(str(i), value) for i, value in enumerate(settings)]
+    else:
+        return {prefix: settings}
+    flat: dict[str, Any] = {} if items or not prefix else {prefix: settings}
+    for key, value in items:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any] | None) -> str:
+    if here is None:
+        return "  (its settings are in its manifest)"
+    old, new = flatten(there), flatten(to_plain(here))
+    keys = [k for k in {**old, **new} if (k in old) != (k in new) or old[k] != new[k]]
+    if not keys:
+        return "  no setting differs: the model, the data or the code changed"
+
+    def show(flat: Mapping[str, Any], key: str) -> str:
+        return repr(flat[key]) if key in flat else "absent"
+
+    lines = [f"  {k}: {show(old, k)} there, {show(new, k)} here" for k in keys[:_MAX_DIFFERENCES]]
+    if len(keys) > _MAX_DIFFERENCES:
+        lines.append(f"  ... and {len(keys) - _MAX_DIFFERENCES} more")
+    return "\n".join(lines)
+
+
+def _all_files(folder: Path) -> list[str]:
+    relative = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [
+        r.as_posix()
+        for r in relative
+        if r.as_posix() != MANIFEST and not any(part.startswith(".") for part in r.parts)
+    ]
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: missing, though the manifest lists it; run the stage again"
+        ) from error
+    return {"sha256": digest.hexdigest(), "bytes": size}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,103 @@
+"""The state of a batch of responses while it is decoded, and the trajectories it ends as.
+
+Legend: B batch, S prompt + response, P prompt, N response slots, K steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tabom.core.keys import text_key
+from tabom.decoding.requests import Decoded, DecodeRequest
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.trajectory.record import Trajectory
+
+
+@dataclass(kw_only=True)
+class Canvas:
+    """The state of one batch while it is decoded.
+
+    ids_BS: int64, left-padded prompts and the response slots. attention_mask_BS: None without pads.
+    open_BN: bool, slots without an answer yet. A slot whose answer is the mask token itself (only
+        with `suppress_mask=False`) is closed, stays masked and has step -1.
+    step_BN, entropy_BN, confidence_BN: at reveal. num_forwards_B: model calls a row took part in.
+    """
+
+    ids_BS: Tensor
+    attention_mask_BS: Tensor | None
+    key_B: Tensor
+    open_BN: Tensor
+    step_BN: Tensor
+    entropy_BN: Tensor
+    confidence_BN: Tensor
+    num_forwards_B: Tensor
+
+    @classmethod
+    def blank(
+        cls, model: MaskedDiffusionModel, requests: Sequence[DecodeRequest], num_slots: int
+    ) -> "Canvas":
+        """Prompts on the left, mask tokens in every slot."""
+        B, P = len(requests), max(len(request.prompt_ids) for request in requests)
+        ids_BS = torch.full((B, P + num_slots), model.ids.mask, dtype=torch.long)
+        mask_BS = torch.ones_like(ids_BS)
+        for b, request in enumerate(requests):
+            pads = P - len(request.prompt_ids)
+            ids_BS[b, :pads], mask_BS[b, :pads] = model.ids.pad, 0
+            ids_BS[b, pads:P] = torch.as_tensor(np.asarray(request.prompt_ids), dtype=torch.long)
+        key_B = torch.tensor([text_key(request.id) for request in requests])
+        device = model.device
+        shape = (B, num_slots)
+        return cls(
+            ids_BS=ids_BS.to(device),
+            attention_mask_BS=None if bool(mask_BS.all()) else mask_BS.to(device),
+            key_B=key_B.to(device),
+            open_BN=torch.ones(shape, dtype=torch.bool, device=device),
+            step_BN=torch.full(shape, -1, dtype=torch.long, device=device),
+            entropy_BN=torch.full(shape, torch.nan, device=device),
+            confidence_BN=torch.full(shape, torch.nan, device=device),
+            num_forwards_B=torch.zeros(B, dtype=torch.long, device=device),
+        )
+
+    def results(
+        self,
+        model: MaskedDiffusionModel,
+        requests: Sequence[DecodeRequest],
+        fields: list[Tensor],
+        *,
+        method: str,
+        fingerprint: str,
+    ) -> list[Decoded]:
+        """The trajectory of each row; `fields` is the entropies `[B, N]` of each step, or empty."""
+        num_slots = self.open_BN.shape[1]
+        response_BN = self.ids_BS[:, -num_slots:].cpu().numpy()
+        step_BN, num_forwards_B = self.step_BN.cpu().numpy(), self.num_forwards_B.tolist()
+        entropy_BN = self.entropy_BN.cpu().numpy()
+        confidence_BN = self.confidence_BN.cpu().numpy()
+        field_KBN = torch.stack(fields).cpu().numpy() if fields else None
+        decoded = []
+        for b, request in enumerate(requests):
+            ids = response_BN[b].tolist()
+            trajectory = Trajectory(
+                id=request.id,
+                prompt=request.prompt,
+                prompt_ids=np.asarray(request.prompt_ids, dtype=np.int32),
+                response="" if model.tokenizer is None else model.decode_response(ids),
+                response_ids_N=response_BN[b],
+                step_N=step_BN[b],
+                entropy_N=entropy_BN[b],
+                confidence_N=confidence_BN[b],
+                num_forwards=num_forwards_B[b],
+                method=method,
+                task=request.task,
+                reference=request.reference,
+                row=dict(request.row),
+                fingerprint=fingerprint,
+            )
+            field_KN = None
+            if field_KBN is not None:
+                field_KN = field_KBN[: num_forwards_B[b], b].copy()
+            decoded.append(Decoded(trajectory=trajectory, field_KN=field_KN))
+        return decoded

@@ -1,0 +1,75 @@
+"""What the decoder is asked, what it gives back, and which prompts share a batch.
+
+Legend: K steps (model calls), N response slots.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabom.core.errors import DataError
+from tabom.trajectory.record import FloatArray, Trajectory
+
+SORT_WINDOW = 8  # batches' worth of requests that are sorted by length together
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeRequest:
+    """One response to decode.
+
+    id: unique; the key of every draw, and the trajectory's id.
+    prompt_ids: what the model sees, chat template included; not empty.
+    prompt, task, reference, row: carried into the trajectory unchanged.
+    """
+
+    id: str
+    prompt_ids: Sequence[int]
+    prompt: str = ""
+    task: str = ""
+    reference: str = ""
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decoded:
+    """A decoded response.
+
+    field_KN: float32 nats, the entropy of every slot still masked when step k was called, NaN
+        elsewhere. None unless asked for.
+    """
+
+    trajectory: Trajectory
+    field_KN: FloatArray | None = None
+
+
+def check_request(request: DecodeRequest, *, vocab_size: int) -> None:
+    """Raises `DataError` for an empty prompt or an id outside the vocabulary."""
+    if len(request.prompt_ids) == 0:
+        raise DataError(f"request {request.id!r}: prompt_ids is empty")
+    low, high = min(request.prompt_ids), max(request.prompt_ids)
+    if low < 0 or high >= vocab_size:
+        raise DataError(
+            f"request {request.id!r}: prompt token {low if low < 0 else high} is outside the "
+            f"vocabulary of {vocab_size}; tokenize with this model's tokenizer"
+        )
+
+
+def length_sorted_batches(
+    requests: Sequence[DecodeRequest], *, batch_size: int
+) -> Iterator[list[int]]:
+    """Indices of `requests` in batches of alike prompt length, so that little is padded."""
+    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def windows(requests: Iterable[DecodeRequest], *, size: int) -> Iterator[list[DecodeRequest]]:
+    """Consecutive lists of `size` requests (the last may be shorter)."""
+    window: list[DecodeRequest] = []
+    for request in requests:
+        window.append(request)
+        if len(window) == size:
+            yield window
+            window = []
+    if window:
+        yield window

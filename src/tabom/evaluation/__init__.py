@@ -1,0 +1,1 @@
+"""Accuracy in and out of domain, with intervals, and the comparison of arms."""

@@ -1,0 +1,233 @@
+"""LoRA adapters through PEFT: attach, save and load, where a mismatch is never a no-op."""
+
+import json
+import re
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tabom.core.errors import ConfigError, ModelError
+from tabom.core.keys import fold, text_key
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.families import get_family
+
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+FORBIDDEN = ("lm_head", "embed_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """LoRA settings; defaults follow the paper's released adapters (r = alpha = 16, q and v).
+
+    r: rank. alpha: the update is scaled by alpha / r. dropout: on the adapter's input.
+    target_modules: last parts of module names, or ("all-linear",) for all but the head.
+    """
+
+    r: int = 16
+    alpha: float = 16
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if self.r < 1:
+            raise ConfigError(f"lora_r must be at least 1, got {self.r}")
+        if self.alpha <= 0:
+            raise ConfigError(f"lora_alpha must be above 0, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora_dropout must be in [0, 1), got {self.dropout}")
+        if not self.target_modules:
+            raise ConfigError("lora_target_modules is empty; name modules such as q_proj, v_proj")
+
+
+def attach_lora(model: MaskedDiffusionModel, settings: LoraSettings, *, seed: int = 0) -> None:
+    """Put a fresh adapter on `model` in place; afterwards only its parameters train.
+
+    seed: the initial A matrices are a function of seed and module name alone (B is zero), so they
+        do not depend on the device, on other modules or on the global generator.
+    Raises: `ModelError` if a target matches no module, is the head or the embedding, or if an
+        adapter is already there.
+    """
+    from peft import LoraConfig
+
+    _require_bare(model)
+    targets: Any = list(settings.target_modules)
+    if settings.target_modules == ("all-linear",):
+        targets = "all-linear"
+    else:
+        _check_targets(model, settings.target_modules)
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        base_model_name_or_path=model.name_or_path,
+    )
+    model.lm = _wrap(model, config)
+    for name, parameter in model.lm.named_parameters():
+        if ".lora_A." in name:
+            high, low = fold(seed, text_key(name))
+            generator = torch.Generator().manual_seed(high << 32 | low)
+            bound = parameter.shape[1] ** -0.5  # PEFT's kaiming_uniform with a = sqrt(5)
+            draw = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            with torch.no_grad():
+                parameter.copy_(draw)
+
+
+def save_adapter(model: MaskedDiffusionModel, folder: str | Path) -> None:
+    """Write `adapter_model.safetensors` and `adapter_config.json` the PEFT way.
+
+    Raises: `ModelError` if no adapter is attached.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    if model.lm is model.base_lm:
+        raise ModelError("there is no adapter to save: attach_lora or load_adapter comes first")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lm: Any = model.lm
+    state = get_peft_model_state_dict(lm, save_embedding_layers=False)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    config = lm.peft_config[lm.active_adapter].to_dict()
+    config.update(base_model_name_or_path=model.name_or_path, inference_mode=True)
+    save_file(state, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True, default=_as_json)
+    (folder / CONFIG_FILE).write_text(text + "\n")
+
+
+def load_adapter(
+    model: MaskedDiffusionModel, folder: str | Path, *, trainable: bool = False
+) -> None:
+    """Put a saved LoRA adapter on `model` in place.
+
+    trainable: let its parameters train; the base stays frozen in both cases.
+    Raises: `ModelError` if a file is missing, if the adapter is no LoRA or touches the head or
+        embedding, or if any tensor of the file finds no place or does not fit; the model is then
+        left as it was.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    _require_bare(model)
+    folder = Path(folder)
+    config = _read_config(folder)
+    state = _read_state(model, folder)
+    config.base_model_name_or_path = model.name_or_path
+    config.inference_mode = not trainable
+    wrapped = _wrap(model, config, where=f"adapter {folder}")
+    slots = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    problem = _difference(slots, state)
+    if problem:
+        wrapped.unload()
+        raise ModelError(
+            f"adapter {folder} does not fit {model.name_or_path} ({problem}); it belongs to a "
+            "model of another architecture or size"
+        )
+    set_peft_model_state_dict(wrapped, state)
+    model.lm = wrapped
+
+
+def _require_bare(model: MaskedDiffusionModel) -> None:
+    if model.lm is not model.base_lm:
+        raise ModelError(f"{model.name_or_path} already carries an adapter; load the base again")
+
+
+def _wrap(model: MaskedDiffusionModel, config: Any, *, where: str = "LoRA") -> Any:
+    from peft import get_peft_model
+
+    was_training = model.training
+    devices = [model.device.index or 0] if model.device.type == "cuda" else []
+    # PEFT draws from the global generator, and asks transformers under a deprecated name.
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        try:
+            wrapped = get_peft_model(model.lm, config)
+        except ValueError as error:
+            raise ModelError(f"{where} does not fit {model.name_or_path}: {error}") from error
+    wrapped.train(was_training)
+    adapted = [name for name, _ in wrapped.named_parameters() if ".lora_A." in name]
+    for name in FORBIDDEN:
+        if any(f".{name}." in key for key in adapted):
+            wrapped.unload()
+            raise ModelError(f"{where} adapts {name}: {_WHY_NOT_HEAD}")
+    return wrapped
+
+
+_WHY_NOT_HEAD = (
+    "losses and decoding read the head's and the embedding's weight directly and would pass the "
+    "adapter by; leave lm_head and embed_tokens out of the target modules"
+)
+
+
+def _check_targets(model: MaskedDiffusionModel, targets: tuple[str, ...]) -> None:
+    linear = [name for name, mod in model.base_lm.named_modules() if isinstance(mod, nn.Linear)]
+    for target in targets:
+        if target.rpartition(".")[2] in FORBIDDEN:
+            raise ModelError(f"LoRA target {target!r}: {_WHY_NOT_HEAD}")
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.rpartition(".")[2] for name in linear} - set(FORBIDDEN))
+            raise ModelError(
+                f"LoRA target {target!r} matches no linear module of {model.name_or_path}; "
+                f"take some of {', '.join(known)}"
+            )
+
+
+def _read_config(folder: Path) -> Any:
+    from peft import LoraConfig
+
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ModelError(f"adapter folder {folder} has no {name}; pass a PEFT adapter folder")
+    try:
+        fields = json.loads((folder / CONFIG_FILE).read_text())
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
+    if fields.get("peft_type") != "LORA":
+        raise ModelError(f"adapter {folder} is a {fields.get('peft_type')!r}; only LORA is known")
+    if fields.get("modules_to_save"):
+        raise ModelError(
+            f"adapter {folder} saves whole modules {fields['modules_to_save']}; only LoRA "
+            "matrices are supported"
+        )
+    config = LoraConfig.from_pretrained(str(folder))
+    return replace(config, task_type=None)  # a task type would only add generation hooks
+
+
+def _read_state(model: MaskedDiffusionModel, folder: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    state = load_file(str(folder / WEIGHTS_FILE))
+    rules = get_family(model.spec.name).adapter_key_mapping or {}
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, replacement in rules.items():
+            key, hits = re.subn(pattern, replacement, key)
+            if hits:
+                break
+        renamed[key] = tensor
+    return renamed
+
+
+def _difference(slots: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What of the file has no slot, what slot has no tensor, what has another shape; or ""."""
+    words = []
+    for kind, keys in (
+        ("no place for", sorted(state.keys() - slots.keys())),
+        ("nothing for", sorted(slots.keys() - state.keys())),
+        (
+            "another shape for",
+            sorted(k for k in state.keys() & slots.keys() if state[k].shape != slots[k].shape),
+        ),
+    ):
+        if keys:
+            words.append(f"{kind} {len(keys)} tensors such as {keys[0]}")
+    return "; ".join(words)
+
+
+def _as_json(value: Any) -> Any:
+    # PEFT keeps names in sets, whose order changes from process to process.
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -1,0 +1,91 @@
+"""Family "dream": Dream-7B and the models that share its code (Dream-Coder, DiffuCoder).
+
+The published weights are a Qwen2 network, key for key; what differs is that attention runs both
+ways and that the logits at position p - 1 predict position p. So transformers' own Qwen2 classes
+hold them, with `is_causal=False` in the config (which transformers reads from 5.2 on), and the
+published modelling code is not needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from tabom.models.contract import FamilySpec
+from tabom.models.family import ConfigDict, Family, RandomSizes
+
+PUBLISHED_VOCAB_SIZE = 152064
+
+
+class DreamConfig(Qwen2Config):
+    """Qwen2's config under the name that the published folders carry."""
+
+    model_type = "Dream"
+
+
+def _detects(config: ConfigDict) -> bool:
+    return config.get("model_type") == "Dream"
+
+
+def _make_config(published: ConfigDict) -> Any:
+    fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
+    return DreamConfig(**{**fields, "is_causal": False, "use_cache": False})
+
+
+def _publish_config(config: Any) -> ConfigDict:
+    published: ConfigDict = config.to_dict()
+    # Left in, auto_map would make a later trust_remote_code=True run the original repo's code.
+    published.pop("auto_map", None)
+    rope = published.get("rope_parameters") or {}
+    return {
+        **published,
+        "model_type": "Dream",
+        "architectures": ["DreamModel"],
+        "rope_theta": rope.get("rope_theta", 1000000.0),  # where the published code looks for it
+    }
+
+
+def _random_config(sizes: RandomSizes) -> ConfigDict:
+    return {
+        "model_type": "Dream",
+        "architectures": ["DreamModel"],
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads,
+        "num_key_value_heads": sizes.num_kv_heads,
+        "vocab_size": sizes.vocab_size,
+        "initializer_range": sizes.initializer_range,
+        "mask_token_id": sizes.mask_token_id,
+        "eos_token_id": sizes.eos_token_id,
+        "pad_token_id": sizes.pad_token_id,
+        "bos_token_id": sizes.eos_token_id,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "max_position_embeddings": 131072,
+        "max_window_layers": sizes.num_layers,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "use_cache": False,
+    }
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    # The published tokenizer class is Qwen2's in all but name; AutoTokenizer would ask for code.
+    return Qwen2Tokenizer.from_pretrained(folder)
+
+
+FAMILY = Family(
+    spec=FamilySpec(name="dream", alignment="shift_right", default_mask_id=151666),
+    lm_class=Qwen2ForCausalLM,
+    detects=_detects,
+    make_config=_make_config,
+    publish_config=_publish_config,
+    random_config=_random_config,
+    load_tokenizer=_load_tokenizer,
+    tokenizer_files=(("tokenizer.json",), ("vocab.json", "merges.txt")),
+    end_of_turn=("<|im_end|>",),
+    published_vocab_size=PUBLISHED_VOCAB_SIZE,
+)

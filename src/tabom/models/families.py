@@ -1,0 +1,40 @@
+"""The table of families. A new family is one module with a `FAMILY` and one row here."""
+
+import importlib
+
+from tabom.core.errors import ModelError
+from tabom.models.family import ConfigDict, Family
+
+MODULES = {
+    "dream": "tabom.models.dream",
+    "toy": "tabom.models.toy",
+}
+
+
+def get_family(name: str) -> Family:
+    """The family called `name`. Raises `ModelError` for a name that is not in the table."""
+    if name not in MODULES:
+        raise ModelError(f"model family {name!r} is not one of {', '.join(sorted(MODULES))}")
+    family: Family = importlib.import_module(MODULES[name]).FAMILY
+    return family
+
+
+def detect_family(config: ConfigDict, *, where: str) -> Family:
+    """The family of a published config.json.
+
+    config: the parsed file. where: its folder, for the message.
+    Raises: `ModelError` if no family claims it; code that comes with a checkpoint is never run.
+    """
+    if "tabom_family" in config:
+        return get_family(config["tabom_family"])
+    for name in MODULES:
+        family = get_family(name)
+        if family.detects(config):
+            return family
+    code = " (its auto_map points at code of its own)" if "auto_map" in config else ""
+    raise ModelError(
+        f"{where}: model_type {config.get('model_type')!r}, architectures "
+        f"{config.get('architectures')!r}{code} belong to none of the families "
+        f"{', '.join(sorted(MODULES))}. Remote code is never run: take a checkpoint of one of "
+        "these families, or add a family as one module of tabom.models"
+    )

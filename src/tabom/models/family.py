@@ -1,0 +1,60 @@
+"""What one family module says about itself: the single place that knows its published layout."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabom.models.contract import FamilySpec
+
+ConfigDict = dict[str, Any]  # a config.json as published
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSizes:
+    """Sizes and ids of a random checkpoint (`write_random_checkpoint`)."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    vocab_size: int
+    initializer_range: float
+    mask_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family: facts, a transformers class, and the way between its files and that class.
+
+    spec: the facts the rest of the house needs.
+    lm_class: the transformers `*ForCausalLM` (or a subclass) that holds the weights. It is called
+        explicitly and never registered, so no auto class and no remote code is involved.
+    detects: whether a published config.json is of this family.
+    make_config: published config.json -> transformers config with `is_causal=False`; raises
+        `ModelError` on a switch that the class does not implement.
+    publish_config: transformers config -> config.json as the family publishes it.
+    random_config: sizes -> config.json of a random checkpoint.
+    load_tokenizer: folder -> tokenizer, through an explicit class.
+    tokenizer_files: groups of file names; one complete group means that a tokenizer is there.
+    end_of_turn: token texts that end a response besides EOS, looked up in the tokenizer.
+    key_mapping: regular expressions, published tensor names -> names of `lm_class` (None: equal).
+    adapter_key_mapping: the same for the tensors of adapters trained on the published code.
+    published_vocab_size: rows of the published embedding, where tokenizers are smaller than it.
+    """
+
+    spec: FamilySpec
+    lm_class: Any
+    detects: Callable[[ConfigDict], bool]
+    make_config: Callable[[ConfigDict], Any]
+    publish_config: Callable[[Any], ConfigDict]
+    random_config: Callable[[RandomSizes], ConfigDict]
+    load_tokenizer: Callable[[Path], Any]
+    tokenizer_files: tuple[tuple[str, ...], ...]
+    end_of_turn: tuple[str, ...] = ()
+    key_mapping: Mapping[str, str] | None = None
+    adapter_key_mapping: Mapping[str, str] | None = None
+    published_vocab_size: int | None = None

@@ -1,0 +1,243 @@
+"""Checkpoint folder -> model, and back. Only explicit classes: code in a checkpoint never runs."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tabom.core.errors import ModelError
+from tabom.models.contract import MaskedDiffusionModel, TokenIds
+from tabom.models.families import detect_family, get_family
+from tabom.models.family import ConfigDict, Family
+from tabom.models.ids import resolve_ids
+
+PACKAGED = {"toy-base": "assets/toy-base"}
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]  # data only, no code
+
+
+def load_model(
+    model_name_or_path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+    device: str | torch.device | None = None,
+    mask_token_id: int | None = None,
+    require_tokenizer: bool = True,
+    probe: bool = True,
+) -> MaskedDiffusionModel:
+    """Load a checkpoint in its published layout, check that all of it arrived, and probe it.
+
+    model_name_or_path: "toy-base" (it comes with the package), a folder, or a hub id.
+    adapter: a PEFT adapter folder to put on it (frozen).
+    dtype: "float32", "bfloat16", ..., or "auto": bfloat16 on CUDA, float32 elsewhere.
+    device: default: CUDA if there is one.
+    mask_token_id: overrides what config and tokenizer say.
+    require_tokenizer: False lets a folder without tokenizer files load with `tokenizer=None`.
+    probe: run `tabom.models.probes` and refuse a model that fails one.
+    Returns: the model in eval mode.
+    Raises: `ModelError` for a missing folder, an unknown family, tensors that are missing, left
+        over or of another shape, ids that do not fit, or a failed probe.
+    """
+    name = str(model_name_or_path)
+    folder = resolve_folder(name)
+    published = read_config(folder)
+    family = detect_family(published, where=str(folder))
+    tokenizer = load_tokenizer(family, folder, required=require_tokenizer)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lm = load_lm(
+        folder,
+        family=family,
+        published=published,
+        dtype=pick_dtype(dtype, place),
+        attn_implementation=attn_implementation,
+    )
+    ids = resolve_ids(published, family=family, tokenizer=tokenizer, mask_token_id=mask_token_id)
+    model = MaskedDiffusionModel(
+        lm, spec=family.spec, ids=ids, tokenizer=tokenizer, name_or_path=name
+    )
+    if tokenizer is not None and len(tokenizer) > model.vocab_size:
+        raise ModelError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
+            f"{model.vocab_size} rows; take the tokenizer that belongs to this checkpoint"
+        )
+    if adapter is not None:
+        from tabom.models.adapters import load_adapter
+
+        load_adapter(model, adapter)
+    model.to(place).eval()
+    if probe:
+        from tabom.models.probes import require_probes
+
+        require_probes(model)
+    return model
+
+
+def save_model(model: MaskedDiffusionModel, folder: str | Path) -> None:
+    """Write all weights, config and tokenizer in the family's published layout.
+
+    The folder loads again with `load_model`. A LoRA adapter must be merged or saved on its own
+    first: Raises `ModelError` if one is attached.
+    """
+    if model.lm is not model.base_lm:
+        raise ModelError("an adapter is attached: save it with save_adapter, or merge it first")
+    write_checkpoint(model.lm, get_family(model.spec.name), folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+
+
+def write_checkpoint(lm: Any, family: Family, folder: str | Path) -> None:
+    """The weights and the published config.json of a bare `family.lm_class`."""
+    folder = Path(folder)
+    with quiet_transformers():
+        lm.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # describes another decoder
+    text = json.dumps(family.publish_config(lm.config), indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n")
+
+
+def resolve_folder(name: str) -> Path:
+    """The local folder of a packaged name, a path or a hub id (data files only are fetched)."""
+    if name in PACKAGED:
+        folder = Path(str(files("tabom"))) / PACKAGED[name]
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"the packaged model {name!r} is not in {folder}; reinstall tabom")
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise ModelError(
+            f"model folder {name!r} does not exist; pass a folder with config.json, a hub id "
+            f"(owner/name), or one of {', '.join(PACKAGED)}"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except Exception as error:  # many kinds: no network, offline mode, no such repo, gated
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{name!r} is no local folder, and the hub did not give it ({reason}); check the "
+            "name and the network, or download it elsewhere and pass the folder"
+        ) from error
+
+
+def read_config(folder: Path) -> ConfigDict:
+    """The published config.json. Raises `ModelError` if it is missing or no JSON object."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no config.json; pass the folder of a checkpoint")
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds no JSON object; pass the folder of a checkpoint")
+    return config
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a flag; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+    chosen: torch.dtype = getattr(torch, dtype)
+    return chosen
+
+
+def load_tokenizer(family: Family, folder: Path, *, required: bool) -> Any:
+    """The family's tokenizer; None if there are no tokenizer files and none is required."""
+    # Checked by file name: given a folder without its files, transformers' Qwen2Tokenizer loads
+    # without a word and knows a single token.
+    if not any(all((folder / f).is_file() for f in group) for group in family.tokenizer_files):
+        if not required:
+            return None
+        groups = " or ".join(" + ".join(group) for group in family.tokenizer_files)
+        raise ModelError(
+            f"{folder} has no tokenizer ({groups}); copy the tokenizer files of the checkpoint "
+            "there, or load with require_tokenizer=False where no text is needed"
+        )
+    try:
+        tokenizer = family.load_tokenizer(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: the tokenizer does not load: {_line(error)}") from error
+    tokenizer.init_kwargs.pop("auto_map", None)  # else save_pretrained would hand it on
+    return tokenizer
+
+
+def load_lm(
+    folder: Path,
+    *,
+    family: Family,
+    published: ConfigDict,
+    dtype: torch.dtype,
+    attn_implementation: str,
+) -> Any:
+    """The transformers model with every tensor of the folder in it, or a `ModelError`.
+
+    `dtype` is applied while loading: a later `.to(bfloat16)` would also round the rotary table.
+    """
+    config = family.make_config(published)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+    if family.key_mapping is not None:
+        options["key_mapping"] = dict(family.key_mapping)
+    try:
+        with quiet_transformers():
+            lm, info = family.lm_class.from_pretrained(
+                folder, attn_implementation=attn_implementation, **options
+            )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder}: the weights do not load: {_line(error)}") from error
+    problems = {
+        kind: sorted(str(key) for key in info[kind])
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        if info.get(kind)
+    }
+    if problems:
+        words = "; ".join(
+            f"{len(keys)} {kind.replace('_', ' ')}: {', '.join(keys[:4])}"
+            + (", ..." if len(keys) > 4 else "")
+            for kind, keys in problems.items()
+        )
+        raise ModelError(
+            f"{folder}: the tensors are not those of family {family.spec.name} ({words}); "
+            "the checkpoint is incomplete or of another architecture"
+        )
+    lm.config.is_causal = False
+    return lm
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no loading report: what matters in them is an error here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def load_ids(model_name_or_path: str | Path, *, mask_token_id: int | None = None) -> TokenIds:
+    """The special ids of a checkpoint, without loading its weights."""
+    folder = resolve_folder(str(model_name_or_path))
+    published = read_config(folder)
+    family = detect_family(published, where=str(folder))
+    tokenizer = load_tokenizer(family, folder, required=False)
+    return resolve_ids(published, family=family, tokenizer=tokenizer, mask_token_id=mask_token_id)

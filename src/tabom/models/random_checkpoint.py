@@ -1,0 +1,104 @@
+"""A random tiny model in a family's published layout: for tests, dry runs and timing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from tabom.core.errors import ModelError
+from tabom.core.keys import fold, text_key
+from tabom.models.families import get_family
+from tabom.models.family import RandomSizes
+from tabom.models.ids import resolve_ids
+from tabom.models.loading import load_tokenizer, write_checkpoint
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def write_random_checkpoint(
+    folder: str | Path,
+    *,
+    family: str,
+    tokenizer_path: str | Path | None = None,
+    hidden_size: int = 64,
+    intermediate_size: int = 128,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    vocab_size: int | None = None,
+    seed: int = 0,
+    initializer_range: float = 0.02,
+) -> Path:
+    """Write config.json, random float32 weights and the tokenizer's files to `folder`.
+
+    tokenizer_path: a folder whose tokenizer files are copied and whose ids are used. Without one
+        the mask is id vocab_size - 2, and EOS and pad are vocab_size - 3.
+    vocab_size: default: the family's published size if it has one, else the tokenizer's length.
+    seed: each tensor is a function of seed and its name. Matrices and biases are normal with
+        deviation `initializer_range` (0.02 as published; about 0.25 gives distinct, peaked
+        predictions), norms are 1.
+    Returns: the folder.
+    Raises: `ModelError` if the folder already holds a model or the sizes do not fit together.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        raise ModelError(f"{folder} already holds a model; choose another folder or remove it")
+    if hidden_size % num_heads or num_heads % num_kv_heads:
+        raise ModelError(
+            f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads}, and that of "
+            f"num_kv_heads {num_kv_heads}"
+        )
+    row = get_family(family)
+    if tokenizer_path is None:
+        if vocab_size is None or vocab_size < 16:
+            raise ModelError("without a tokenizer, pass vocab_size (at least 16)")
+        mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
+    else:
+        tokenizer = load_tokenizer(row, Path(tokenizer_path), required=True)
+        vocab_size = vocab_size or row.published_vocab_size or len(tokenizer)
+        if vocab_size < len(tokenizer):
+            raise ModelError(
+                f"vocab_size {vocab_size} is below the {len(tokenizer)} tokens of the tokenizer"
+            )
+        ids = resolve_ids({}, family=row, tokenizer=tokenizer)
+        mask, eos, pad = ids.mask, ids.filler, ids.pad
+    sizes = RandomSizes(
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        vocab_size=vocab_size,
+        initializer_range=initializer_range,
+        mask_token_id=mask,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    published = row.random_config(sizes)
+    with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
+        lm = row.lm_class(row.make_config(published))
+    for name, parameter in lm.named_parameters():
+        high, low = fold(seed, text_key(name))
+        generator = torch.Generator().manual_seed(high << 32 | low)
+        with torch.no_grad():
+            if parameter.dim() == 1 and not name.endswith(".bias"):
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, initializer_range, generator=generator)
+    write_checkpoint(lm, row, folder)
+    text = json.dumps({**published, "dtype": "float32"}, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n")
+    if tokenizer_path is not None:
+        for name in TOKENIZER_FILES:
+            if (Path(tokenizer_path) / name).is_file():
+                shutil.copyfile(Path(tokenizer_path) / name, folder / name)
+    return folder

@@ -1,0 +1,246 @@
+"""An objective: one context sampler and a weighted list of terms.
+
+Legend: B batch, N response slots, R gathered rows, W window, M masked slots.
+
+    draw        on the CPU, between collation and the forward pass: which slots are visible and
+                which rows are asked for, as index tensors
+    term_sums   on the device, from one cross-entropy and one entropy per row
+    total       sum over terms of coefficient * local sum / global count
+
+Counts are summed over micro-batches and ranks before `total`, so batch layout never shows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tabom.core.errors import ObjectiveError
+from tabom.objectives.batch import Context, TrajectoryBatch
+from tabom.objectives.contexts import Sample, Sampler
+from tabom.objectives.slots import Draws, compact, scatter_slots
+from tabom.objectives.terms import Metrics, NextSlot, Ranking, Term, pairs
+
+Reduction = Literal["response", "token", "sum", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermOutputs:
+    """Local sums per term (with gradient) and detached (sum, count) metrics, both by name."""
+
+    sums: dict[str, Tensor]
+    metrics: dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A loss over trajectories: where the model is asked, for what, and at which price.
+
+    name: the preset's. sampler: draws the contexts. terms: (coefficient, term) pairs.
+    reduction of the cross-entropy: "response": mean over a response's targets, then over
+        responses that have one. "token": mean over all target tokens. "sum": sum over a
+        response's targets, mean over responses. "length": sum over a response's targets divided
+        by the slots that may be targets, mean over all responses that have such slots.
+    weighting of a target: "one", or "inv_p", one over the masking probability.
+    options: what the preset was built from, for manifests.
+    """
+
+    name: str
+    sampler: Sampler
+    terms: tuple[tuple[float, Term], ...]
+    reduction: Reduction = "response"
+    weighting: Literal["one", "inv_p"] = "one"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def requires_order(self) -> bool:
+        return self.sampler.needs_order or self._next_slot is not None
+
+    @property
+    def _next_slot(self) -> NextSlot | None:
+        return next((term for _, term in self.terms if isinstance(term, NextSlot)), None)
+
+    def draw(
+        self, batch: TrajectoryBatch, *, seed: int, step: int, cut_B: Tensor | None = None
+    ) -> Context:
+        """Draw one context per response: a pure function of (seed, step, response id).
+
+        seed, step: non-negative keys of the draw; the optimiser step in training, a fixed number
+            for evaluation contexts that can be compared over time.
+        cut_B: int64 [B], forces the cut (for tests, evaluation and comparison with others).
+        Returns: a Context on the CPU.
+        Raises: ObjectiveError for data without an order where the objective needs one.
+        """
+        self._check(batch, cut_B)
+        draws = Draws(seed=seed, step=step, key_B=batch.key_B)
+        sample = self.sampler.sample(batch, draws, cut_B)
+        needed_BN = sample.target_BN | scatter_slots(sample.window_slot_BW, batch.slot_BN.shape[1])
+        candidates: tuple[Tensor, Tensor] | None = None
+        if self._next_slot is not None:
+            candidates = self._candidates(batch, sample)
+            needed_BN = needed_BN | candidates[0]
+
+        row_batch_R, row_slot_R = needed_BN.nonzero(as_tuple=True)
+        index_BN = (needed_BN.flatten().cumsum(0) - 1).view_as(needed_BN)
+
+        def rows_of(slot_BW: Tensor) -> Tensor:
+            return index_BN.gather(1, slot_BW.clamp(min=0)).masked_fill(slot_BW < 0, -1)
+
+        weight_BN, counts = self._ce_weights(batch, sample)
+        window_BW = rows_of(sample.window_slot_BW)
+        pair_BWW: Tensor | None = None
+        if any(isinstance(term, Ranking) for _, term in self.terms):
+            pair_BWW = _known_pairs(batch, sample)
+            counts["rank"] = float(pairs(window_BW, pair_BWW).any(2).any(1).sum())
+        masked_BM: Tensor | None = None
+        next_B: Tensor | None = None
+        if candidates is not None:
+            candidate_BN, next_slot_B = candidates
+            width = max(int(candidate_BN.sum(1).max()), 1) if len(candidate_BN) else 1
+            slot_N = torch.arange(candidate_BN.shape[1]).expand_as(candidate_BN)
+            masked_BM = rows_of(compact(slot_N, candidate_BN, width))
+            next_B = rows_of(next_slot_B.unsqueeze(1)).squeeze(1)
+            counts["next_slot"] = float((next_B >= 0).sum())
+        return Context(
+            input_ids_BN=batch.response_ids_BN.masked_fill(~sample.visible_BN, batch.mask_id),
+            row_batch_R=row_batch_R,
+            row_slot_R=row_slot_R,
+            label_R=batch.response_ids_BN[row_batch_R, row_slot_R],
+            ce_weight_R=weight_BN[row_batch_R, row_slot_R],
+            window_BW=window_BW,
+            pair_BWW=pair_BWW,
+            masked_BM=masked_BM,
+            next_B=next_B,
+            counts=counts,
+            stats=_stats(batch, sample),
+        )
+
+    def term_sums(self, ce_R: Tensor, entropy_R: Tensor, context: Context) -> TermOutputs:
+        """Every term's local sum and metrics from the rows' ce and entropy (nats)."""
+        sums: dict[str, Tensor] = {}
+        metrics: dict[str, tuple[Tensor, Tensor]] = {}
+        for _, term in self.terms:
+            found: Metrics
+            sums[term.name], found = term.value(ce_R, entropy_R, context)
+            metrics.update(found)
+        return TermOutputs(sums=sums, metrics=metrics)
+
+    def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float | Tensor]) -> Tensor:
+        """The loss: sum over terms of coefficient * sum / max(count, 1).
+
+        counts: GLOBAL counts per term name, over micro-batches and ranks. A term whose count is 0
+            adds 0 and keeps its graph, so that every rank runs the same backward.
+        """
+        parts = []
+        for coefficient, term in self.terms:
+            if term.name not in sums or term.name not in counts:
+                raise ObjectiveError(
+                    f"objective {self.name!r} needs a sum and a count of its term {term.name!r}; "
+                    f"got sums {sorted(sums)} and counts {sorted(counts)}"
+                )
+            count = counts[term.name]
+            divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+            parts.append(coefficient * sums[term.name] / divisor)
+        return torch.stack(parts).sum()
+
+    def _check(self, batch: TrajectoryBatch, cut_B: Tensor | None) -> None:
+        if self.requires_order and batch.order_BN is None:
+            raise ObjectiveError(
+                f"objective {self.name!r} learns from the order in which tokens were revealed, and "
+                "this data has none (ground-truth answers). Collect trajectories for it with "
+                "`tabom collect`, or train on this data with the objective 'nelbo'"
+            )
+        if cut_B is not None and (
+            cut_B.shape != batch.key_B.shape
+            or cut_B.dtype != torch.int64
+            or bool((cut_B < 0).any())
+        ):
+            raise ObjectiveError(
+                f"cut_B must be int64, at least 0, one for each of {len(batch.key_B)} responses; "
+                f"got {cut_B.dtype} of shape {tuple(cut_B.shape)}"
+            )
+
+    def _candidates(self, batch: TrajectoryBatch, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Masked slots that could come next (bool [B, N]), and the one that did ([B], -1 none)."""
+        assert batch.order_BN is not None
+        assert self._next_slot is not None
+        candidate_BN = batch.slot_BN & (batch.order_BN >= 0) & ~sample.visible_BN
+        if self._next_slot.candidates == "eligible":
+            candidate_BN = candidate_BN & self.sampler.filler.eligible(batch)
+        # No target, no decision: a response that the sampler skipped has no next slot either.
+        candidate_BN = candidate_BN & sample.target_BN.any(1, keepdim=True)
+        last = torch.iinfo(torch.int64).max
+        next_slot_B = batch.order_BN.masked_fill(~candidate_BN, last).argmin(1)
+        return candidate_BN, next_slot_B.masked_fill(~candidate_BN.any(1), -1)
+
+    def _ce_weights(
+        self, batch: TrajectoryBatch, sample: Sample
+    ) -> tuple[Tensor, dict[str, float]]:
+        """float32 weight of each target slot, and the count that the `ce` sum is divided by."""
+        target_BN = sample.target_BN
+        size_B = target_BN.sum(1)
+        weight_BN = target_BN.double()
+        count = float((size_B > 0).sum())
+        if self.reduction == "response":
+            weight_BN = weight_BN / size_B.clamp(min=1).unsqueeze(1)
+        elif self.reduction == "token":
+            count = float(size_B.sum())
+        elif self.reduction == "length":
+            length_B = (batch.slot_BN & self.sampler.filler.eligible(batch)).sum(1)
+            weight_BN = weight_BN / length_B.clamp(min=1).unsqueeze(1)
+            count = float((length_B > 0).sum())
+        if self.weighting == "inv_p":
+            if sample.time_B is None:
+                raise ObjectiveError(
+                    f"objective {self.name!r} weighs by 1/p, but its context has no masking "
+                    "probability; weighting 'inv_p' goes with random masks only"
+                )
+            weight_BN = weight_BN / torch.where(size_B > 0, sample.time_B, 1.0).unsqueeze(1)
+        return weight_BN.float(), {"ce": count}
+
+
+def _known_pairs(batch: TrajectoryBatch, sample: Sample) -> Tensor | None:
+    """Leave out pairs of one step whose order the recorded entropies do not decide."""
+    if sample.ties_ordered or batch.step_BN is None or sample.window_slot_BW.shape[1] < 2:
+        return None
+    slot_BW = sample.window_slot_BW.clamp(min=0)
+    step_BW = batch.step_BN.gather(1, slot_BW)
+    if batch.entropy_BN is None:
+        unknown_BW = torch.ones_like(slot_BW, dtype=torch.bool)
+    else:
+        unknown_BW = batch.entropy_BN.gather(1, slot_BW).isnan()
+    if not bool((unknown_BW & (sample.window_slot_BW >= 0)).any()):
+        return None
+    is_same_step_BWW = step_BW.unsqueeze(2) == step_BW.unsqueeze(1)
+    return ~(is_same_step_BWW & (unknown_BW.unsqueeze(2) | unknown_BW.unsqueeze(1)))
+
+
+def _stats(batch: TrajectoryBatch, sample: Sample) -> dict[str, tuple[float, float]]:
+    batch_size = float(len(batch.key_B))
+    num_B = batch.slot_BN.sum(1)
+    size_B = sample.target_BN.sum(1)
+    masked_share_B = (batch.slot_BN & ~sample.visible_BN).sum(1) / num_B.clamp(min=1)
+    return {
+        "masked_fraction": (float(masked_share_B.double().sum()), float((num_B > 0).sum())),
+        "cut": (float(sample.cut_B.sum()), batch_size),
+        "targets": (float(size_B.sum()), batch_size),
+        "shortened_windows": (float(sample.is_short_B.sum()), batch_size),
+        "skipped_responses": (float((size_B == 0).sum()), batch_size),
+    }
+
+
+def describe(objective: Objective) -> dict[str, Any]:
+    """The objective as plain data for manifests: every setting that shapes its numbers."""
+    return {
+        "name": objective.name,
+        "context": {"kind": type(objective.sampler).__name__, **asdict(objective.sampler)},  # type: ignore[call-overload]
+        "terms": [
+            {"term": term.name, "weight": weight, **asdict(term)}  # type: ignore[call-overload]
+            for weight, term in objective.terms
+        ],
+        "reduction": objective.reduction,
+        "weighting": objective.weighting,
+        "options": dict(objective.options),
+    }

@@ -1,0 +1,217 @@
+"""The recipe: one YAML file that describes a whole study."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from tabom.collect.config import CollectionConfig
+from tabom.collect.prompts import PromptSource
+from tabom.core import configs
+from tabom.core.errors import ConfigError
+from tabom.decoding.config import DecodingConfig
+from tabom.training.config import TrainingConfig
+from tabom.verify.config import VerifierConfig
+
+Role = Literal["in_domain", "out_of_domain"]
+ArmData = Literal["self_distilled", "ground_truth", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The base model.
+
+    model_name_or_path: a local folder, a hub id, or an embedded model ("toy-base").
+    adapter: a LoRA adapter folder that is part of the base.
+    dtype: auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16.
+    attn_implementation: sdpa, eager or flash_attention_2.
+    device: cuda, cpu, ...; found if null.
+    mask_token_id: overrides the id found in the checkpoint.
+    """
+
+    model_name_or_path: str
+    adapter: str | None = None
+    dtype: str = "auto"
+    attn_implementation: str = "sdpa"
+    device: str | None = None
+    mask_token_id: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One objective in a study.
+
+    name: as it appears in tables. objective: a preset (see `tabom recipes objectives`), null for
+    the untrained base. data: self_distilled (accepted trajectories) or ground_truth (the data
+    set's own answers). options: of the preset. training: fields of `training` that differ.
+    """
+
+    name: str
+    objective: str | None = None
+    data: ArmData = "self_distilled"
+    options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_trained(self) -> bool:
+        return self.objective is not None
+
+    @property
+    def slug(self) -> str:
+        """The arm's folder name."""
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.name.lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """One set of held-out prompts.
+
+    name: as it appears in tables. role: in_domain or out_of_domain. prompts: where they come
+    from (the seed is `evaluation.seed`, the same for every arm and seed, so arms are paired).
+    verifier, decoding: what differs from the recipe's own. tokens_per_step: the decoding speeds
+    measured. metrics: further per-response metrics, name -> "package.module:function" called with
+    row, response and step.
+    """
+
+    name: str
+    role: Role
+    prompts: PromptSource
+    verifier: VerifierConfig | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+    tokens_per_step: tuple[int, ...] = (1,)
+    metrics: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What every arm is measured on.
+
+    sets: the evaluation sets. batch_size: prompts decoded together. seed: of the prompt draws and
+    of sampling. num_fields: responses whose entropies at every step are kept, for TDS and the
+    viewer (the first ones of each set).
+    """
+
+    sets: tuple[EvaluationSet, ...] = ()
+    batch_size: int = 32
+    seed: int = 1000
+    num_fields: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticsConfig:
+    """What is measured beside accuracy.
+
+    num_trajectories: base trajectories on which order agreement and the loss ratio are taken.
+    cuts_per_trajectory: fixed contexts per trajectory. mask_ratios: of the loss ratio.
+    batch_size: contexts per forward.
+    """
+
+    num_trajectories: int = 64
+    cuts_per_trajectory: int = 4
+    mask_ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    batch_size: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """How the stages of a study are spread over this machine.
+
+    num_workers: stages that run side by side, each in a process of its own.
+    threads_per_worker: torch threads of each; null leaves torch's own choice.
+    """
+
+    num_workers: int = 1
+    threads_per_worker: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole study: prompts -> trajectories -> verify -> train -> evaluate -> diagnose -> report.
+
+    name: of the study. output_dir: where it writes. seeds: each collects and trains anew.
+    base_arm: the arm that deltas are taken against (it is not trained).
+    """
+
+    name: str
+    model: ModelConfig
+    prompts: PromptSource
+    arms: tuple[ArmConfig, ...]
+    output_dir: str = ""
+    seeds: tuple[int, ...] = (0,)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("arms", [a.slug for a in self.arms]),
+            ("evaluation.sets", [s.name for s in self.evaluation.sets]),
+            ("seeds", list(self.seeds)),
+        ):
+            twice = {n for n in names if names.count(n) > 1}
+            if twice:
+                raise ConfigError(f"{what}: {sorted(twice)} occurs more than once")
+        if not self.arms:
+            raise ConfigError("arms: a recipe needs at least one arm")
+        if not self.seeds:
+            raise ConfigError("seeds: a recipe needs at least one seed")
+        for arm in self.arms:
+            if arm.objective is None and arm.data == "ground_truth":
+                raise ConfigError(f"arms: {arm.name!r} has data but no objective to train with")
+            self.training_of(arm)
+
+    @property
+    def base_arm(self) -> ArmConfig | None:
+        return next((arm for arm in self.arms if not arm.is_trained), None)
+
+    def training_of(self, arm: ArmConfig) -> TrainingConfig:
+        """The training settings of one arm: the recipe's, with the arm's own on top."""
+        merged = {**configs.to_plain(self.training), **arm.training}
+        return configs.build(TrainingConfig, merged, where=f"arms.{arm.name}.training")
+
+    def decoding_of(self, evaluation_set: EvaluationSet, tokens_per_step: int) -> DecodingConfig:
+        """The decoding settings of one evaluation set at one speed."""
+        merged = {**configs.to_plain(self.decoding), **evaluation_set.decoding}
+        where = f"evaluation.sets.{evaluation_set.name}.decoding"
+        decoding = configs.build(DecodingConfig, merged, where=where)
+        return replace(decoding, tokens_per_step=tokens_per_step)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that travel with the package."""
+    folder = files("tabom") / "recipes"
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def recipe_path(name_or_path: str) -> Path:
+    """A recipe file: the path given, or a recipe of the package by its name.
+
+    Raises: ConfigError if there is neither, with the nearest names.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if name_or_path in recipe_names():
+        return Path(str(files("tabom") / "recipes" / f"{name_or_path}.yaml"))
+    near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
+    raise ConfigError(
+        f"no recipe file {name_or_path!r}, and no recipe of that name in the package"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + f" (the package has: {', '.join(recipe_names())})"
+    )
+
+
+def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply "section.key=value" overrides, and check every key."""
+    path = recipe_path(name_or_path)
+    mapping = configs.apply_overrides(configs.load_yaml(path), overrides)
+    recipe = configs.build(Recipe, mapping, source=str(path))
+    if recipe.output_dir == "":
+        recipe = replace(recipe, output_dir=str(Path("runs") / recipe.name))
+    return recipe

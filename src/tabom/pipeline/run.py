@@ -1,0 +1,63 @@
+"""Run a recipe from end to end, or report on what a run left."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tabom.core import configs
+from tabom.core.atomic import write_json, write_text
+from tabom.core.errors import StageError
+from tabom.pipeline.recipe import Recipe, load_recipe
+from tabom.pipeline.study import Plan, plan_study, run_plan
+from tabom.pipeline.summary import summarize_study
+from tabom.report.build import build_report
+from tabom.report.data import clean
+
+RECIPE = "recipe.yaml"
+SUMMARY = "summary.json"
+REPORT = "report.html"
+
+
+def run_recipe(
+    recipe: Recipe, *, command: str, is_quiet: bool = False, overwrite: bool = False
+) -> tuple[dict[str, Any], Path]:
+    """Run every stage that is not complete, then write the summary and the report.
+
+    Returns: the summary, and the path of the report.
+    Raises: TabomError of the first stage that cannot go on; what was complete stays.
+    """
+    plan = plan_study(recipe)
+    run_plan(
+        plan,
+        num_workers=recipe.study.num_workers,
+        threads_per_worker=recipe.study.threads_per_worker,
+        is_quiet=is_quiet,
+        overwrite=overwrite,
+    )
+    return _report(recipe, plan, command)
+
+
+def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
+    """Write the summary and the report of a finished run again."""
+    folder = Path(folder)
+    if not (folder / RECIPE).is_file():
+        raise StageError(f"{folder}: no {RECIPE} there; give the output folder of `tabom run`")
+    recipe = load_recipe(str(folder / RECIPE), overrides=[f"output_dir={folder}"])
+    plan = plan_study(recipe)
+    missing = [stage.label for stage in plan.stages if not stage.is_complete()]
+    if missing:
+        raise StageError(
+            f"{folder}: {len(missing)} stages are not complete (first: {missing[0]}); "
+            f"finish the run first: tabom run {folder / RECIPE}"
+        )
+    return _report(recipe, plan, f"tabom report {folder}")
+
+
+def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[dict[str, Any], Path]:
+    root = Path(recipe.output_dir)
+    summary = clean(summarize_study(recipe, plan, command=command))
+    write_text(root / RECIPE, yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True))
+    build_report(summary, path=root / REPORT)
+    write_json(root / SUMMARY, {k: v for k, v in summary.items() if k != "examples"})
+    return summary, root / REPORT

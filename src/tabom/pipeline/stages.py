@@ -1,0 +1,233 @@
+"""The stages of a study: each reads folders, writes one folder, and writes its manifest last.
+
+A stage's settings are everything that decides its result; their hash is its fingerprint. A folder
+whose manifest carries that fingerprint is skipped, one with another fingerprint is refused.
+Heavy imports happen inside `run`, so that planning a study needs no torch.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabom._version import __version__
+from tabom.core import configs, manifest
+from tabom.pipeline.identity import model_identity, prompts_identity
+from tabom.pipeline.progress import Report
+from tabom.pipeline.recipe import ArmConfig, Recipe
+
+Settings = dict[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a study: where it writes, what decides its result, what it needs first.
+
+    work: module-level function (picklable) that fills the folder and returns counts.
+    arguments: its keyword arguments. needs: folders of stages that must be complete before.
+    cost: relative, for the progress bar and the order of work.
+    """
+
+    kind: str
+    label: str
+    folder: Path
+    settings: Settings
+    work: Callable[..., Result]
+    arguments: dict[str, Any]
+    needs: tuple[Path, ...] = ()
+    cost: float = 1.0
+
+    @property
+    def fingerprint(self) -> str:
+        return configs.fingerprint(self.settings)
+
+    def is_complete(self) -> bool:
+        """Whether the folder holds this stage's result. StageError if it holds another's."""
+        state = manifest.check_manifest(
+            self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
+        )
+        return state == "complete"
+
+    def run(self, report: Report) -> Result:
+        """Do the work unless it is done; the manifest is written last."""
+        if self.is_complete():
+            found = manifest.read_manifest(self.folder)
+            return {} if found is None else dict(found.counts)
+        manifest.begin(
+            self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
+        )
+        started = time.perf_counter()
+        counts = self.work(
+            folder=self.folder,
+            fingerprint=self.fingerprint,
+            settings=self.settings,
+            report=lambda done, total: report(self.label, done, total),
+            **self.arguments,
+        )
+        if manifest.read_manifest(self.folder) is None:
+            manifest.write_manifest(
+                self.folder,
+                stage=self.kind,
+                fingerprint=self.fingerprint,
+                counts=counts,
+                settings=self.settings,
+                seconds=round(time.perf_counter() - started, 3),
+            )
+        return counts
+
+
+def _common(recipe: Recipe) -> Settings:
+    return {"tabom": __version__, "model": model_identity(recipe.model)}
+
+
+def collect_stage(recipe: Recipe, *, seed: int, folder: Path) -> Stage:
+    """Decode the training prompts of one seed."""
+    from tabom.pipeline.work import collect_work
+
+    settings = {
+        **_common(recipe),
+        "prompts": prompts_identity(recipe.prompts),
+        "decoding": configs.to_plain(recipe.decoding),
+        "num_samples": recipe.collection.num_samples,
+        "max_prompt_tokens": recipe.collection.max_prompt_tokens,
+        "seed": seed,
+    }
+    return Stage(
+        kind="collect",
+        label=f"seed {seed} collect",
+        folder=folder,
+        settings=settings,
+        work=collect_work,
+        arguments={"recipe": recipe, "seed": seed},
+        cost=3.0,
+    )
+
+
+def verify_stage(recipe: Recipe, *, collect: Stage, folder: Path) -> Stage:
+    """Judge the trajectories of one collection."""
+    from tabom.pipeline.work import verify_work
+
+    return Stage(
+        kind="verify",
+        label=collect.label.replace("collect", "verify"),
+        folder=folder,
+        settings={
+            "tabom": __version__,
+            "collect": collect.fingerprint,
+            "verifier": configs.to_plain(recipe.verifier),
+        },
+        work=verify_work,
+        arguments={"recipe": recipe, "collect_folder": collect.folder},
+        needs=(collect.folder,),
+        cost=0.2,
+    )
+
+
+def train_stage(
+    recipe: Recipe, *, arm: ArmConfig, seed: int, collect: Stage, verify: Stage, folder: Path
+) -> Stage:
+    """Train one arm for one seed."""
+    from tabom.pipeline.work import train_work
+
+    is_own = arm.data == "self_distilled"
+    data: Settings = (
+        {"verify": verify.fingerprint}
+        if is_own
+        else {"prompts": prompts_identity(recipe.prompts), "decoding_slots": recipe.decoding.max_new_tokens}
+    )
+    settings = {
+        **_common(recipe),
+        "objective": arm.objective,
+        "options": dict(arm.options),
+        "data": {"kind": arm.data, **data},
+        "training": configs.to_plain(recipe.training_of(arm)),
+        "seed": seed,
+    }
+    return Stage(
+        kind="train",
+        label=f"seed {seed} train {arm.name}",
+        folder=folder,
+        settings=settings,
+        work=train_work,
+        arguments={
+            "recipe": recipe,
+            "arm": arm,
+            "seed": seed,
+            "collect_folder": collect.folder if is_own else None,
+            "verify_folder": verify.folder if is_own else None,
+        },
+        needs=(verify.folder,) if is_own else (),
+        cost=2.0,
+    )
+
+
+def evaluate_stage(
+    recipe: Recipe, *, arm: ArmConfig, label: str, train: Stage | None, folder: Path
+) -> Stage:
+    """Measure one arm (of one seed; the base once) on every evaluation set."""
+    from tabom.pipeline.work import evaluate_work
+
+    sets = []
+    for item in recipe.evaluation.sets:
+        sets.append(
+            {
+                **configs.to_plain(item),
+                "prompts": prompts_identity(item.prompts),
+                "decoding": [
+                    configs.to_plain(recipe.decoding_of(item, k)) for k in item.tokens_per_step
+                ],
+                "verifier": configs.to_plain(item.verifier or recipe.verifier),
+            }
+        )
+    settings = {
+        **_common(recipe),
+        "adapter": None if train is None else train.fingerprint,
+        "sets": sets,
+        "seed": recipe.evaluation.seed,
+        "num_fields": recipe.evaluation.num_fields,
+    }
+    return Stage(
+        kind="evaluate",
+        label=f"{label} evaluate {arm.name}",
+        folder=folder,
+        settings=settings,
+        work=evaluate_work,
+        arguments={"recipe": recipe, "trained_folder": None if train is None else train.folder},
+        needs=() if train is None else (train.folder,),
+        cost=1.5,
+    )
+
+
+def diagnose_stage(
+    recipe: Recipe,
+    *,
+    arm: ArmConfig,
+    label: str,
+    train: Stage | None,
+    base_evaluate: Stage,
+    folder: Path,
+) -> Stage:
+    """Order agreement and loss ratio of one arm, on the base's own held-out responses."""
+    from tabom.pipeline.work import diagnose_work
+
+    return Stage(
+        kind="diagnose",
+        label=f"{label} diagnose {arm.name}",
+        folder=folder,
+        settings={
+            **_common(recipe),
+            "adapter": None if train is None else train.fingerprint,
+            "base_evaluate": base_evaluate.fingerprint,
+            "diagnostics": configs.to_plain(recipe.diagnostics),
+        },
+        work=diagnose_work,
+        arguments={
+            "recipe": recipe,
+            "trained_folder": None if train is None else train.folder,
+            "base_evaluate_folder": base_evaluate.folder,
+        },
+        needs=(base_evaluate.folder,) if train is None else (base_evaluate.folder, train.folder),
+        cost=0.4,
+    )

@@ -1,0 +1,256 @@
+"""A study: arms x seeds as a graph of stages, run in this process or in several side by side."""
+
+import os
+import queue
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tabom.core import manifest
+from tabom.core.errors import StageError
+from tabom.pipeline import stages
+from tabom.pipeline.progress import Bars, Report, silent
+from tabom.pipeline.recipe import ArmConfig, Recipe
+from tabom.pipeline.stages import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRun:
+    """One arm under one seed (seed None: the base, which no seed changes)."""
+
+    arm: ArmConfig
+    seed: int | None
+    evaluate: Stage
+    train: Stage | None = None
+    diagnose: Stage | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every stage of a study, in an order in which each comes after what it needs."""
+
+    collect: dict[int, Stage]
+    verify: dict[int, Stage]
+    runs: tuple[ArmRun, ...]
+
+    @property
+    def stages(self) -> list[Stage]:
+        first = [s for seed in self.collect for s in (self.collect[seed], self.verify[seed])]
+        rest = [
+            s for run in self.runs for s in (run.train, run.evaluate, run.diagnose) if s is not None
+        ]
+        return first + rest
+
+
+def plan_study(recipe: Recipe) -> Plan:
+    """Lay out the stages of a recipe. Reads checkpoints and prompt files, starts nothing."""
+    root = Path(recipe.output_dir)
+    collect = {
+        seed: stages.collect_stage(recipe, seed=seed, folder=root / f"seed-{seed}" / "collect")
+        for seed in recipe.seeds
+    }
+    verify = {
+        seed: stages.verify_stage(
+            recipe, collect=collect[seed], folder=root / f"seed-{seed}" / "verify"
+        )
+        for seed in recipe.seeds
+    }
+    runs: list[ArmRun] = []
+    base_evaluate: Stage | None = None
+    base = recipe.base_arm
+    if base is not None:
+        here = root / "base"
+        base_evaluate = stages.evaluate_stage(
+            recipe, arm=base, label="base", train=None, folder=here / "evaluate"
+        )
+        diagnose = None
+        if recipe.evaluation.sets:
+            diagnose = stages.diagnose_stage(
+                recipe,
+                arm=base,
+                label="base",
+                train=None,
+                base_evaluate=base_evaluate,
+                folder=here / "diagnose",
+            )
+        runs.append(ArmRun(arm=base, seed=None, evaluate=base_evaluate, diagnose=diagnose))
+    for seed in recipe.seeds:
+        for arm in recipe.arms:
+            if not arm.is_trained:
+                continue
+            here, label = root / f"seed-{seed}" / arm.slug, f"seed {seed}"
+            train = stages.train_stage(
+                recipe,
+                arm=arm,
+                seed=seed,
+                collect=collect[seed],
+                verify=verify[seed],
+                folder=here / "train",
+            )
+            evaluate = stages.evaluate_stage(
+                recipe, arm=arm, label=label, train=train, folder=here / "evaluate"
+            )
+            diagnose = None
+            if base_evaluate is not None and recipe.evaluation.sets:
+                diagnose = stages.diagnose_stage(
+                    recipe,
+                    arm=arm,
+                    label=label,
+                    train=train,
+                    base_evaluate=base_evaluate,
+                    folder=here / "diagnose",
+                )
+            runs.append(
+                ArmRun(arm=arm, seed=seed, train=train, evaluate=evaluate, diagnose=diagnose)
+            )
+    return Plan(collect=collect, verify=verify, runs=tuple(runs))
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    num_workers: int,
+    threads_per_worker: int | None,
+    is_quiet: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Run every stage that is not complete. All folders are checked before anything starts."""
+    todo = []
+    for stage in plan.stages:
+        if overwrite:
+            try:
+                is_complete = stage.is_complete()
+            except StageError:
+                manifest.reset(stage.folder)
+                is_complete = False
+        else:
+            is_complete = stage.is_complete()
+        if not is_complete:
+            todo.append(stage)
+    if not is_quiet and len(todo) < len(plan.stages):
+        tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
+    if not todo:
+        return
+    if num_workers <= 1 or len(todo) == 1:
+        bars = Bars(is_quiet=is_quiet)
+        for stage in todo:
+            _tell(stage, stage.run(bars), is_quiet)
+            bars.close()
+        return
+    _run_side_by_side(todo, num_workers, threads_per_worker, is_quiet)
+
+
+def _tell(stage: Stage, counts: dict[str, Any], is_quiet: bool) -> None:
+    if is_quiet:
+        return
+    shown = ", ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in counts.items()
+    )
+    tqdm.write(f"{stage.label:<32} {shown}")
+
+
+# -- several processes -------------------------------------------------------------------------
+
+_events: Any = None  # in a worker: the queue to the parent, set once by `_start_worker`
+
+
+def _start_worker(events: Any, threads: int | None) -> None:
+    global _events
+    _events = events
+    if threads is not None:
+        # Before torch is imported, or its pools keep their first size.
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _run_in_worker(stage: Stage) -> dict[str, Any]:
+    last = [0.0]
+
+    def report(label: str, done: int, total: int) -> None:
+        share = done / total if total else 1.0
+        if share >= last[0] + 0.02 or share >= 1.0:
+            last[0] = share
+            _events.put((str(stage.folder), share))
+
+    return stage.run(report if _events is not None else silent)
+
+
+def _run_side_by_side(
+    todo: list[Stage], num_workers: int, threads: int | None, is_quiet: bool
+) -> None:
+    context = get_context("spawn")
+    events = context.Queue()
+    waiting = {stage.folder: stage for stage in todo}
+    shares = {str(stage.folder): 0.0 for stage in todo}
+    costs = {str(stage.folder): stage.cost for stage in todo}
+    bar = tqdm(
+        total=100,
+        disable=is_quiet,
+        desc="study",
+        dynamic_ncols=True,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    )
+    stop = threading.Event()
+
+    def redraw() -> None:
+        total = sum(costs.values())
+        bar.n = 100 * sum(shares[k] * costs[k] for k in shares) / total
+        bar.refresh()
+
+    def listen() -> None:
+        while not stop.is_set():
+            try:
+                folder, share = events.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            shares[folder] = max(shares[folder], share)
+            redraw()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    running: dict[Future[dict[str, Any]], Stage] = {}
+    pool = ProcessPoolExecutor(
+        num_workers,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(events, threads),
+    )
+    try:
+        while waiting or running:
+            for stage in _ready(waiting, running.values()):
+                if len(running) >= num_workers:
+                    break
+                del waiting[stage.folder]
+                running[pool.submit(_run_in_worker, stage)] = stage
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                stage = running.pop(future)
+                counts = future.result()
+                shares[str(stage.folder)] = 1.0
+                redraw()
+                _tell(stage, counts, is_quiet)
+    except BaseException:
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        listener.join()
+        bar.close()
+
+
+def _ready(waiting: dict[Path, Stage], running: Any) -> list[Stage]:
+    """Stages whose needs are complete, those that open most work first."""
+    blocked = set(waiting) | {stage.folder for stage in running}
+    return [stage for stage in waiting.values() if not blocked.intersection(stage.needs)]
+
+

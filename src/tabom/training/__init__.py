@@ -1,0 +1,1 @@
+"""Settings, data set, step module, trainer and model card."""

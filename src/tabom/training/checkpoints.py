@@ -1,0 +1,118 @@
+"""Weights on disk: an adapter the PEFT way, or the whole model; and where a run may go on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tabom.core.atomic import read_json
+from tabom.core.errors import StageError
+from tabom.models.adapters import WEIGHTS_FILE, save_adapter
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.families import get_family
+from tabom.models.loading import load_lm, read_config, save_model
+
+IDENTITY = "tabom_run.json"
+_STATE = "trainer_state.json"  # the Trainer writes it last
+# ObjectiveStep -> MaskedDiffusionModel -> lm: what a gathered state dict has in front of its keys.
+_PREFIX = "model.lm."
+
+
+def is_adapter(model: MaskedDiffusionModel) -> bool:
+    """Whether the backbone is wrapped by PEFT."""
+    return hasattr(model.lm, "peft_config")
+
+
+def save_weights(
+    model: MaskedDiffusionModel, folder: Path, *, state_dict: dict[str, Tensor] | None = None
+) -> None:
+    """Write the adapter (PEFT's files) or the whole model with its tokenizer.
+
+    state_dict: gathered by FSDP, with the keys of ObjectiveStep; None: the model holds it all.
+    """
+    if state_dict is not None:
+        gathered = {
+            k.removeprefix(_PREFIX): v for k, v in state_dict.items() if k.startswith(_PREFIX)
+        }
+        model.lm.save_pretrained(str(folder), state_dict=gathered)  # type: ignore[operator]
+    elif is_adapter(model):
+        save_adapter(model, folder)
+    else:
+        save_model(model, folder)
+
+
+def load_weights(model: MaskedDiffusionModel, folder: Path) -> None:
+    """Read back what `save_weights` wrote, every tensor of it.
+
+    Raises: StageError or ModelError if the files do not hold exactly the weights of this model.
+    """
+    if not is_adapter(model):
+        saved = load_lm(
+            folder,
+            family=get_family(model.spec.name),
+            published=read_config(folder),
+            dtype=model.head_weight_VD.dtype,
+            attn_implementation="sdpa",
+        )
+        model.base_lm.load_state_dict(saved.state_dict())
+        return
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    lm: Any = model.lm
+    found = load_file(folder / WEIGHTS_FILE)
+    wanted = get_peft_model_state_dict(lm, save_embedding_layers=False)
+    shapes, saved_shapes = ({k: v.shape for k, v in s.items()} for s in (wanted, found))
+    if shapes != saved_shapes:
+        raise StageError(
+            f"checkpoint {folder} holds {len(found)} adapter tensors that are not the "
+            f"{len(wanted)} of this model; remove it, or pass --resume never"
+        )
+    set_peft_model_state_dict(lm, found)
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint; one that a crash cut short is passed over."""
+    found = []
+    for folder in output_dir.glob("checkpoint-*"):
+        number = folder.name.removeprefix("checkpoint-")
+        if number.isdecimal() and _is_complete(folder):
+            found.append((int(number), folder))
+    return max(found)[1] if found else None
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (folder / IDENTITY).is_file()
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimiser step a checkpoint was written after; 0 for None."""
+    return int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint is not None else 0
+
+
+def remove_checkpoints(output_dir: Path) -> None:
+    """Remove every checkpoint folder of an earlier run."""
+    for folder in output_dir.glob("checkpoint-*"):
+        if folder.name.removeprefix("checkpoint-").isdecimal():
+            shutil.rmtree(folder)
+
+
+def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
+    """Raises: StageError if the checkpoint was made with other settings, data or base model."""
+    there = read_json(checkpoint / IDENTITY)
+    differing = [
+        f"{key}: {there.get(key)!r} there, {identity.get(key)!r} here"
+        for key in sorted({*there, *identity})
+        if there.get(key) != identity.get(key)
+    ]
+    if differing:
+        raise StageError(
+            f"checkpoint {checkpoint} was made by another run ({'; '.join(differing)}); take "
+            f"another output_dir, or pass --resume never to remove it and start over"
+        )

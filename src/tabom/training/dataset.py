@@ -1,0 +1,217 @@
+"""Responses to train on, and how they become a batch. No random numbers here.
+
+Legend: B batch, P prompt (left-padded), N response slots.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tabom.core import keys
+from tabom.core.errors import DataError
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.objectives.batch import TrajectoryBatch
+from tabom.trajectory.record import FloatArray, IntArray, Trajectory
+
+Prompt = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResponseExample:
+    """One response to train on.
+
+    id: unique name; the key of its draws. prompt_ids, response_ids_N: int32.
+    slot_N: bool, slots that take part (revealed by the decoder, or given by the data).
+    length: slots up to and including the first end token (N if there is none).
+    step_N, order_N, entropy_N: of the trajectory; None for ground truth.
+    """
+
+    id: str
+    prompt_ids: IntArray
+    response_ids_N: IntArray
+    slot_N: np.ndarray
+    length: int
+    step_N: IntArray | None = None
+    order_N: IntArray | None = None
+    entropy_N: FloatArray | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids_N)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSet:
+    """Examples, and how many rows were left out for which reason."""
+
+    examples: list[ResponseExample]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[ResponseExample]:
+        return iter(self.examples)
+
+
+def examples_from_trajectories(
+    trajectories: Iterable[Trajectory], *, end_ids: Sequence[int]
+) -> ExampleSet:
+    """Examples with the decoder's order.
+
+    end_ids: every id that ends a response (`model.ids.eos`).
+    Returns: the examples; a trajectory in which nothing was revealed is dropped and counted.
+    """
+    examples, dropped = [], Counter[str]()
+    for trajectory in trajectories:
+        if trajectory.num_revealed == 0:
+            dropped["no slot was revealed"] += 1
+            continue
+        ends = np.flatnonzero(np.isin(trajectory.response_ids_N, list(end_ids)))
+        examples.append(
+            ResponseExample(
+                id=trajectory.id,
+                prompt_ids=trajectory.prompt_ids,
+                response_ids_N=trajectory.response_ids_N,
+                slot_N=trajectory.step_N >= 0,
+                length=int(ends[0]) + 1 if len(ends) else trajectory.num_slots,
+                step_N=trajectory.step_N,
+                order_N=trajectory.order_N,
+                entropy_N=trajectory.entropy_N,
+            )
+        )
+    return ExampleSet(examples=examples, dropped=dict(dropped))
+
+
+def examples_from_text(
+    rows: Iterable[tuple[Prompt, str]], *, model: MaskedDiffusionModel, max_new_tokens: int
+) -> ExampleSet:
+    """Examples from ground-truth answers: text, the end token, then filler to N slots.
+
+    rows: (prompt, answer text). max_new_tokens: N.
+    Returns: the examples; an empty answer, and one that does not fit into N slots with its end
+        token, are dropped and counted.
+    """
+    examples, dropped = [], Counter[str]()
+    for prompt, text in rows:
+        answer = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        length = len(answer) + 1
+        if not answer:
+            dropped["empty answer"] += 1
+            continue
+        if length > max_new_tokens:
+            dropped[f"answer longer than max_new_tokens {max_new_tokens}"] += 1
+            continue
+        prompt_ids = np.asarray(model.encode_prompt(prompt), dtype=np.int32)
+        response_ids_N = np.full(max_new_tokens, model.ids.filler, dtype=np.int32)
+        response_ids_N[:length] = [*answer, model.ids.eos[0]]
+        examples.append(
+            ResponseExample(
+                id=keys.content_id(prompt_ids.tobytes(), response_ids_N.tobytes()),
+                prompt_ids=prompt_ids,
+                response_ids_N=response_ids_N,
+                slot_N=np.ones(max_new_tokens, dtype=bool),
+                length=length,
+            )
+        )
+    return ExampleSet(examples=examples, dropped=dict(dropped))
+
+
+def drop_longer(examples: Sequence[ResponseExample], *, max_length: int | None) -> ExampleSet:
+    """Leave out examples of more than max_length tokens (prompt and slots)."""
+    kept = [e for e in examples if max_length is None or e.num_tokens <= max_length]
+    number = len(examples) - len(kept)
+    dropped = {f"longer than max_length {max_length}": number} if number else {}
+    return ExampleSet(examples=kept, dropped=dropped)
+
+
+def split_held_out(
+    examples: Sequence[ResponseExample], *, size: int, fraction: float, seed: int
+) -> tuple[list[ResponseExample], list[ResponseExample]]:
+    """(train, held out): whole prompts are held out, so no answer to one is seen in training."""
+    prompt_of = [keys.text_key(e.prompt_ids.tobytes().hex()) for e in examples]
+    ranked = sorted(set(prompt_of), key=lambda k: (keys.uniform(seed, k), k))
+    number = size if size else round(fraction * len(ranked))
+    if number >= len(ranked) > 0:
+        raise DataError(
+            f"cannot hold out {number} prompts of {len(ranked)}: nothing is left to train on; "
+            f"lower eval_size or eval_fraction"
+        )
+    held = set(ranked[:number])
+    train = [e for e, k in zip(examples, prompt_of, strict=True) if k not in held]
+    return train, [e for e, k in zip(examples, prompt_of, strict=True) if k in held]
+
+
+class ResponseDataset(Dataset[ResponseExample]):
+    """Map-style, deterministic: what is drawn at random is drawn later, by key.
+
+    Raises: DataError if empty, if canvases differ in size, or if only some have an order.
+    """
+
+    def __init__(self, examples: Sequence[ResponseExample], *, dropped: dict[str, int]) -> None:
+        if not examples:
+            reasons = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none were given"
+            raise DataError(
+                f"nothing to train on: 0 responses are left ({reasons}); collect more prompts, "
+                f"check what the verifier refused, or raise max_new_tokens / max_length"
+            )
+        for what, values in (
+            ("number of response slots", {len(e.response_ids_N) for e in examples}),
+            ("presence of a decoding order", {e.order_N is not None for e in examples}),
+        ):
+            if len(values) > 1:
+                raise DataError(
+                    f"training data differ in the {what}: {sorted(values)}; train on one kind at "
+                    f"a time (collect with one max_new_tokens; do not mix ground truth and "
+                    f"trajectories)"
+                )
+        self.examples = list(examples)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> ResponseExample:
+        return self.examples[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the ids and tokens in their order."""
+        parts: list[str | bytes] = []
+        for e in self.examples:
+            parts += [e.id, e.prompt_ids.tobytes(), e.response_ids_N.tobytes()]
+        return keys.content_id(*parts)
+
+
+def collate(examples: Sequence[ResponseExample], *, pad_id: int, mask_id: int) -> TrajectoryBatch:
+    """Left-pad the prompts and stack everything else, on the CPU."""
+    longest = max(len(e.prompt_ids) for e in examples)
+    prompt_ids_BP = np.full((len(examples), longest), pad_id, dtype=np.int64)
+    prompt_mask_BP = np.zeros_like(prompt_ids_BP)
+    for i, example in enumerate(examples):
+        start = longest - len(example.prompt_ids)
+        prompt_ids_BP[i, start:] = example.prompt_ids
+        prompt_mask_BP[i, start:] = 1
+
+    def stack(name: str, dtype: Any) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(e, name) for e in examples]).astype(dtype))
+
+    has_order = examples[0].order_N is not None
+    has_entropy = examples[0].entropy_N is not None
+    return TrajectoryBatch(
+        prompt_ids_BP=torch.from_numpy(prompt_ids_BP),
+        prompt_mask_BP=torch.from_numpy(prompt_mask_BP),
+        response_ids_BN=stack("response_ids_N", np.int64),
+        key_B=torch.tensor([keys.text_key(e.id) for e in examples]),
+        slot_BN=stack("slot_N", bool),
+        length_B=torch.tensor([e.length for e in examples]),
+        mask_id=mask_id,
+        order_BN=stack("order_N", np.int64) if has_order else None,
+        step_BN=stack("step_N", np.int64) if has_order else None,
+        entropy_BN=stack("entropy_N", np.float32) if has_entropy else None,
+    )

@@ -1,0 +1,168 @@
+"""Sums and counts on their way to the log, the journal on disk, and the guard against NaN."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tabom.core.errors import TrainingError
+
+
+class Meter:
+    """Adds up (sum, count) pairs, tensors on the device and numbers on the host, until flushed.
+
+    Nothing is read back from the device before `flush`, so that training does not wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._counts: dict[str, Any] = {}
+        self._totals: set[str] = set()
+        self._vectors: set[str] = set()
+
+    def add(self, name: str, total: Tensor | float, count: Tensor | float | None) -> None:
+        """total, count: both numbers or 0-dim tensors, or both vectors (one value per position).
+
+        count None: the name is flushed as a plain sum.
+        """
+        if count is None:
+            self._totals.add(name)
+            count = 0.0
+        if isinstance(total, Tensor):
+            total = total.detach()
+            if total.ndim:
+                self._vectors.add(name)
+        for store, value in ((self._sums, total), (self._counts, count)):
+            store[name] = store[name] + value if name in store else value
+
+    def flush(
+        self, *, device: torch.device, reduce: Callable[[Tensor], Tensor]
+    ) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Global means (and plain sums) since the last flush, as (scalars, vectors).
+
+        reduce: the sum over ranks of a float64 vector. A mean over nothing is left out.
+        """
+        names = sorted(self._sums)
+        parts = [
+            torch.as_tensor(store[name], dtype=torch.float64, device=device).reshape(-1)
+            for name in names
+            for store in (self._sums, self._counts)
+        ]
+        sizes = [len(part) for part in parts]
+        values = reduce(torch.cat(parts)).tolist() if parts else []
+        scalars: dict[str, float] = {}
+        vectors: dict[str, list[float]] = {}
+        start = 0
+        for i, name in enumerate(names):
+            num_sums, num_counts = sizes[2 * i], sizes[2 * i + 1]
+            sums = values[start : start + num_sums]
+            counts = values[start + num_sums : start + num_sums + num_counts]
+            start += num_sums + num_counts
+            if name in self._vectors:
+                vectors[name] = [
+                    s / c if c else math.nan for s, c in zip(sums, counts, strict=True)
+                ]
+            elif name in self._totals:
+                scalars[name] = sums[0]
+            elif counts[0]:
+                scalars[name] = sums[0] / counts[0]
+        self._sums, self._counts = {}, {}
+        return scalars, vectors
+
+
+class Journal:
+    """`metrics.jsonl`: one JSON object a line with step, epoch, seconds and tokens.
+
+    seconds and tokens go on from the last kept line when a run is resumed at `from_step`; lines
+    after that step belong to work that is done again and are removed.
+    """
+
+    def __init__(self, path: Path, *, from_step: int) -> None:
+        self.path = path
+        kept = []
+        if from_step > 0 and path.exists():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    line = json.loads(text)
+                except json.JSONDecodeError:  # torn by the crash that the run resumes from
+                    break
+                if line["step"] <= from_step:
+                    kept.append(line)
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._seconds = kept[-1]["seconds"] if kept else 0.0
+        self.tokens = kept[-1]["tokens"] if kept else 0
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds + time.perf_counter() - self._start
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line; a value that is not finite becomes null."""
+        stamped = {**line, "seconds": round(self.seconds, 3), "tokens": self.tokens}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: _finite(v) for k, v in stamped.items()}) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.8g}") if math.isfinite(value) else None
+    return value
+
+
+class FiniteGuard:
+    """Stops the run at a loss or gradient norm that is not finite, and names the step.
+
+    On the CPU before the optimiser moves a weight. On a GPU one step later, because the numbers
+    are read when they have arrived on the host and not waited for; `check` is also called before
+    anything is saved, so that no checkpoint holds the damage.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[int, Tensor, Any] | None = None
+
+    def watch(self, loss: Tensor, grad_norm: Tensor | float, *, step: int) -> None:
+        """step: 1-based number of the optimiser step that these belong to."""
+        self.check()
+        norm = torch.as_tensor(grad_norm, device=loss.device)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        pair = torch.stack([loss.detach().float(), norm.detach().float()])
+        event = None
+        if pair.device.type == "cuda":
+            host = torch.empty(2, pin_memory=True)
+            host.copy_(pair, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            pair = host
+        self._pending = (step, pair, event)
+        if event is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raises: TrainingError if the last watched step was not finite."""
+        if self._pending is None:
+            return
+        step, pair, event = self._pending
+        self._pending = None
+        if event is not None:
+            event.synchronize()
+        loss, norm = pair.tolist()
+        # The norm is the same on all ranks, so that all of them stop; the loss is local.
+        if not math.isfinite(norm):
+            raise not_finite(step=step, loss=loss, grad_norm=norm)
+
+
+def not_finite(*, step: int, loss: float, grad_norm: float) -> TrainingError:
+    """The error that names the step."""
+    return TrainingError(
+        f"training stopped at step {step}: loss {loss}, gradient norm {grad_norm}; both must be "
+        f"finite. Lower learning_rate, lengthen warmup_steps, check the data that this step saw, "
+        f"or train in float32; checkpoints written before this step are intact"
+    )

@@ -1,0 +1,244 @@
+"""The transformers Trainer, taught that losses are sums divided by global counts.
+
+How a step is cut into micro-batches and ranks, and whether the run was resumed, changes nothing:
+contexts are drawn by key (seed, step, id) for the whole optimiser step at once, every term's count
+is summed over micro-batches and ranks, and only then is divided.
+
+Legend: B batch.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
+
+from tabom.core.atomic import write_json
+from tabom.core.errors import DataError
+from tabom.objectives.batch import Context, TrajectoryBatch
+from tabom.training import checkpoints
+from tabom.training.dataset import ResponseDataset, collate
+from tabom.training.metrics import FiniteGuard, Journal, Meter, not_finite
+from tabom.training.progress import Progress, ProgressCallback
+from tabom.training.step import ObjectiveStep, step_inputs, to_device
+
+# The contexts of held-out responses are the same at every evaluation, in every arm and seed.
+EVAL_SEED = 0
+
+Inputs = dict[str, Any]
+
+
+class TabomTrainer(Trainer):
+    """Trains an ObjectiveStep; `run.train` sets it up.
+
+    identity: what decides the result; stored in every checkpoint and compared on resume.
+    """
+
+    # The loss arrives divided by the counts of the whole step; the Trainer must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        step: ObjectiveStep,
+        *,
+        args: TrainingArguments,
+        train_dataset: ResponseDataset,
+        eval_dataset: ResponseDataset | None,
+        eval_cuts: int,
+        identity: dict[str, Any],
+        progress: Progress | None,
+        disable_tqdm: bool,
+    ) -> None:
+        ids = step.model.ids
+        self.collate: Callable[..., TrajectoryBatch] = partial(
+            collate, pad_id=ids.pad, mask_id=ids.mask
+        )
+        super().__init__(
+            model=step,
+            args=args,
+            data_collator=self.collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+        )
+        self.step_module = step
+        self.objective = step.objective
+        self.eval_cuts = eval_cuts
+        self.identity = identity
+        self.meter = Meter()
+        self.guard = FiniteGuard()
+        self.journal: Journal | None = None
+        self.last_metrics: dict[str, float] = {}
+        self._step_loss = torch.zeros((), device=args.device)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(ProgressCallback(progress, disable_tqdm=disable_tqdm))
+        global_batch = self.get_total_train_batch_size(args) // args.gradient_accumulation_steps
+        if len(train_dataset) < global_batch:
+            raise DataError(
+                f"{len(train_dataset)} responses do not fill one batch of {global_batch} "
+                f"(per_device_train_batch_size {args.per_device_train_batch_size} on "
+                f"{args.world_size} process(es)); lower per_device_train_batch_size, or use "
+                f"gradient_accumulation_steps instead of a larger batch"
+            )
+
+    # ---- one optimiser step ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[TrajectoryBatch], num_batches: int, device: torch.device
+    ) -> tuple[list[Inputs], dict[str, Any]]:
+        """Draw every context of the next optimiser step, and count globally what it asks."""
+        micro = [
+            self._draw(batch, seed=self.args.seed, step=self.state.global_step)
+            for batch in islice(epoch_iterator, num_batches)
+        ]
+        counts: dict[str, Any] = {}
+        for inputs in micro:
+            context: Context = inputs["context"]
+            for name, count in context.counts.items():
+                counts[name] = counts.get(name, 0.0) + count
+            for name, (total, count) in context.stats.items():
+                self.meter.add(name, total, count)
+            self.meter.add("tokens", float(inputs.pop("num_tokens")), None)
+        if self.args.world_size > 1:
+            # One all-reduce; the result stays on the device, so that nothing waits for it.
+            names = sorted(counts)
+            local = torch.tensor([counts[n] for n in names], dtype=torch.float32)
+            summed = self._reduce(local.to(self.args.device))
+            counts = dict(zip(names, summed.unbind(), strict=True))
+        self._step_loss = torch.zeros((), device=self.args.device)
+        return micro, counts
+
+    def _draw(self, batch: TrajectoryBatch, *, seed: int, step: int) -> Inputs:
+        context = self.objective.draw(batch, seed=seed, step=step)
+        num_tokens = int(batch.prompt_mask_BP.sum()) + batch.response_ids_BN.numel()
+        return {**step_inputs(batch, context), "num_tokens": num_tokens}
+
+    def _prepare_inputs(self, inputs: Inputs) -> Inputs:
+        return to_device(inputs, self.args.device)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The micro-batch's share of the global loss, times the ranks that DDP will average."""
+        outputs = model(**inputs)
+        counts = inputs["context"].counts
+        loss = self.objective.total(outputs["sums"], counts) * self.accelerator.num_processes
+        self._step_loss += loss.detach()
+        self._add_to(self.meter, outputs, inputs["context"])
+        return (loss, outputs) if return_outputs else loss
+
+    @staticmethod
+    def _add_to(
+        meter: Meter, outputs: dict[str, Any], context: Context, *, weight: float = 1.0
+    ) -> None:
+        for name, total in outputs["sums"].items():
+            meter.add(f"loss_{name}", total * weight, context.counts[name] * weight)
+        for name, (total, count) in outputs["metrics"].items():
+            meter.add(name, total * weight, count * weight)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.guard.watch(self._step_loss, norm, step=self.state.global_step + 1)
+        return norm
+
+    def _reduce(self, values: Tensor) -> Tensor:
+        if self.args.world_size == 1:
+            return values
+        return self.accelerator.reduce(values, reduction="sum")  # type: ignore[no-any-return]
+
+    # ---- logs ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of every term and metric since the last log; append to the journal."""
+        vectors: dict[str, list[float]] = {}
+        if "train_runtime" in logs:
+            return  # the Trainer's own summary; `run.train` returns a better one
+        if "loss" in logs:
+            self.guard.check()
+            loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+            if not loss - loss == 0 or not norm - norm == 0:
+                raise not_finite(step=self.state.global_step, loss=loss, grad_norm=norm)
+            scalars, vectors = self._flush(self.meter)
+            num_tokens = int(scalars.pop("tokens"))
+            if self.journal is not None:
+                self.journal.tokens += num_tokens
+            logs.update(scalars)
+        super().log(logs, start_time)
+        self.last_metrics.update(logs)
+        if self.journal is not None:
+            self.journal.write({"step": self.state.global_step, **logs, **vectors})
+
+    def _flush(self, meter: Meter) -> tuple[dict[str, float], dict[str, list[float]]]:
+        return meter.flush(device=self.args.device, reduce=self._reduce)
+
+    # ---- held-out loss ----
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: ResponseDataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """The objective on `eval_cuts` fixed contexts of every held-out response."""
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        size, rank, world = (
+            self.args.eval_batch_size, self.args.process_index, self.args.world_size,
+        )  # fmt: skip
+        batches = [
+            self.collate(dataset.examples[i : i + size]) for i in range(0, len(dataset), size)
+        ]
+        # All ranks take the same number of turns (FSDP gathers weights in every forward); a turn
+        # too many counts 0.
+        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model.eval()
+        meter = Meter()
+        for cut in range(self.eval_cuts):
+            for start in range(0, len(batches), world):
+                weight = float(start + rank < len(batches))
+                batch = batches[min(start + rank, len(batches) - 1)]
+                inputs = self._draw(batch, seed=EVAL_SEED, step=cut)
+                del inputs["num_tokens"]
+                inputs = self._prepare_inputs(inputs)
+                outputs = model(**inputs)
+                self._add_to(meter, outputs, inputs["context"], weight=weight)
+        scalars, _ = self._flush(meter)
+        names = outputs["sums"]
+        means = {n: torch.tensor(scalars.get(f"loss_{n}", 0.0)) for n in names}
+        scalars["loss"] = float(self.objective.total(means, dict.fromkeys(names, 1.0)))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scalars.items()}
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.guard.check()
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_weights(self.step_module.model, folder, state_dict=state_dict)
+        if folder != Path(self.args.output_dir):  # at the end, the manifest says it
+            write_json(folder / checkpoints.IDENTITY, self.identity)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        checkpoints.load_weights(self.step_module.model, Path(resume_from_checkpoint))

@@ -1,0 +1,1 @@
+"""Answer checkers and the filter that keeps what they accept."""

@@ -1,0 +1,246 @@
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabom.core.configs import apply_overrides, build, fingerprint, load_yaml, to_plain
+from tabom.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    learning_rate: float = 1e-3
+    steps: int = 10
+    is_fast: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    title: str
+    training: Inner = field(default_factory=Inner)
+    policy: Literal["entropy", "random", "off"] = "entropy"
+    seeds: list[int] = field(default_factory=list)
+    betas: tuple[float, ...] = (0.9, 0.999)
+    span: tuple[int, str] = (0, "")
+    arms: list[Inner] = field(default_factory=list)
+    weights: dict[str, float] = field(default_factory=dict)
+    by_name: dict[str, Inner] = field(default_factory=dict)
+    cut: int | str = 1
+    path: Path | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    maybe: Inner | None = None
+
+
+def make(**values: Any) -> Outer:
+    return build(Outer, {"title": "t", **values})
+
+
+def test_build_converts_what_yaml_cannot_say() -> None:
+    config = make(
+        training={"learning_rate": "1e-4", "steps": "20", "is_fast": True},
+        betas=[0, "1e-2"],
+        span=[3, "x"],
+        arms=[{"steps": 1}, {}],
+        weights={"ce": 1},
+        by_name={"a": {"name": "x"}},
+        path="a/b",
+        extra={"free": [1, {"x": None}]},
+        maybe={},
+    )
+    assert config.training == Inner(learning_rate=1e-4, steps=20, is_fast=True)
+    assert type(config.training.steps) is int
+    assert config.betas == (0.0, 0.01)
+    assert all(type(b) is float for b in config.betas)
+    assert config.span == (3, "x")
+    assert config.arms == [Inner(steps=1), Inner()]
+    assert type(config.weights["ce"]) is float
+    assert config.by_name == {"a": Inner(name="x")}
+    assert config.path == Path("a/b")
+    assert config.extra == {"free": [1, {"x": None}]}
+    assert config.maybe == Inner()
+
+
+def test_optional_union_and_empty_section() -> None:
+    assert make(maybe=None, path=None).maybe is None
+    assert make(cut="1").cut == "1"  # already right for a member: not converted
+    assert make(cut=3).cut == 3
+    assert make(training=None).training == Inner()
+    assert make(training=Inner(steps=4)).training.steps == 4
+    assert make(training={"steps": 1e3}).training.steps == 1000
+    assert make(training={"learning_rate": "inf"}).training.learning_rate == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"training": {"learning_rte": 1}},
+            r"^unknown key 'training\.learning_rte'; did you mean 'learning_rate'\? "
+            r"\(known: learning_rate, steps, is_fast, name\)$",
+        ),
+        ({"zzz": 1}, r"^unknown key 'zzz' \(known: title, training, "),
+        ({"training": {"steps": 2.5}}, r"training\.steps: expected an integer, found 2\.5 \(a num"),
+        ({"training": {"steps": True}}, r"training\.steps: expected an integer, found true \(a bo"),
+        ({"training": {"learning_rate": False}}, r"expected a number, found false"),
+        ({"training": {"learning_rate": "fast"}}, r"expected a number, found 'fast' \(text\)"),
+        ({"training": {"learning_rate": None}}, r"expected a number, found null"),
+        ({"training": {"is_fast": 1}}, r"expected true or false, found 1 \(an integer\)"),
+        ({"training": {"is_fast": "true"}}, r"expected true or false, found 'true' \(text\)"),
+        ({"training": {"name": 5}}, r"training\.name: expected text, found 5"),
+        ({"training": [1]}, r"^training: expected a mapping, found \[1\] \(a list\)"),
+        ({"title": 3}, r"^title: expected text, found 3"),
+        ({"policy": "entropi"}, r"one of 'entropy', 'random', 'off', found 'entropi' \(text\); did "
+         r"you mean 'entropy'"),
+        ({"policy": False}, r"found false \(a boolean\); YAML reads on, off, yes and no"),
+        ({"seeds": 3}, r"^seeds: expected a list, found 3"),
+        ({"seeds": [1, "x"]}, r"^seeds\.1: expected an integer, found 'x'"),
+        ({"span": [1]}, r"^span: expected a list of 2, found \[1\]"),
+        ({"arms": [{}, {"stps": 1}]}, r"unknown key 'arms\.1\.stps'; did you mean 'steps'"),
+        ({"weights": {"ce": "x"}}, r"^weights\.ce: expected a number"),
+        ({"weights": [1]}, r"^weights: expected a mapping"),
+        ({"by_name": {"a": {"x": 1}}}, r"unknown key 'by_name\.a\.x'"),
+        ({"cut": [1]}, r"^cut: expected an integer or text, found \[1\]"),
+        ({"path": 3}, r"^path: expected a path, found 3"),
+        ({"maybe": {"steps": "x"}}, r"^maybe\.steps: expected an integer"),
+        ({"training": {"steps": 0}}, r"^training: steps must be at least 1, got 0$"),
+    ],
+)  # fmt: skip
+def test_errors_name_path_value_and_type(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**values)
+
+
+def test_missing_key_where_and_source() -> None:
+    with pytest.raises(ConfigError, match=r"^r\.yaml: missing key 'arms\.title'"):
+        build(Outer, {}, where="arms", source="r.yaml")
+    with pytest.raises(ConfigError, match=r"^top level: expected a mapping, found null"):
+        build(Outer, None)  # type: ignore[arg-type]
+
+
+def test_load_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("base: &b {x: 1, y: 2}\nother:\n  <<: *b\n  y: 3\nlr: 1e-4\n")
+    assert load_yaml(path) == {
+        "base": {"x": 1, "y": 2},
+        "other": {"x": 1, "y": 3},
+        "lr": "1e-4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", r"line 4: key 'c' is there already \(line 3\)"),
+        ("a: 1\non: 2\n", r"line 2: key 'on' is not text; put it in quotes"),
+        ("a: 1\n1: 2\n", r"line 2: key '1' is not text"),
+        ("a: 1\nb: [1\n", r"r\.yaml, line 3: not valid YAML"),
+        ("a: b: c\n", r"line 1: not valid YAML \(mapping values are not allowed here\)"),
+        ("- 1\n", r"expected 'key: value' lines at the top, found \[1\]"),
+        ("", r"at the top, found nothing"),
+        ("a: !!python/object/apply:os.getcwd []\n", r"line 1: not valid YAML"),
+    ],
+)
+def test_load_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_load_yaml_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        load_yaml(tmp_path / "none.yaml")
+    (tmp_path / "x.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_yaml(tmp_path / "x.yaml")
+
+
+def test_overrides() -> None:
+    mapping = {"training": {"lr": 1}, "arms": [{"name": "a"}, {"name": "b"}], "empty": None}
+    changed = apply_overrides(
+        mapping,
+        ["training.lr=1e-4", "arms.1.name=c", "new.deep.key=[1, 2]", "empty.x=null", "arms.0={}",
+         "text=a=b"],
+    )  # fmt: skip
+    assert changed == {
+        "training": {"lr": "1e-4"},
+        "arms": [{}, {"name": "c"}],
+        "new": {"deep": {"key": [1, 2]}},
+        "empty": {"x": None},
+        "text": "a=b",
+    }
+    assert mapping["arms"] == [{"name": "a"}, {"name": "b"}]  # the original is untouched
+    assert mapping["empty"] is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.lr", "expected 'section.key=value'"),
+        ("=3", "expected 'section.key=value'"),
+        ("a..b=3", "expected 'section.key=value'"),
+        ("training.lr.x=3", r"training\.lr is 1 \(an integer\), it has no 'x'"),
+        ("arms.2.name=x", "arms is a list of 2; expected an index from 0 to 1, found '2'"),
+        ("arms.name=x", "found 'name'"),
+        ("a=[1", "not valid YAML"),
+        ("a={x: 1, x: 2}", "not valid YAML"),
+    ],
+)
+def test_override_errors(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        apply_overrides({"training": {"lr": 1}, "arms": [{}, {}]}, [override])
+
+
+def test_to_plain() -> None:
+    class Color(enum.Enum):
+        RED = "red"
+
+    plain = to_plain(
+        {"d": Inner(), "t": (1, {2, 1}), "n": np.float32(0.25), "a": np.arange(3), "c": Color.RED,
+         "p": Path("x/y"), "nan": float("nan"), "inf": -np.inf, "b": np.bool_(True), 3: None}
+    )  # fmt: skip
+    assert plain == {
+        "d": {"learning_rate": 1e-3, "steps": 10, "is_fast": False, "name": None},
+        "t": [1, [1, 2]], "n": 0.25, "a": [0, 1, 2], "c": "red", "p": "x/y", "nan": None,
+        "inf": "-inf", "b": True, "3": None,
+    }  # fmt: skip
+    with pytest.raises(TypeError, match="object has no plain JSON form"):
+        to_plain(object())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(), json_values, min_size=2), st.randoms(use_true_random=False))
+def test_fingerprint_ignores_key_order_only(mapping: dict[str, Any], random) -> None:
+    items = list(mapping.items())
+    random.shuffle(items)
+    assert fingerprint(dict(items)) == fingerprint(mapping)
+    assert fingerprint({**mapping, items[0][0]: [items[0][1]]}) != fingerprint(mapping)
+    assert fingerprint(mapping, 1) != fingerprint(1, mapping)
+
+
+def test_fingerprint_is_frozen_and_16_hex() -> None:
+    # sha256 of '[{"a":1,"b":[true,null]}]'
+    assert fingerprint({"b": [True, None], "a": 1}) == "f20243358b11ff01"
+
+
+def test_build_of_to_plain_is_the_identity() -> None:
+    config = make(training={"learning_rate": 0.5}, arms=[{"steps": 3}], path="a", betas=[1, 2])
+    assert build(Outer, to_plain(config)) == config

@@ -1,0 +1,414 @@
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tabom.core.errors import ConfigError, DataError, ModelError
+from tabom.core.keys import text_key, uniform
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.loop import Decoded, DecodeRequest, decode
+from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
+
+Models = Callable[[str], MaskedDiffusionModel]
+Requests = Callable[..., list[DecodeRequest]]
+
+
+@dataclass
+class Oracle:
+    """A response decoded slot by slot in plain Python."""
+
+    ids: list[int]
+    step: list[int]
+    entropy: list[float]
+    confidence: list[float]
+    field: list[list[float]]
+
+
+def softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    weights = [math.exp(x - top) for x in logits]
+    return [w / sum(weights) for w in weights]
+
+
+def nats(p: list[float]) -> float:
+    return -sum(x * math.log(x) for x in p if x > 0)
+
+
+def truncated(
+    logits: list[float], temperature: float, top_p: float | None, top_k: int | None
+) -> list[float]:
+    """Probabilities after temperature, nucleus and top-k, written from the definition."""
+    p = softmax([x / temperature for x in logits])
+    keep = sorted(range(len(p)), key=lambda v: -p[v])
+    if top_p is not None:
+        keep = [v for i, v in enumerate(keep) if i == 0 or sum(p[w] for w in keep[:i]) <= top_p]
+    keep = keep[:top_k]
+    total = sum(p[v] for v in keep)
+    return [p[v] / total if v in keep else 0.0 for v in range(len(p))]
+
+
+@torch.no_grad()
+def brute_force(
+    model: MaskedDiffusionModel, request: DecodeRequest, config: DecodingConfig, *, seed: int = 0
+) -> Oracle:
+    """One unpadded row, logits of every position in float64, one slot considered at a time."""
+    lm = model.lm
+    n, prompt = config.max_new_tokens, list(request.prompt_ids)
+    key = text_key(request.id)
+    out = Oracle([model.ids.mask] * n, [-1] * n, [math.nan] * n, [math.nan] * n, [])
+    step = 0
+    while -1 in out.step:
+        ids = torch.tensor([prompt + out.ids])
+        logits_SV = lm(input_ids=ids, use_cache=False).logits[0].double()  # type: ignore[operator]
+        shift = 1 if model.spec.alignment == "shift_right" else 0
+        seen: dict[int, tuple[float, int, float, float]] = {}
+        for slot in range(n):
+            if out.step[slot] >= 0:
+                continue
+            row = logits_SV[len(prompt) + slot - shift].tolist()
+            row[model.ids.mask] = -math.inf
+            plain = softmax(row)
+            if config.temperature > 0:
+                p = truncated(row, config.temperature, config.top_p, config.top_k)
+                point = uniform(seed, key, step, slot, 1)
+                token = next(v for v in range(len(p)) if sum(p[: v + 1]) > point)
+            else:
+                p = plain
+                token = max(range(len(p)), key=lambda v: p[v])
+            ranked = sorted(p, reverse=True)
+            score = {
+                "entropy": -nats(p),
+                "confidence": p[token],
+                "margin": ranked[0] - ranked[1],
+                "random": uniform(seed, key, step, slot),
+            }[config.policy]
+            seen[slot] = (score, token, nats(plain), plain[token])
+        out.field.append([seen[s][2] if s in seen else math.nan for s in range(n)])
+        length = config.block_length or n
+        block = min(seen) // length
+        ready = sorted((s for s in seen if s // length == block), key=lambda s: -seen[s][0])
+        for slot in ready[: config.tokens_per_step]:
+            _, out.ids[slot], out.entropy[slot], out.confidence[slot] = seen[slot]
+            out.step[slot] = step
+        step += 1
+    return out
+
+
+def same(decoded: Decoded, oracle: Oracle) -> None:
+    t = decoded.trajectory
+    assert t.response_ids_N.tolist() == oracle.ids
+    assert t.step_N.tolist() == oracle.step
+    np.testing.assert_allclose(t.entropy_N, oracle.entropy, atol=2e-4, rtol=1e-3)
+    np.testing.assert_allclose(t.confidence_N, oracle.confidence, atol=2e-4, rtol=1e-3)
+    assert t.num_forwards == len(oracle.field)
+
+
+GREEDY = [
+    DecodingConfig(max_new_tokens=12),
+    DecodingConfig(max_new_tokens=12, policy="confidence"),
+    DecodingConfig(max_new_tokens=12, policy="margin", tokens_per_step=2),
+    DecodingConfig(max_new_tokens=11, policy="entropy", tokens_per_step=3),
+    DecodingConfig(max_new_tokens=12, policy="random", tokens_per_step=2),
+    DecodingConfig(max_new_tokens=12, policy="confidence", block_length=4),
+    DecodingConfig(max_new_tokens=15, block_length=5, tokens_per_step=2),
+]
+SAMPLED = [
+    DecodingConfig(max_new_tokens=10, temperature=1.0),
+    DecodingConfig(max_new_tokens=10, temperature=0.7, policy="confidence", top_p=0.8),
+    DecodingConfig(max_new_tokens=10, temperature=1.5, policy="margin", top_k=3),
+    DecodingConfig(max_new_tokens=10, temperature=0.5, top_p=0.9, top_k=4, block_length=5),
+    DecodingConfig(max_new_tokens=10, temperature=1.0, policy="random", tokens_per_step=3),
+]
+
+
+@pytest.mark.parametrize("family", ["toy", "dream"])
+@pytest.mark.parametrize("config", GREEDY + SAMPLED, ids=str)
+def test_the_loop_does_what_plain_python_does(
+    config: DecodingConfig, family: str, models: Models, requests_of: Requests
+) -> None:
+    model, requests = models(family), requests_of([3, 7, 7, 5])
+    decoded = list(decode(model, requests, config, seed=4, batch_size=4, record_field=True))
+    assert [d.trajectory.id for d in decoded] == ["r0", "r1", "r2", "r3"]
+    for request, got in zip(requests, decoded, strict=True):
+        oracle = brute_force(model, request, config, seed=4)
+        same(got, oracle)
+        assert got.field_KN is not None
+        assert got.field_KN.dtype == np.float32
+        np.testing.assert_allclose(got.field_KN, oracle.field, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["toy", "dream"])
+@pytest.mark.parametrize("config", [GREEDY[0], GREEDY[4], GREEDY[6], SAMPLED[1]], ids=str)
+def test_results_do_not_depend_on_the_batch(
+    config: DecodingConfig, family: str, models: Models, requests_of: Requests
+) -> None:
+    model, requests = models(family), requests_of([3, 9, 5, 5, 3, 12, 4, 5])
+    runs = [
+        list(decode(model, requests, config, batch_size=size, sort_window=window))
+        for size, window in [(1, 1), (8, 8), (3, 2)]
+    ]
+    runs.append(list(decode(model, requests[::-1], config, batch_size=8))[::-1])
+    for run in runs[1:]:
+        for one, other in zip(runs[0], run, strict=True):
+            a, b = one.trajectory, other.trajectory
+            assert a.id == b.id
+            assert a.response_ids_N.tolist() == b.response_ids_N.tolist()
+            assert a.step_N.tolist() == b.step_N.tolist()
+            assert a.num_forwards == b.num_forwards
+            np.testing.assert_allclose(a.entropy_N, b.entropy_N, atol=1e-4)
+            np.testing.assert_allclose(a.confidence_N, b.confidence_N, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [GREEDY[0], GREEDY[6], SAMPLED[1]], ids=str)
+def test_the_chunk_size_does_not_matter(
+    config: DecodingConfig, models: Models, requests_of: Requests
+) -> None:
+    model, requests = models("dream"), requests_of([3, 7, 5])
+    one_row = 4 * model.vocab_size
+    whole, *chunked = (
+        list(decode(model, requests, config, max_logit_bytes=size))
+        for size in (2**28, 8 * one_row, 16 * one_row, 1)
+    )
+    for run in chunked:
+        for a, b in zip(whole, run, strict=True):
+            assert np.array_equal(a.trajectory.response_ids_N, b.trajectory.response_ids_N)
+            assert np.array_equal(a.trajectory.step_N, b.trajectory.step_N)
+            # equal up to the rounding of another GEMM kernel
+            np.testing.assert_allclose(a.trajectory.entropy_N, b.trajectory.entropy_N, atol=1e-5)
+
+
+def test_other_seeds_and_ids_draw_otherwise(models: Models, requests_of: Requests) -> None:
+    model, (request,) = models("toy"), requests_of([5])
+    other_id = DecodeRequest(id="other", prompt_ids=request.prompt_ids)
+    for config in (SAMPLED[0], GREEDY[4]):
+        base, seed, id_ = (
+            next(decode(model, [r], config, seed=s)).trajectory
+            for r, s in [(request, 0), (request, 1), (other_id, 0)]
+        )
+        for changed in (seed, id_):
+            assert base.step_N.tolist() != changed.step_N.tolist()
+
+
+@pytest.mark.parametrize(
+    "n, k, block, forwards",
+    [(12, 1, None, 12), (12, 5, None, 3), (12, 2, 3, 8), (12, 12, None, 1), (6, 50, 2, 3)],
+)
+def test_number_of_forwards(
+    n: int,
+    k: int,
+    block: int | None,
+    forwards: int,
+    models: Models,
+    requests_of: Requests,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, calls = models("toy"), []
+    hidden_states = model.hidden_states
+
+    def counted(ids: Tensor, mask: Tensor | None) -> Tensor:
+        calls.append(mask)
+        return hidden_states(ids, mask)
+
+    monkeypatch.setattr(model, "hidden_states", counted)
+    config = DecodingConfig(max_new_tokens=n, tokens_per_step=k, block_length=block)
+    for decoded in decode(model, requests_of([4, 4]), config):
+        steps = decoded.trajectory.step_N.tolist()
+        assert decoded.trajectory.num_forwards == forwards
+        assert sorted(set(steps)) == list(range(forwards))  # no empty step
+        assert max(steps.count(s) for s in steps) <= k
+        for left, right in pairwise(range(0, n, block or n)):
+            assert max(steps[left : left + (block or n)]) < min(steps[right : right + (block or n)])
+    assert len(calls) == forwards
+    assert calls == [None] * forwards  # no padding, no mask
+
+
+def test_only_masked_rows_of_the_block_go_through_the_head(
+    models: Models, requests_of: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tabom.decoding.loop as loop
+
+    rows: list[int] = []
+
+    def counted(hidden_RD: Tensor, weight_VD: Tensor) -> Tensor:
+        rows.append(len(hidden_RD))
+        return linear(hidden_RD, weight_VD)
+
+    linear = loop.linear
+    monkeypatch.setattr(loop, "linear", counted)
+    config = DecodingConfig(max_new_tokens=6, block_length=3)
+    list(decode(models("toy"), requests_of([4, 6]), config))
+    assert rows == [6, 4, 2, 6, 4, 2]
+
+
+class Constant(nn.Module):
+    """A backbone whose logits are the same at every position; `model` gives the hidden states."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, len(logits), bias=False)
+        self.head.weight.data = torch.tensor(logits)[:, None]
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+    def model(self, *, input_ids: Tensor, **_: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=torch.ones(*input_ids.shape, 1))
+
+
+def constant(logits: list[float], *, mask: int) -> MaskedDiffusionModel:
+    return MaskedDiffusionModel(
+        Constant(logits),
+        spec=FamilySpec(name="toy", alignment="identity"),
+        ids=TokenIds(mask=mask, pad=0, eos=(0,), filler=0, sources={}),
+        tokenizer=None,
+        name_or_path="constant",
+    )
+
+
+ONE = [DecodeRequest(id="a", prompt_ids=[1])]
+
+
+@pytest.mark.parametrize("policy", ["entropy", "confidence", "margin"])
+def test_ties_go_to_the_lowest_slot_and_the_lowest_token(policy: Any) -> None:
+    model = constant([1.0, 2.0, 2.0, 0.0], mask=3)
+    config = DecodingConfig(policy=policy, max_new_tokens=40, tokens_per_step=3)
+    t = next(decode(model, ONE, config)).trajectory
+    assert t.step_N.tolist() == [i // 3 for i in range(40)]
+    assert t.response_ids_N.tolist() == [1] * 40
+
+
+def test_a_model_that_loves_the_mask_still_answers() -> None:
+    # p(mask) is 0.98; without it p = (1/4, 3/4)
+    model = constant([0.0, math.log(3.0), math.log(200.0)], mask=2)
+    t = next(decode(model, ONE, DecodingConfig(max_new_tokens=3))).trajectory
+    assert t.response_ids_N.tolist() == [1, 1, 1]
+    expected = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
+    np.testing.assert_allclose(t.entropy_N, expected, rtol=1e-6)
+    np.testing.assert_allclose(t.confidence_N, 0.75, rtol=1e-6)
+
+
+def test_without_suppression_the_mask_can_win_and_the_slot_stays_masked() -> None:
+    model = constant([0.0, math.log(3.0), math.log(200.0)], mask=2)
+    config = DecodingConfig(max_new_tokens=3, suppress_mask=False)
+    t = next(decode(model, ONE, config)).trajectory
+    assert t.response_ids_N.tolist() == [2, 2, 2]
+    assert t.step_N.tolist() == [-1, -1, -1]
+    assert np.isnan(t.entropy_N).all()
+    assert t.num_forwards == 3
+
+
+def test_sampling_follows_the_distribution() -> None:
+    # 4000 draws of p = (1/8, 5/8, 2/8); 4 sd of a share is at most 0.031
+    model = constant([math.log(1.0), math.log(5.0), math.log(2.0), 9.0], mask=3)
+    config = DecodingConfig(max_new_tokens=4000, tokens_per_step=4000, temperature=1.0)
+    t = next(decode(model, ONE, config, seed=8)).trajectory
+    shares = np.bincount(t.response_ids_N, minlength=4) / 4000
+    np.testing.assert_allclose(shares, [0.125, 0.625, 0.25, 0], atol=0.031)
+    np.testing.assert_allclose(t.confidence_N, np.array([1, 5, 2])[t.response_ids_N] / 8, rtol=1e-5)
+
+
+def test_recorded_numbers_are_untempered() -> None:
+    logits = [0.0, math.log(3.0), 5.0]
+    config = DecodingConfig(max_new_tokens=4, temperature=0.01, top_k=1)
+    t = next(decode(constant(logits, mask=2), ONE, config)).trajectory
+    assert t.response_ids_N.tolist() == [1] * 4
+    np.testing.assert_allclose(t.confidence_N, 0.75, rtol=1e-6)
+
+
+def test_logits_that_are_not_finite_stop_the_run() -> None:
+    model = constant([math.nan, 1.0, 2.0], mask=2)
+    with pytest.raises(ModelError, match="constant gives logits that are not finite at step 0"):
+        next(decode(model, ONE, DecodingConfig(max_new_tokens=3)))
+
+
+def test_adapters_act_while_decoding(models: Models, requests_of: Requests, tmp_path: Any) -> None:
+    from tabom.models.loading import load_model
+
+    model = load_model(models("toy").name_or_path, require_tokenizer=False)
+    config, requests = DecodingConfig(max_new_tokens=8), requests_of([5, 3])
+    plain = list(decode(model, requests, config))
+    attach_lora(model, LoraSettings(r=4), seed=1)
+    fresh = list(decode(model, requests, config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
+    trained = list(decode(model, requests, config))
+    for a, b, c in zip(plain, fresh, trained, strict=True):
+        assert np.array_equal(a.trajectory.entropy_N, b.trajectory.entropy_N)
+        assert not np.allclose(a.trajectory.entropy_N, c.trajectory.entropy_N, atol=1e-2)
+
+
+def test_what_the_request_carries_arrives(models: Models) -> None:
+    model = models("toy")
+    request = DecodeRequest(
+        id="x", prompt_ids=[3, 4], prompt="three", task="count", reference="7", row={"level": 2}
+    )
+    config = DecodingConfig(max_new_tokens=4, policy="margin")
+    decoded = next(decode(model, [request], config, fingerprint="f"))
+    t = decoded.trajectory
+    assert (t.id, t.prompt, t.task, t.reference) == ("x", "three", "count", "7")
+    assert (t.method, t.fingerprint, t.row) == ("margin", "f", {"level": 2})
+    assert t.prompt_ids.tolist() == [3, 4]
+    assert decoded.field_KN is None
+
+
+def test_training_mode_is_put_back_and_gradients_are_off(models: Models) -> None:
+    model = models("toy").train()
+    try:
+        list(decode(model, ONE, DecodingConfig(max_new_tokens=2)))
+        assert model.training
+    finally:
+        model.eval()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_requests_are_read_a_window_at_a_time(models: Models, requests_of: Requests) -> None:
+    taken: list[str] = []
+    finished: list[int] = []
+
+    def stream() -> Any:
+        for request in requests_of([4] * 7):
+            taken.append(request.id)
+            yield request
+
+    results = decode(
+        models("toy"),
+        stream(),
+        DecodingConfig(max_new_tokens=2),
+        batch_size=2,
+        sort_window=1,
+        progress=finished.append,
+    )
+    next(results)
+    assert (taken, finished) == (["r0", "r1"], [2])
+    assert len(list(results)) == 6
+    assert finished == [2, 2, 2, 1]
+
+
+def test_nothing_asked_nothing_given(models: Models) -> None:
+    assert list(decode(models("toy"), [], DecodingConfig())) == []
+
+
+@pytest.mark.parametrize(
+    "prompt_ids, words",
+    [([], "prompt_ids is empty"), ([1, 23], "token 23 is outside"), ([-1, 2], "token -1 is")],
+)
+def test_bad_prompts(prompt_ids: list[int], words: str, models: Models) -> None:
+    with pytest.raises(DataError, match=f"request 'bad': .*{words}"):
+        next(
+            decode(models("toy"), [DecodeRequest(id="bad", prompt_ids=prompt_ids)], DecodingConfig())
+        )
+
+
+def test_bad_sizes(models: Models) -> None:
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+        next(decode(models("toy"), ONE, DecodingConfig(), batch_size=0))

@@ -1,0 +1,120 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.policies import (
+    candidates_in_block,
+    entropy_nats,
+    fixed_quota,
+    policy_score,
+    row_stats,
+    select,
+)
+from tabom.decoding.sampling import LOWEST, draw, truncate
+
+THIRDS = torch.tensor([[0.5, 0.25, 0.25]]).log()
+
+
+def test_scores_by_hand() -> None:
+    token = torch.tensor([1])
+    assert policy_score(THIRDS, token, policy="entropy").item() == pytest.approx(-1.5 * math.log(2))
+    assert policy_score(THIRDS, token, policy="confidence").item() == pytest.approx(0.25)
+    assert policy_score(THIRDS, token, policy="margin").item() == pytest.approx(0.25)
+
+
+def test_entropy_of_near_certainty_is_exact_and_not_negative() -> None:
+    # p = 1 - 1e-6: h = 1e-6 * ln(1e6) + 1e-6. A difference of logsumexp and mean logit loses it.
+    logits = torch.tensor([[30.0, 30.0 + math.log(1e-6)]])
+    h = entropy_nats(logits.log_softmax(-1)).item()
+    assert h == pytest.approx(1e-6 * math.log(1e6) + 1e-6, rel=2e-2)
+    assert entropy_nats(torch.tensor([[0.0, LOWEST]])).item() == 0
+
+
+def test_tempered_score_untempered_record() -> None:
+    config = DecodingConfig(temperature=0.5, policy="confidence")
+    # p = (1/2, 1/4, 1/4) squared and renormalised: (4/6, 1/6, 1/6); the last id is the mask
+    logits = torch.cat([THIRDS, torch.tensor([[7.0]])], dim=1)
+    stats = row_stats(logits, config=config, mask_id=3, token_uniform_R=torch.tensor([0.7]).double())
+    assert stats.token_R.tolist() == [1]
+    assert stats.score_R.item() == pytest.approx(1 / 6)
+    assert stats.confidence_R.item() == pytest.approx(0.25)
+    assert stats.entropy_R.item() == pytest.approx(1.5 * math.log(2))
+
+
+@pytest.mark.parametrize("policy", ["entropy", "confidence", "margin"])
+def test_low_temperature_makes_no_nan(policy: str) -> None:
+    config = DecodingConfig(temperature=1e-3, top_p=0.9, policy=policy)  # type: ignore[arg-type]
+    logits = torch.tensor([[1.0, 2.0, 90.0], [-50.0, 3.0, 4.0]])
+    stats = row_stats(
+        logits, config=config, mask_id=2, token_uniform_R=torch.tensor([0.999, 0.0]).double()
+    )
+    assert stats.token_R.tolist() == [1, 1]
+    assert torch.isfinite(stats.score_R).all()
+
+
+def test_row_stats_does_not_touch_its_input() -> None:
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    before = logits.clone()
+    row_stats(logits, config=DecodingConfig(), mask_id=1)
+    assert torch.equal(before, logits)
+
+
+def test_nucleus_by_hand() -> None:
+    logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
+
+    def kept(top_p: float | None = None, top_k: int | None = None) -> list[int]:
+        return (truncate(logits, top_p=top_p, top_k=top_k)[0] > LOWEST).nonzero()[:, 0].tolist()
+
+    assert kept(top_p=0.01) == [1]
+    assert kept(top_p=0.39) == [1]
+    assert kept(top_p=0.41) == [1, 2]
+    assert kept(top_p=0.75) == [1, 2, 3]
+    assert kept(top_p=1.0) == [0, 1, 2, 3]
+    assert kept(top_k=2) == [1, 2]
+    assert kept(top_k=9) == [0, 1, 2, 3]
+    assert kept(top_p=0.75, top_k=1) == [1]
+    tied = torch.zeros(1, 4)
+    assert (truncate(tied, top_p=None, top_k=2) > LOWEST).all()
+
+
+@given(
+    st.lists(st.one_of(st.just(LOWEST), st.floats(-20, 20)), min_size=2, max_size=9),
+    st.one_of(st.floats(0, 1, exclude_max=True), st.just(1 - 2**-53)),
+)
+@settings(deadline=None, max_examples=200)
+def test_draw_never_gives_an_impossible_token(logits: list[float], point: float) -> None:
+    if max(logits) == LOWEST:
+        logits[0] = 0.0
+    row = torch.tensor([logits], dtype=torch.float32)
+    token = int(draw(row, torch.tensor([point], dtype=torch.float64)))
+    p = row.double().softmax(-1)[0]
+    assert p[token] > 0
+    assert p[:token].sum() <= point + 1e-12
+    assert p[: token + 1].sum() > point - 1e-12
+
+
+def test_blocks_by_hand() -> None:
+    open_BN = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 0]]).bool()
+    assert candidates_in_block(open_BN, block_length=2).int().tolist() == [
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    assert torch.equal(candidates_in_block(open_BN, block_length=None), open_BN)
+    assert fixed_quota(open_BN, tokens_per_step=4).tolist() == [4, 3, 0]
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=150)
+def test_select_takes_the_best_candidates(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 12))
+    scores = data.draw(st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0]), min_size=n, max_size=n))
+    candidates = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    quota = data.draw(st.integers(0, sum(candidates)))
+    chosen = select(torch.tensor([scores]), torch.tensor([candidates]), torch.tensor([quota]))
+    ready = sorted((s for s in range(n) if candidates[s]), key=lambda s: (-scores[s], s))
+    assert chosen[0].nonzero()[:, 0].tolist() == sorted(ready[:quota])

@@ -1,0 +1,85 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tabom.core.errors import ModelError
+from tabom.models.families import get_family
+from tabom.models.ids import resolve_ids
+
+
+def tokenizer(**ids: Any) -> SimpleNamespace:
+    names = {f"{kind}_token": f"<{kind}>" for kind in ("mask", "eos", "pad")}
+    empty = {f"{kind}_token_id": None for kind in ("mask", "eos", "pad")}
+    vocabulary = {"<|im_end|>": 45, "a": 1}
+    return SimpleNamespace(**names, **{**empty, **ids}, get_vocab=lambda: vocabulary)
+
+
+DREAM, TOY = get_family("dream"), get_family("toy")
+CONFIG = {"mask_token_id": 66, "eos_token_id": 43, "pad_token_id": 42}
+
+
+@pytest.mark.parametrize(
+    "config, tok, user, mask, source",
+    [
+        (CONFIG, tokenizer(mask_token_id=66), 7, 7, "--mask_token_id"),
+        (CONFIG, tokenizer(mask_token_id=65), 7, 7, "--mask_token_id"),
+        (CONFIG, None, None, 66, "config.json mask_token_id"),
+        ({"eos_token_id": 43}, tokenizer(mask_token_id=65), None, 65, "tokenizer mask_token"),
+        ({"eos_token_id": 43}, tokenizer(), None, 151666, "default of family dream"),
+    ],
+)
+def test_mask_comes_from_the_first_that_knows(
+    config: dict[str, Any], tok: Any, user: int | None, mask: int, source: str
+) -> None:
+    ids = resolve_ids(config, family=DREAM, tokenizer=tok, mask_token_id=user)
+    assert ids.mask == mask
+    assert ids.sources["mask"].startswith(source)
+
+
+def test_config_and_tokenizer_that_disagree_are_not_guessed_between() -> None:
+    with pytest.raises(ModelError, match="says mask_token_id 66, the tokenizer says 65"):
+        resolve_ids(CONFIG, family=DREAM, tokenizer=tokenizer(mask_token_id=65))
+
+
+def test_no_mask_anywhere() -> None:
+    with pytest.raises(ModelError, match="no mask token id.*family toy has no default"):
+        resolve_ids({"eos_token_id": 1}, family=TOY, tokenizer=tokenizer())
+
+
+def test_eos_gathers_every_end_and_the_filler_is_the_first() -> None:
+    config = {**CONFIG, "eos_token_id": [43, 44]}
+    ids = resolve_ids(config, family=DREAM, tokenizer=tokenizer(eos_token_id=44))
+    assert ids.eos == (43, 44, 45)
+    assert (ids.filler, ids.pad) == (43, 42)
+    assert ids.sources["end_of_turn"] == "tokenizer <|im_end|>"
+    toy = resolve_ids(CONFIG, family=TOY, tokenizer=tokenizer(eos_token_id=40))
+    assert toy.eos == (43, 40)
+    assert "end_of_turn" not in toy.sources
+
+
+def test_eos_and_pad_from_the_tokenizer() -> None:
+    tok = tokenizer(eos_token_id=40, pad_token_id=39)
+    ids = resolve_ids({"mask_token_id": 66}, family=TOY, tokenizer=tok)
+    assert (ids.eos, ids.pad) == ((40,), 39)
+    assert (ids.sources["eos"], ids.sources["pad"]) == (
+        "tokenizer eos_token",
+        "tokenizer pad_token '<pad>'",
+    )
+
+
+def test_pad_falls_to_the_eos_and_says_so() -> None:
+    ids = resolve_ids({"mask_token_id": 66, "eos_token_id": 0}, family=TOY, tokenizer=None)
+    assert (ids.pad, ids.eos) == (0, (0,))
+    assert "no pad_token" in ids.sources["pad"]
+
+
+def test_no_eos_anywhere() -> None:
+    with pytest.raises(ModelError, match="no EOS id"):
+        resolve_ids({"mask_token_id": 66}, family=TOY, tokenizer=None)
+
+
+@pytest.mark.parametrize("taken, name", [(43, "EOS"), (42, "pad")])
+def test_mask_that_is_also_another_special(taken: int, name: str) -> None:
+    with pytest.raises(ModelError, match=f"mask token id {taken} .* is also the {name} id"):
+        resolve_ids(CONFIG, family=DREAM, tokenizer=None, mask_token_id=taken)
