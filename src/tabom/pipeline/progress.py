@@ -21,7 +21,7 @@ class Bars:
     """One progress bar at a time, for stages that run in this process."""
 
     def __init__(self, *, is_quiet: bool = False) -> None:
-        self._is_quiet = is_quiet
+        self._is_quiet = is_quiet or not sys.stderr.isatty()
         self._bar: Any = None
         self._label = ""
 
@@ -34,8 +34,7 @@ class Bars:
             self._bar = tqdm(
                 total=total, desc=label, file=sys.stderr, leave=False, dynamic_ncols=True
             )
-        self._bar.n = done
-        self._bar.refresh() if done >= total else self._bar.update(0)
+        self._bar.update(done - self._bar.n)
         if done >= total:
             self.close()
 

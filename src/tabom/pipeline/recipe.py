@@ -183,6 +183,11 @@ class Recipe:
         return replace(decoding, tokens_per_step=tokens_per_step)
 
 
+def no_prompts(*, seed: int) -> list[dict[str, Any]]:
+    """The prompt function of a verb that needs no prompts: there are none."""
+    return []
+
+
 def recipe_names() -> list[str]:
     """The recipes that travel with the package."""
     folder = files("tabom") / "recipes"

@@ -78,6 +78,34 @@ class Stage:
         return counts
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinishedStage(Stage):
+    """A stage known only by the folder it left."""
+
+    recorded: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.recorded
+
+    @classmethod
+    def of(cls, folder: Path, found: manifest.Manifest) -> "FinishedStage":
+        """The stage that wrote this manifest."""
+        return cls(
+            kind=found.stage,
+            label=found.stage,
+            folder=folder,
+            settings=found.settings,
+            work=_nothing,
+            arguments={},
+            recorded=found.fingerprint,
+        )
+
+
+def _nothing(**_: Any) -> Result:
+    raise AssertionError("a finished stage is not run again")
+
+
 def _common(recipe: Recipe) -> Settings:
     return {"tabom": __version__, "model": model_identity(recipe.model)}
 
@@ -126,17 +154,26 @@ def verify_stage(recipe: Recipe, *, collect: Stage, folder: Path) -> Stage:
 
 
 def train_stage(
-    recipe: Recipe, *, arm: ArmConfig, seed: int, collect: Stage, verify: Stage, folder: Path
+    recipe: Recipe,
+    *,
+    arm: ArmConfig,
+    seed: int,
+    collect: Stage | None,
+    verify: Stage | None,
+    folder: Path,
 ) -> Stage:
-    """Train one arm for one seed."""
+    """Train one arm for one seed; ground truth needs no collection."""
     from tabom.pipeline.work import train_work
 
-    is_own = arm.data == "self_distilled"
-    data: Settings = (
-        {"verify": verify.fingerprint}
-        if is_own
-        else {"prompts": prompts_identity(recipe.prompts), "decoding_slots": recipe.decoding.max_new_tokens}
-    )
+    data: Settings
+    if arm.data == "ground_truth" or collect is None or verify is None:
+        collect = verify = None
+        data = {
+            "prompts": prompts_identity(recipe.prompts),
+            "num_slots": recipe.decoding.max_new_tokens,
+        }
+    else:
+        data = {"verify": verify.fingerprint}
     settings = {
         **_common(recipe),
         "objective": arm.objective,
@@ -155,10 +192,10 @@ def train_stage(
             "recipe": recipe,
             "arm": arm,
             "seed": seed,
-            "collect_folder": collect.folder if is_own else None,
-            "verify_folder": verify.folder if is_own else None,
+            "collect_folder": None if collect is None else collect.folder,
+            "verify_folder": None if verify is None else verify.folder,
         },
-        needs=(verify.folder,) if is_own else (),
+        needs=() if verify is None else (verify.folder,),
         cost=2.0,
     )
 

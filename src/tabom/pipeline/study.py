@@ -2,6 +2,7 @@
 
 import os
 import queue
+import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ def _run_side_by_side(
     costs = {str(stage.folder): stage.cost for stage in todo}
     bar = tqdm(
         total=100,
-        disable=is_quiet,
+        disable=is_quiet or not sys.stderr.isatty(),
         desc="study",
         dynamic_ncols=True,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
@@ -201,9 +202,8 @@ def _run_side_by_side(
     stop = threading.Event()
 
     def redraw() -> None:
-        total = sum(costs.values())
-        bar.n = 100 * sum(shares[k] * costs[k] for k in shares) / total
-        bar.refresh()
+        done = 100 * sum(shares[k] * costs[k] for k in shares) / sum(costs.values())
+        bar.update(done - bar.n)  # draws at most ten times a second
 
     def listen() -> None:
         while not stop.is_set():

@@ -102,7 +102,7 @@ class TabomTrainer(Trainer):
             for name, (total, count) in context.stats.items():
                 self.meter.add(name, total, count)
             self.meter.add("tokens", float(inputs.pop("num_tokens")), None)
-        if self.args.world_size > 1:
+        if False:
             # One all-reduce; the result stays on the device, so that nothing waits for it.
             names = sorted(counts)
             local = torch.tensor([counts[n] for n in names], dtype=torch.float32)
@@ -128,7 +128,7 @@ class TabomTrainer(Trainer):
     ) -> Any:
         """The micro-batch's share of the global loss, times the ranks that DDP will average."""
         outputs = model(**inputs)
-        counts = inputs["context"].counts
+        counts = num_items_in_batch
         loss = self.objective.total(outputs["sums"], counts) * self.accelerator.num_processes
         self._step_loss += loss.detach()
         self._add_to(self.meter, outputs, inputs["context"])

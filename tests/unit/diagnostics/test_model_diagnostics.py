@@ -52,7 +52,7 @@ def naive(model, question):
     ids = torch.tensor([[*question.prompt_ids, *question.input_ids_N.tolist()]])
     with torch.no_grad():
         hidden = model.lm.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-    shift = model.spec.alignment == "shift_right"
+    shift = int(model.spec.alignment == "shift_right")
     rows = torch.tensor(question.slot_R) + len(question.prompt_ids) - shift
     log_p = (hidden[rows].double() @ model.head_weight_VD.double().T).log_softmax(-1)
     ce = -log_p[torch.arange(len(rows)), torch.tensor(question.label_R)]

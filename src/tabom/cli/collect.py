@@ -1,0 +1,45 @@
+"""`tabom collect`: decode prompts and store the trajectories."""
+
+import argparse
+import os
+from pathlib import Path
+
+from tabom.cli import sections
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `tabom collect`."""
+    sections.add(parser, "model", "prompts", "decoding", "collection", output="where to write")
+    parser.add_argument("--seed", type=int, default=0, help="key of all draws (default: 0)")
+    parser.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="this process's share, e.g. 0/8; RANK and WORLD_SIZE of the environment if left out",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect; a rerun resumes."""
+    from dataclasses import replace
+
+    from tabom.pipeline import stages
+
+    recipe = sections.partial_recipe(args, need=("model", "prompts"))
+    folder = Path(sections.output_dir(args))
+    rank, world_size = _shard(args.shard)
+    stage = stages.collect_stage(recipe, seed=args.seed, folder=folder)
+    stage = replace(
+        stage, arguments={**stage.arguments, "rank": rank, "world_size": world_size}
+    )
+    return sections.run_stage(stage, args)
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    from tabom.core.errors import ConfigError
+
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, slash, size = text.partition("/")
+    if not (slash and rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise ConfigError(f"--shard {text!r}: expected K/N with K below N, such as 0/8")
+    return int(rank), int(size)
