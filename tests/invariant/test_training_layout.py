@@ -70,6 +70,7 @@ def test_one_batch_equals_eight_of_one(world: ModuleType, tmp_path: Path) -> Non
         per_device_train_batch_size=1,
         gradient_accumulation_steps=8,
         gradient_checkpointing=True,
+        dataloader_num_workers=1,
         per_device_eval_batch_size=2,
     )
     assert_close(world.weights(parts), world.weights(whole))
@@ -84,7 +85,11 @@ def free_port() -> int:
 
 def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> None:
     """2 ranks x 2 x 2 under gloo; the held-out set of 5 does not divide by two either."""
-    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    settings = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "per_device_eval_batch_size": 2,
+    }
     environment = {
         **os.environ,
         "WORLD_SIZE": "2",
@@ -160,6 +165,7 @@ def test_resumed_run_is_bit_equal(
 
 def test_checkpoint_of_another_run_is_refused(world: ModuleType, tmp_path: Path) -> None:
     settings = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
+    (tmp_path / "metrics.jsonl").write_text("of an older run")
     with pytest.raises(KilledError):
         world.run(tmp_path, progress=kill_after(3), **settings)
     with pytest.raises(StageError, match=r"learning_rate: 0.01 there, 0.02 here.*--resume never"):

@@ -28,9 +28,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(sections.output_dir(args))
     rank, world_size = _shard(args.shard)
     stage = stages.collect_stage(recipe, seed=args.seed, folder=folder)
-    stage = replace(
-        stage, arguments={**stage.arguments, "rank": rank, "world_size": world_size}
-    )
+    stage = replace(stage, arguments={**stage.arguments, "rank": rank, "world_size": world_size})
     return sections.run_stage(stage, args)
 
 

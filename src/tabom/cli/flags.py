@@ -14,7 +14,7 @@ from tabom.core.errors import ConfigError
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """The description of each field, read from the class docstring (`name: text` or `a, b: text`)."""
+    """The description of each field, read from the docstring (`name: text` or `a, b: text`)."""
     text = " ".join((cls.__doc__ or "").split())
     names = [f.name for f in dataclasses.fields(cls)]
     alternatives = "|".join(re.escape(n) for n in names)

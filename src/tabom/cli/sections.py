@@ -28,18 +28,11 @@ def add(parser: argparse.ArgumentParser, *names: str, output: str) -> None:
 
     An evaluation's sets have no flags: only a recipe can list them, and each has its own speeds.
     """
-    from tabom.pipeline import recipe as r
+    from typing import get_type_hints
 
-    classes: dict[str, Any] = {
-        "model": r.ModelConfig,
-        "prompts": r.PromptSource,
-        "decoding": r.DecodingConfig,
-        "collection": r.CollectionConfig,
-        "verifier": r.VerifierConfig,
-        "training": r.TrainingConfig,
-        "diagnostics": r.DiagnosticsConfig,
-        "evaluation": r.EvaluationConfig,
-    }
+    from tabom.pipeline.recipe import Recipe
+
+    classes = get_type_hints(Recipe)
     flags.add_common(parser, output=output)
     for name in names:
         skip = {"sets"}

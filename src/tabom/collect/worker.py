@@ -91,7 +91,8 @@ def collect(
     # By length: then batches hold little padding, and each is on disk as soon as it is decoded.
     requests.sort(key=lambda r: (len(r.prompt_ids), r.id))
     on_disk = scan_partial(folder)
-    mine = [r for r in requests if r.id not in on_disk][rank::world_size]
+    # The share is cut from all requests, not from what is left: ranks scan at different moments.
+    mine = [r for r in requests[rank::world_size] if r.id not in on_disk]
     num_forwards = 0
     if progress is not None:
         progress(0, len(mine))
@@ -113,7 +114,7 @@ def collect(
     counts: dict[str, Any] = {
         "prompts": len(prompts),
         "too_long": num_too_long,
-        "resumed": len(requests) - len(mine) if world_size == 1 else len(on_disk),
+        "resumed": len(requests[rank::world_size]) - len(mine),
         "decoded": len(mine),
         "forwards": num_forwards,
         "seconds": round(time.perf_counter() - started, 3),

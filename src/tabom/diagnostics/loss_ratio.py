@@ -140,7 +140,8 @@ def _losses(
         num_asked = length if filler == "ignore" else num_slots
         for m, ratio in enumerate(ratios):
             masked_N = rank_IN[i] < max(1, round(ratio * num_slots))
-            slot_R = np.flatnonzero(masked_N[:num_asked])
+            # A slot that the decoder never revealed has no token to be asked for.
+            slot_R = np.flatnonzero((masked_N & (canvas_N != model.ids.mask))[:num_asked])
             if len(slot_R) == 0:
                 continue
             questions.append(

@@ -88,7 +88,8 @@ def compare_arms(
         seeds.setdefault(arm, []).append(run_seed)
     if base is not None and base not in seeds:
         raise DataError(f"the base arm {base!r} is not among the arms {list(seeds)}")
-    roles = _roles(records for records in runs.values())
+    roles = _roles(runs.values())
+    accuracy_keys, metric_keys = _accuracy_keys(tables, roles), _metric_keys(runs, roles)
     bases: Mapping[str, Mean] = {}
     rows: list[ArmRow] = []
     order = list(seeds) if base is None else [base, *(a for a in seeds if a != base)]
@@ -103,11 +104,11 @@ def compare_arms(
             )
 
         means: dict[str, Mean] = {}
-        for key, cells in _accuracy_keys(tables, roles).items():
+        for key, cells in accuracy_keys.items():
             means[key] = mean(cells, None)
         if base is not None and "out_of_domain" in means:
             means["forgetting"] = _forgetting(means, bases or means, roles, len(seeds[arm]))
-        for metric, cells in _metric_keys(runs, roles).items():
+        for metric, cells in metric_keys.items():
             _check_new(metric, means)
             means[metric] = mean(cells, metric)
         for key in _scalar_keys(scalars or {}):

@@ -89,7 +89,9 @@ def read_records(path: str | Path) -> list[EvaluationRecord]:
         raise DataError(f"{path}: no such file; run evaluate first")
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines: that also splits at characters which a response may hold.
+            lines = path.read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines if line]
         else:
             rows = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as error:

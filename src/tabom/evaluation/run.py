@@ -3,6 +3,7 @@
 Legend: K steps (model calls), N response slots.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -155,12 +156,13 @@ def _record(
         for label, metric in metrics.items():
             try:
                 value = metric(**arguments)
-                numbers[label] = None if value is None else float(value)
+                number = math.nan if value is None else float(value)
             except Exception as error:
                 raise DataError(
                     f"metric {label!r} failed on {trajectory.id!r} of evaluation set {name!r}: "
                     f"{type(error).__name__}: {error}; mend the function or drop the metric"
                 ) from error
+            numbers[label] = None if math.isnan(number) else number
     return EvaluationRecord(
         set=name,
         role=role,

@@ -77,8 +77,9 @@ def macro_interval(
     is_crossed: True if all seeds saw the same documents: those are then drawn once a resample, for
         all seeds; False draws them anew within each drawn seed.
     Returns: the mean of the sets' means and the percentile interval. With S = 1 the interval holds
-        for that seed alone; with few seeds it is too narrow (by about sqrt((S-1)/S) in the part
-        that the seeds contribute).
+        for that seed alone; with few seeds it is too narrow in the part that the seeds
+        contribute (by about sqrt((S-1)/S)), and not crossed it is somewhat too wide, since the
+        documents' noise enters the seeds' resampling too. tests/unit/evaluation measures both.
     Raises: DataError if there is no set, or the sets differ in their number of seeds.
     """
     arrays = [np.asarray(v, dtype=np.float64) for v in values]
@@ -100,7 +101,7 @@ def macro_interval(
             document_RD = resample_counts(
                 value_SD.shape[1], num_resamples=num_resamples, seed=seed, stream=number
             )
-            sums_2R = [((seed_RS @ x_SD) * document_RD).sum(axis=1) for x_SD in both_2SD]
+            sums_2R = [((document_RD @ x_SD.T) * seed_RS).sum(axis=1) for x_SD in both_2SD]
         else:
             sums_2R = [np.zeros(num_resamples), np.zeros(num_resamples)]
             for s in range(value_SD.shape[0]):

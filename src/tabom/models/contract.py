@@ -33,6 +33,10 @@ class FamilySpec:
     alignment: Alignment  # "shift_right": the hidden state at p - 1 predicts position p (Dream)
     attention: Literal["full", "block_causal"] = "full"
     default_mask_id: int | None = None
+    # Where position 0 of a left-padded row is: its first token (Dream), or its first pad (LLaDA).
+    # Rotary embeddings are relative, so this is a matter of rounding: parity with the published
+    # code needs it.
+    positions: Literal["from_first_token", "from_first_pad"] = "from_first_token"
 
 
 class MaskedDiffusionModel(nn.Module):
@@ -86,10 +90,10 @@ class MaskedDiffusionModel(nn.Module):
         """
         kwargs: dict[str, Any] = {}
         if attention_mask_BS is not None:
-            position_ids_BS = (attention_mask_BS.long().cumsum(-1) - 1).masked_fill(
-                attention_mask_BS == 0, 1
-            )
-            kwargs = {"attention_mask": attention_mask_BS, "position_ids": position_ids_BS}
+            kwargs["attention_mask"] = attention_mask_BS
+            if self.spec.positions == "from_first_token":
+                position_BS = attention_mask_BS.long().cumsum(-1) - 1
+                kwargs["position_ids"] = position_BS.masked_fill(attention_mask_BS == 0, 1)
         output = self.base_lm.model(input_ids=input_ids_BS, use_cache=False, **kwargs)  # type: ignore[operator, union-attr]
         return output.last_hidden_state  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ from tabom.models.family import ConfigDict, Family
 
 MODULES = {
     "dream": "tabom.models.dream",
+    "llada": "tabom.models.llada",
     "toy": "tabom.models.toy",
 }
 

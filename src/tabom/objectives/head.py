@@ -148,7 +148,7 @@ def _reduce(tiles: _Tiles, kept: list[Tensor] | None) -> tuple[Tensor, Tensor, T
                 is_inside_R, z_RT.gather(1, column_R1).squeeze(1), label_logit_R
             )
             new_m_R = torch.maximum(m_R, z_RT.amax(1))
-            moved_R = (m_R - new_m_R).clamp(min=_LEAST)
+            moved_R = m_R - new_m_R
             scale_R = moved_R.exp()
             Q_R = (Q_R + moved_R * S_R) * scale_R
             S_R = S_R * scale_R

@@ -1,6 +1,7 @@
 """The recipe: one YAML file that describes a whole study."""
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -152,11 +153,11 @@ class Recipe:
         for what, names in (
             ("arms", [a.slug for a in self.arms]),
             ("evaluation.sets", [s.name for s in self.evaluation.sets]),
-            ("seeds", list(self.seeds)),
+            ("seeds", [str(s) for s in self.seeds]),
         ):
-            twice = {n for n in names if names.count(n) > 1}
+            twice = sorted(n for n, count in Counter(names).items() if count > 1)
             if twice:
-                raise ConfigError(f"{what}: {sorted(twice)} occurs more than once")
+                raise ConfigError(f"{what}: {', '.join(twice)} occurs more than once")
         if not self.arms:
             raise ConfigError("arms: a recipe needs at least one arm")
         if not self.seeds:

@@ -57,7 +57,9 @@ def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
 def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[dict[str, Any], Path]:
     root = Path(recipe.output_dir)
     summary = clean(summarize_study(recipe, plan, command=command))
-    write_text(root / RECIPE, yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True))
+    write_text(
+        root / RECIPE, yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
+    )
     build_report(summary, path=root / REPORT)
     write_json(root / SUMMARY, {k: v for k, v in summary.items() if k != "examples"})
     return summary, root / REPORT

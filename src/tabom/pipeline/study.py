@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tabom.core import manifest
 from tabom.core.errors import StageError
 from tabom.pipeline import stages
-from tabom.pipeline.progress import Bars, Report, silent
+from tabom.pipeline.progress import Bars, silent
 from tabom.pipeline.recipe import ArmConfig, Recipe
 from tabom.pipeline.stages import Stage
 
@@ -138,6 +138,7 @@ def run_plan(
     if not todo:
         return
     if num_workers <= 1 or len(todo) == 1:
+        _limit_threads(threads_per_worker)
         bars = Bars(is_quiet=is_quiet)
         for stage in todo:
             _tell(stage, stage.run(bars), is_quiet)
@@ -163,13 +164,14 @@ _events: Any = None  # in a worker: the queue to the parent, set once by `_start
 def _start_worker(events: Any, threads: int | None) -> None:
     global _events
     _events = events
+    _limit_threads(threads)
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Size torch's thread pools. Works only before torch is imported, as in a new process."""
     if threads is not None:
-        # Before torch is imported, or its pools keep their first size.
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(threads)
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _run_in_worker(stage: Stage) -> dict[str, Any]:
@@ -252,5 +254,3 @@ def _ready(waiting: dict[Path, Stage], running: Any) -> list[Stage]:
     """Stages whose needs are complete, those that open most work first."""
     blocked = set(waiting) | {stage.folder for stage in running}
     return [stage for stage in waiting.values() if not blocked.intersection(stage.needs)]
-
-

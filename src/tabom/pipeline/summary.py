@@ -16,7 +16,7 @@ from tabom.diagnostics.curves import reveal_curve
 from tabom.evaluation.compare import Mean, compare_arms
 from tabom.evaluation.records import EvaluationRecord, read_records, summarize
 from tabom.evaluation.stats import LEVEL
-from tabom.pipeline.recipe import Recipe
+from tabom.pipeline.recipe import ArmConfig, Recipe
 from tabom.pipeline.study import ArmRun, Plan
 from tabom.pipeline.work import FIELDS, RECORDS, TRAJECTORIES, num_shown
 from tabom.report.data import SCHEMA
@@ -54,7 +54,7 @@ def summarize_study(recipe: Recipe, plan: Plan, *, command: str) -> dict[str, An
         arms.append(
             {
                 "name": arm.name,
-                "objective": {"preset": arm.objective, **arm.options} if arm.is_trained else {},
+                "objective": _objective(arm),
                 "data": arm.data if arm.is_trained else "none",
                 "means": {k: _mean(m) for k, m in means.get(arm.name, {}).items()},
                 "seeds": [_seed(r, runs, scalars, manifests) for r in own],
@@ -85,6 +85,10 @@ def summarize_study(recipe: Recipe, plan: Plan, *, command: str) -> dict[str, An
         "examples": _examples(recipe, plan, runs, notes),
         "notes": [],
     }
+
+
+def _objective(arm: ArmConfig) -> dict[str, Any]:
+    return {"preset": arm.objective, **arm.options} if arm.is_trained else {}
 
 
 def _scalars(recipe: Recipe, run: ArmRun) -> dict[str, float]:
@@ -170,9 +174,7 @@ def _sets(runs: dict[tuple[str, int | None], list[EvaluationRecord]]) -> list[di
     ]
 
 
-def _tds_curves(
-    recipe: Recipe, notes: dict[tuple[str, int | None], Any]
-) -> list[dict[str, Any]]:
+def _tds_curves(recipe: Recipe, notes: dict[tuple[str, int | None], Any]) -> list[dict[str, Any]]:
     """The first in-domain set's curve of each arm, averaged over seeds."""
     name = next((s.name for s in recipe.evaluation.sets if s.role == "in_domain"), None)
     curves = []
@@ -298,5 +300,3 @@ def _examples(
                 }
             )
     return examples
-
-

@@ -235,7 +235,7 @@ def evaluate_work(
 
 
 def num_shown(num_slots: int) -> int:
-    """Responses of a set that the viewer can play: a field is N x N numbers, so fewer if N is big."""
+    """Responses of a set that the viewer can play; a field is N x N numbers."""
     return 6 if num_slots <= 64 else 2
 
 

@@ -1,6 +1,7 @@
 """The report: one HTML file that needs nothing else and opens by double click."""
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tabom.report import figures
@@ -41,14 +42,7 @@ def render(summary: Mapping[str, Any]) -> str:
     # Once, so that what is drawn, what is written and what is embedded are the same numbers.
     summary = clean(summary)
     script = _asset("report.js")
-    environment = Environment(
-        loader=PackageLoader("tabom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("report.html.j2")
+    template = _environment().get_template("report.html.j2")
     digest = hashlib.sha256(script.encode()).digest()
     return template.render(
         summary=summary,
@@ -79,9 +73,7 @@ def render(summary: Mapping[str, Any]) -> str:
         reasons=figures.reasons(summary),
         styles=figures.arm_styles(summary),
         trained=list(
-            dict.fromkeys(
-                run["arm"] for run in (summary.get("curves") or {}).get("training") or ()
-            )
+            dict.fromkeys(run["arm"] for run in (summary.get("curves") or {}).get("training") or ())
         ),
         seeds=_seed_rows(summary),
         recipe=_yaml(summary.get("recipe")),
@@ -109,6 +101,16 @@ def embed_json(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("tabom.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _asset(name: str) -> str:

@@ -83,7 +83,7 @@ def _cell(
 
 
 def tone(cell: Mapping[str, float | None], metric: Mapping[str, Any]) -> str:
-    """"gain" or "loss" where the interval of the change excludes zero and a side is better."""
+    """ "gain" or "loss" where the interval of the change excludes zero and a side is better."""
     low, high = cell["delta_low"], cell["delta_high"]
     if low is None or high is None or low <= 0 <= high:
         return ""
@@ -99,7 +99,7 @@ def _interval(low: float | None, high: float | None, digits: int, *, sign: bool 
 
 
 def labelled(metric: Mapping[str, Any]) -> str:
-    """"In-domain, %"."""
+    """ "In-domain, %"."""
     label, unit = str(metric.get("label") or metric["key"]), str(metric.get("unit") or "")
     return f"{label}, {unit}" if unit else label
 
@@ -114,7 +114,9 @@ def ranking(summary: Mapping[str, Any]) -> str:
         cell = mean_of(arm, metric["key"])
         if cell["mean"] is None:
             continue
-        seeds = [number((s.get("metrics") or {}).get(metric["key"])) for s in arm.get("seeds") or ()]
+        seeds = [
+            number((s.get("metrics") or {}).get(metric["key"])) for s in arm.get("seeds") or ()
+        ]
         dots.append(
             svg.Dot(
                 label=arm["name"],

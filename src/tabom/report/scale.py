@@ -133,10 +133,12 @@ def _place(
                 left = x + dx * distance - (0.5 - dx / 2) * width
                 top = y + dy * distance - height / 2
                 box = (left, top, left + width, top + height)
-                cost = distance + 6 * sum(overlap(box, other) for other in placed.values())
+                cost = distance + 20 * (width * height - overlap(box, inside))
+                if cost >= best[0]:
+                    continue
+                cost += 6 * sum(overlap(box, other) for other in placed.values())
                 cost += 4 * sum(overlap(box, dot) for dot in dots)
                 cost += 2 * sum(overlap(box, other) for other in obstacles)
-                cost += 20 * (width * height - overlap(box, inside))
                 # A leader that runs through another point or label would name the wrong one.
                 leader = [(x + t * dx * distance, y + t * dy * distance) for t in (0.4, 0.6, 0.8)]
                 cost += 25 * sum(

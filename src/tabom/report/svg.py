@@ -61,7 +61,9 @@ def line_chart(
     """
     names = [line.label for line in series]
     right = 32 + CHAR * max(map(len, names), default=0) if is_labelled else 12
-    box = _Box(width=width, height=height, left=44, right=min(right, width * 0.4), top=30, bottom=40)
+    box = _Box(
+        width=width, height=height, left=44, right=min(right, width * 0.4), top=30, bottom=40
+    )
     xs = [x for line in series for x in line.x]
     ys = [y for line in series for values in (line.y, line.low, line.high) for y in values]
     include = [level] if level is not None else []
@@ -75,7 +77,9 @@ def line_chart(
         parts.append(_band(line, x, y))
     ends = []
     for line in series:
-        points = [(x(a), y(b)) if b is not None else None for a, b in zip(line.x, line.y, strict=True)]
+        points = [
+            (x(a), y(b)) if b is not None else None for a, b in zip(line.x, line.y, strict=True)
+        ]
         parts.append(_path(points, line))
         last = [point for point in points if point is not None]
         if last:
@@ -117,8 +121,12 @@ def scatter(
 ) -> str:
     """Points with intervals in both axes; dashed lines mark the base's level."""
     box = _Box(width=width, height=height, left=44, right=56, top=30, bottom=40)
-    x = Scale(*extent([v for d in dots for v in (d.x, d.x_low, d.x_high)], pad=0.08), box.x0, box.x1)
-    y = Scale(*extent([v for d in dots for v in (d.y, d.y_low, d.y_high)], pad=0.08), box.y1, box.y0)
+    x = Scale(
+        *extent([v for d in dots for v in (d.x, d.x_low, d.x_high)], pad=0.08), box.x0, box.x1
+    )
+    y = Scale(
+        *extent([v for d in dots for v in (d.y, d.y_low, d.y_high)], pad=0.08), box.y1, box.y0
+    )
     parts = [_axes(box, x, y, x_label=x_label, y_label=y_label)]
     for dot in dots:
         if dot.is_base:
@@ -225,7 +233,9 @@ def stacked_bar(
                     f"{share}</text>"
                 )
         drawn.append(_text(x(done) + 8, top + row / 2 + 1, f"{done:,.0f}", "value"))
-    names = "; ".join(f"{label}: " + ", ".join(f"{p[0]} {p[2]:,.0f}" for p in ps) for label, ps in rows)
+    names = "; ".join(
+        f"{label}: " + ", ".join(f"{p[0]} {p[2]:,.0f}" for p in ps) for label, ps in rows
+    )
     return _svg(width, row * len(rows) + 4, names, drawn)
 
 
@@ -305,4 +315,5 @@ def _rule(x1: float, y1: float, x2: float, y2: float, kind: str, colour: str = "
 
 def _circle(x: float, y: float, r: float, colour: str, note: str) -> str:
     title = f"<title>{escape(note)}</title>" if note else ""
-    return f'<circle cx="{x:g}" cy="{y:g}" r="{r:g}" class="dot" style="fill:var(--{colour})">{title}</circle>'
+    at = f'cx="{x:g}" cy="{y:g}" r="{r:g}"'
+    return f'<circle {at} class="dot" style="fill:var(--{colour})">{title}</circle>'

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from tabom.report.data import check_summary, clean, mean_of, measured_order, number
 from tabom.report.figures import tone
-from tabom.report.words import best_arms, count, digits_of, duration, fixed, headline
+from tabom.report.words import MINUS, best_arms, count, digits_of, duration, fixed, headline
 
 WIDTH = 100
 NAME_WIDTH = 22
@@ -31,8 +31,11 @@ def format_table(
     arms, best = measured_order(summary), best_arms(summary)
     names = [_cut(_plain(arm["name"]), NAME_WIDTH) for arm in arms]
     left = max([3, *map(_columns, names)])
-    lines = [_cut(_title(summary), width), *_wrap(_plain(headline(summary)), width)]
-    for block in _blocks([_column(metric, arms) for metric in summary.get("metrics") or ()], width - left):
+    sentence = _plain(headline(summary)).replace(MINUS, "-")
+    lines = [_cut(_title(summary), width), *_wrap(sentence, width)]
+    for block in _blocks(
+        [_column(metric, arms) for metric in summary.get("metrics") or ()], width - left
+    ):
         lines.append("")
         heads = [_pad(_cut(column["title"], column["width"]), column["width"]) for column in block]
         lines.append((" " * left + GAP + GAP.join(heads)).rstrip())
@@ -49,7 +52,7 @@ def format_table(
                 cells.append(painted + " " * (column["width"] - plain))
             lines.append((_pad(name, left) + GAP + GAP.join(cells)).rstrip())
     if arms and summary.get("base_arm") and summary.get("metrics"):
-        lines += ["", _cut(_foot(summary), width)]
+        lines += ["", *_wrap(_foot(summary), width)]
     return "\n".join(lines)
 
 
@@ -84,7 +87,10 @@ def _title(summary: Mapping[str, Any]) -> str:
 def _foot(summary: Mapping[str, Any]) -> str:
     level = number(summary.get("level"))
     interval = f"{100 * level:g}% interval" if level else "interval"
-    return f"mean, change against {_plain(summary['base_arm'])}, [{interval} of the change]"
+    text = f"mean, change against {_plain(summary['base_arm'])}, [{interval} of the change]"
+    lower = [m for m in summary.get("metrics") or () if m.get("better") == "lower"]
+    names = ", ".join(_plain(m.get("label") or m["key"]) for m in lower)
+    return text + (f"; lower is better: {names}" if names else "")
 
 
 def _column(metric: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -104,10 +110,8 @@ def _column(metric: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> dic
         name: (mean.rjust(sizes[0]), f"{change.rjust(sizes[1])} {span}".rstrip() if change else "")
         for name, (mean, change, span) in raw.items()
     }
-    unit = str(metric.get("unit") or "")
-    arrow = {"lower": "lower is better"}.get(str(metric.get("better")), "")
-    notes = ", ".join(_plain(text) for text in (unit, arrow) if text)
-    title = _plain(metric.get("label") or metric["key"]) + (f" ({notes})" if notes else "")
+    unit = _plain(metric.get("unit") or "")
+    title = _plain(metric.get("label") or metric["key"]) + (f" ({unit})" if unit else "")
     body = max((len(mean) + 1 + len(change) for mean, change in cells.values()), default=0)
     # A title may widen its column a little; a longer one is cut.
     width = max(body, min(_columns(title), body + 6), 8)

@@ -38,16 +38,18 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """"1 arm", "3 arms"."""
+    """ "1 arm", "3 arms"."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def listed(names: list[str]) -> str:
-    """"A", "A and B", "A, B and C"."""
+    """ "A", "A and B", "A, B and C"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def change_interval(arm: Mapping[str, Any], key: str, base: str | None) -> tuple[float, float] | None:
+def change_interval(
+    arm: Mapping[str, Any], key: str, base: str | None
+) -> tuple[float, float] | None:
     """The interval by which arms are told apart: of the change, [0, 0] for the base itself.
 
     Of the mean where the study has no base, as there is no change then.
@@ -111,7 +113,9 @@ def headline(summary: Mapping[str, Any]) -> str:
         span = ""
         if cell["low"] is not None and cell["high"] is not None:
             span = f" ({_level(summary)} {_span(cell['low'], cell['high'], digits)})"
-        return f"{best['name']} reaches {value} {label}{span}. There is no other arm to compare with."
+        return (
+            f"{best['name']} reaches {value} {label}{span}. There is no other arm to compare with."
+        )
     peers = not_separable(summary, key, arm=best)
     if best["name"] == base:
         close = f" {listed(peers)} cannot be separated from it." if peers else ""
@@ -173,7 +177,10 @@ def _cost(arm: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         return ""
     points = "points" if metrics[0].get("unit") == "%" else ""
     if low is None or high is None:
-        return f" Out of domain it changes by {fixed(delta, digits, sign=True)} {points}".rstrip() + "."
+        return (
+            f" Out of domain it changes by {fixed(delta, digits, sign=True)} {points}".rstrip()
+            + "."
+        )
     span = _span(low, high, digits, sign=True)
     if low <= 0 <= high:
         return f" Out of domain no change can be told from zero ({span})."

@@ -148,7 +148,14 @@ class TrainingConfig:
         """
         import torch
         from transformers import TrainingArguments
+        from transformers.integrations import get_available_reporting_integrations
 
+        trackers = get_available_reporting_integrations()
+        if self.report_to not in ("none", "all", *trackers):
+            raise ConfigError(
+                f"training report_to is {self.report_to!r}; installed here: "
+                f"{', '.join(['none', *trackers])}; install the tracker, or take one of these"
+            )
         bf16 = self.bf16
         if bf16 is None:
             bf16 = not use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -45,11 +45,12 @@ class Meter:
     ) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Global means (and plain sums) since the last flush, as (scalars, vectors).
 
-        reduce: the sum over ranks of a float64 vector. A mean over nothing is left out.
+        reduce: the sum over ranks of a vector. A mean over nothing is left out.
         """
         names = sorted(self._sums)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         parts = [
-            torch.as_tensor(store[name], dtype=torch.float64, device=device).reshape(-1)
+            torch.as_tensor(store[name], dtype=dtype, device=device).reshape(-1)
             for name in names
             for store in (self._sums, self._counts)
         ]

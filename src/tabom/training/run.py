@@ -14,6 +14,7 @@ import torch
 from tabom.core import env
 from tabom.core.atomic import write_json, write_text
 from tabom.core.errors import ConfigError
+from tabom.core.plain import to_plain
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.objectives.compose import Objective, describe
@@ -67,7 +68,7 @@ def train(
     train_examples: ExampleSet | Sequence[ResponseExample],
     config: TrainingConfig,
     output_dir: str | Path,
-    eval_examples: Sequence[ResponseExample] | None = None,
+    eval_examples: ExampleSet | Sequence[ResponseExample] | None = None,
     resume: Resume | None = None,
     progress: Progress | None = None,
     extra_card: dict[str, Any] | None = None,
@@ -94,7 +95,7 @@ def train(
             examples, size=config.eval_size, fraction=config.eval_fraction, seed=config.seed
         )
     dataset = ResponseDataset(examples, dropped=dropped)
-    eval_dataset = ResponseDataset(eval_examples, dropped={}) if eval_examples else None
+    eval_dataset = ResponseDataset(list(eval_examples), dropped={}) if eval_examples else None
     for part in (dataset, eval_dataset):
         if part is not None:
             _check_objective(objective, model, part)
@@ -103,12 +104,14 @@ def train(
     arguments = config.training_arguments(
         str(output_dir), has_eval=eval_dataset is not None, use_cpu=use_cpu
     )
-    identity = {
-        **config.decisive(world_size=arguments.world_size),
-        "objective": describe(objective),
-        "base_model": model.name_or_path,
-        "data": dataset.fingerprint,
-    }
+    identity = to_plain(
+        {
+            **config.decisive(world_size=arguments.world_size),
+            "objective": describe(objective),
+            "base_model": model.name_or_path,
+            "data": dataset.fingerprint,
+        }
+    )
     trainer = TabomTrainer(
         ObjectiveStep(model, objective=objective, max_buffer_bytes=config.max_buffer_bytes),
         args=arguments,
@@ -185,9 +188,17 @@ def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None
             "use_peft is false, which trains all weights, but the model carries an adapter; "
             "merge it first, or set use_peft to true to train the adapter on"
         )
-    if not any(p.requires_grad for p in model.parameters()):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
         raise ConfigError(
             "nothing to train: no weight requires a gradient; load the adapter as trainable"
+        )
+    narrow = {str(p.dtype).removeprefix("torch.") for p in trained if p.dtype.itemsize < 4}
+    if narrow:
+        log.warning(
+            "the trained weights are %s, in which small updates round to nothing; load the model "
+            "with dtype float32 (bf16 autocast keeps the speed)",
+            " and ".join(sorted(narrow)),
         )
     if config.gradient_checkpointing:
         _recompute_activations(model)
@@ -210,8 +221,8 @@ def _checkpoint(
 
 def _recompute_activations(model: MaskedDiffusionModel) -> None:
     lm = model.base_lm
-    name = "activation_checkpointing_enable"  # transformers before 5.2x has the other name only
-    if hasattr(lm, name):
+    # An older transformers has only the second name, a later one warns about it.
+    if hasattr(lm, "activation_checkpointing_enable"):
         lm.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     else:
         lm.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]

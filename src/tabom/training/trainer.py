@@ -102,7 +102,7 @@ class TabomTrainer(Trainer):
             for name, (total, count) in context.stats.items():
                 self.meter.add(name, total, count)
             self.meter.add("tokens", float(inputs.pop("num_tokens")), None)
-        if False:
+        if self.args.world_size > 1:
             # One all-reduce; the result stays on the device, so that nothing waits for it.
             names = sorted(counts)
             local = torch.tensor([counts[n] for n in names], dtype=torch.float32)

@@ -75,7 +75,7 @@ def non_left_to_right_slots(step_N: ArrayLike, length: int) -> NDArray[np.int64]
     step = np.asarray(step_N, dtype=np.int64)[:length]
     known = np.where(step >= 0, step, np.iinfo(np.int64).max)
     earliest_from = np.minimum.accumulate(known[::-1])[::-1]  # least step at or right of a slot
-    return np.flatnonzero((step[:-1] >= 0) & (earliest_from[1:] < step[:-1])).astype(np.int64)
+    return np.flatnonzero(earliest_from[1:] < step[:-1]).astype(np.int64)
 
 
 def length_to_end(response_ids: Sequence[int] | IntArray, end_ids: Collection[int]) -> int:

@@ -1,7 +1,9 @@
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,12 @@ from torch import Tensor, nn
 
 from tabom.core.errors import ConfigError, DataError, ModelError
 from tabom.core.keys import text_key, uniform
+from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import Decoded, DecodeRequest, decode
+from tabom.decoding.loop import Decoded, DecodeRequest, decode, reveal
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
+from tabom.models.loading import load_model
 
 Models = Callable[[str], MaskedDiffusionModel]
 Requests = Callable[..., list[DecodeRequest]]
@@ -145,7 +149,7 @@ def test_the_loop_does_what_plain_python_does(
         np.testing.assert_allclose(got.field_KN, oracle.field, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["toy", "dream"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada"])
 @pytest.mark.parametrize("config", [GREEDY[0], GREEDY[4], GREEDY[6], SAMPLED[1]], ids=str)
 def test_results_do_not_depend_on_the_batch(
     config: DecodingConfig, family: str, models: Models, requests_of: Requests
@@ -183,6 +187,42 @@ def test_the_chunk_size_does_not_matter(
             assert np.array_equal(a.trajectory.step_N, b.trajectory.step_N)
             # equal up to the rounding of another GEMM kernel
             np.testing.assert_allclose(a.trajectory.entropy_N, b.trajectory.entropy_N, atol=1e-5)
+
+
+def test_confidence_in_blocks_is_the_official_llada_decoding(golden: Path) -> None:
+    # One slot a step at temperature 0, no guidance, the mask not suppressed (the official softmax
+    # has it in its denominator): there the official rule and ours are one.
+    folder = golden / "llada-tiny"
+    model = load_model(folder, require_tokenizer=False)
+    checked = 0
+    for case in json.loads((folder / "golden_decoding.json").read_text()):
+        options = case["options"]
+        if (
+            options["steps"] != options["max_new_tokens"]
+            or options["remasking"] != "low_confidence"
+            or options["temperature"] != 0
+            or options.get("cfg_scale")
+            or case["left_masked"]
+        ):
+            continue
+        requests = [
+            DecodeRequest(id=f"{case['name']}{b}", prompt_ids=[t for t, m in pairs if m])
+            for b, pairs in enumerate(
+                list(zip(ids, mask, strict=True))
+                for ids, mask in zip(case["prompt_ids"], case["attention_mask"], strict=True)
+            )
+        ]
+        config = DecodingConfig(
+            policy="confidence",
+            max_new_tokens=options["max_new_tokens"],
+            block_length=options["block_length"],
+            suppress_mask=False,
+        )
+        for b, decoded in enumerate(decode(model, requests, config)):
+            assert decoded.trajectory.response_ids_N.tolist() == case["response_ids"][b]
+            assert decoded.trajectory.step_N.tolist() == case["decode_step"][b]
+            checked += 1
+    assert checked > 0
 
 
 def test_other_seeds_and_ids_draw_otherwise(models: Models, requests_of: Requests) -> None:
@@ -246,6 +286,27 @@ def test_only_masked_rows_of_the_block_go_through_the_head(
     config = DecodingConfig(max_new_tokens=6, block_length=3)
     list(decode(models("toy"), requests_of([4, 6]), config))
     assert rows == [6, 4, 2, 6, 4, 2]
+
+
+def test_a_finished_row_drops_out_and_the_others_do_not_notice(
+    models: Models, requests_of: Requests
+) -> None:
+    model, requests = models("dream"), requests_of([3, 6, 5])
+    config = DecodingConfig(max_new_tokens=6, temperature=1.0)
+    whole, part = (Canvas.blank(model, requests, 6) for _ in range(2))
+    part.open_BN[1] = False
+    kept = torch.tensor([0, 2])
+    with torch.inference_mode():
+        for canvas, live in ((whole, torch.arange(3)), (part, kept)):
+            for step in range(6):
+                reveal(
+                    model, canvas, live, config, seed=0, step=step, every_slot=False,
+                    max_logit_bytes=2**20,
+                )  # fmt: skip
+    assert torch.equal(whole.ids_BS[kept], part.ids_BS[kept])
+    assert torch.equal(whole.step_BN[kept], part.step_BN[kept])
+    assert part.num_forwards_B.tolist() == [6, 0, 6]
+    assert (part.ids_BS[1, -6:] == model.ids.mask).all()
 
 
 class Constant(nn.Module):
@@ -330,8 +391,6 @@ def test_logits_that_are_not_finite_stop_the_run() -> None:
 
 
 def test_adapters_act_while_decoding(models: Models, requests_of: Requests, tmp_path: Any) -> None:
-    from tabom.models.loading import load_model
-
     model = load_model(models("toy").name_or_path, require_tokenizer=False)
     config, requests = DecodingConfig(max_new_tokens=8), requests_of([5, 3])
     plain = list(decode(model, requests, config))
@@ -405,7 +464,9 @@ def test_nothing_asked_nothing_given(models: Models) -> None:
 def test_bad_prompts(prompt_ids: list[int], words: str, models: Models) -> None:
     with pytest.raises(DataError, match=f"request 'bad': .*{words}"):
         next(
-            decode(models("toy"), [DecodeRequest(id="bad", prompt_ids=prompt_ids)], DecodingConfig())
+            decode(
+                models("toy"), [DecodeRequest(id="bad", prompt_ids=prompt_ids)], DecodingConfig()
+            )
         )
 
 

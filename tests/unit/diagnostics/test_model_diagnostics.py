@@ -169,6 +169,14 @@ def test_labels_are_the_clean_canvas_and_filler_is_not_asked(model, monkeypatch)
     assert set(asked[0].label_R[ground_truth[0][1].index(END) :].tolist()) == {END}
 
 
+def test_a_slot_never_revealed_is_not_asked(model, monkeypatch):
+    self_distilled = pairs(2)
+    self_distilled[0][1][1] = MASK
+    _, (_, asked) = captured(monkeypatch, model, pairs(1), self_distilled, ratios=(1.0,))
+    assert asked[0].slot_R.tolist()[:2] == [0, 2]
+    assert MASK not in asked[0].label_R
+
+
 def test_means_are_over_prompts_of_means_over_slots(model, monkeypatch):
     result, sides = captured(monkeypatch, model, pairs(1), pairs(2), ratios=(0.7,), num_slots=9)
     model.eval()

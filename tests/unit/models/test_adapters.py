@@ -104,9 +104,8 @@ def test_saved_adapter_loads_and_acts(saved: tuple[Path, Path, torch.Tensor]) ->
     assert config["base_model_name_or_path"] == str(base)
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
     assert config["target_modules"] == ["q_proj", "v_proj"]
-    assert (
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-        in load_file(adapter / "adapter_model.safetensors").keys()
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in load_file(
+        adapter / "adapter_model.safetensors"
     )
 
 
@@ -147,7 +146,7 @@ def test_head_and_embedding_are_refused(target: str, checkpoint: Checkpoint) -> 
 
 def test_a_target_that_matches_nothing(checkpoint: Checkpoint) -> None:
     model = load(checkpoint())
-    with pytest.raises(ModelError, match="'qq_proj' matches no linear module.*k_proj, o_proj"):
+    with pytest.raises(ModelError, match=r"'qq_proj' matches no linear module.*k_proj, o_proj"):
         attach_lora(model, LoraSettings(target_modules=("q_proj", "qq_proj")))
 
 
@@ -202,8 +201,27 @@ def test_an_adapter_of_another_tree_is_never_a_no_op(
     state = load_file(adapter / "adapter_model.safetensors")
     renamed = {k.replace("model.layers", "model.transformer.blocks"): v for k, v in state.items()}
     save_file(renamed, other / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="no place for 8 tensors.*nothing for 8 tensors"):
+    with pytest.raises(ModelError, match=r"no place for 8 tensors.*nothing for 8 tensors"):
         load(base, adapter=other)
+
+
+def test_an_adapter_of_the_official_llada_tree_loads(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    base = checkpoint("llada")
+    model = load(base)
+    attach_lora(model, LoraSettings(r=4))
+    fill_b(model)
+    save_adapter(model, tmp_path / "ours")
+    state = load_file(tmp_path / "ours" / "adapter_model.safetensors")
+    official = {
+        key.replace("model.layers", "model.transformer.blocks").replace("self_attn.", ""): value
+        for key, value in state.items()
+    }
+    assert "base_model.model.model.transformer.blocks.0.q_proj.lora_A.weight" in official
+    theirs = Path(shutil.copytree(tmp_path / "ours", tmp_path / "theirs"))
+    save_file(official, theirs / "adapter_model.safetensors")
+    assert torch.equal(hidden(model), hidden(load(base, adapter=theirs)))
 
 
 def edit(adapter: Path, **changes: object) -> None:

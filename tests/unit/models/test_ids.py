@@ -43,7 +43,7 @@ def test_config_and_tokenizer_that_disagree_are_not_guessed_between() -> None:
 
 
 def test_no_mask_anywhere() -> None:
-    with pytest.raises(ModelError, match="no mask token id.*family toy has no default"):
+    with pytest.raises(ModelError, match=r"no mask token id.*family toy has no default"):
         resolve_ids({"eos_token_id": 1}, family=TOY, tokenizer=tokenizer())
 
 

@@ -27,10 +27,14 @@ def logits_of(folder: Path) -> torch.Tensor:
         return model.hidden_states(ids, None) @ model.head_weight_VD.T
 
 
-def test_dream_tiny_gives_the_official_logits(golden: Path) -> None:
-    model = load_model(golden / "dream-tiny", require_tokenizer=False, device="cpu")
-    assert (model.spec.name, model.spec.alignment) == ("dream", "shift_right")
-    cases = json.loads((golden / "dream-tiny" / "golden_logits.json").read_text())
+@pytest.mark.parametrize("family, alignment", [("dream", "shift_right"), ("llada", "identity")])
+def test_golden_checkpoints_give_the_official_logits(
+    family: str, alignment: str, golden: Path
+) -> None:
+    folder = golden / f"{family}-tiny"
+    model = load_model(folder, require_tokenizer=False, device="cpu")
+    assert (model.spec.name, model.spec.alignment) == (family, alignment)
+    cases = json.loads((folder / "golden_logits.json").read_text())
     assert any(0 in row for case in cases for row in case["attention_mask"])
     for case in cases:
         ids_BS = torch.tensor(case["input_ids"])
@@ -41,9 +45,10 @@ def test_dream_tiny_gives_the_official_logits(golden: Path) -> None:
         assert error[mask_BS == 1].max() < 1e-5
 
 
-def test_dream_tiny_has_the_ids_of_its_config(golden: Path) -> None:
-    published = json.loads((golden / "dream-tiny" / "config.json").read_text())
-    ids = load_model(golden / "dream-tiny", require_tokenizer=False).ids
+@pytest.mark.parametrize("family", ["dream", "llada"])
+def test_golden_checkpoints_have_the_ids_of_their_config(family: str, golden: Path) -> None:
+    published = json.loads((golden / f"{family}-tiny" / "config.json").read_text())
+    ids = load_model(golden / f"{family}-tiny", require_tokenizer=False).ids
     assert (ids.mask, ids.pad, ids.eos, ids.filler) == (
         published["mask_token_id"],
         published["pad_token_id"],
@@ -52,7 +57,7 @@ def test_dream_tiny_has_the_ids_of_its_config(golden: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("family", ["toy", "dream"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada"])
 def test_save_and_load_round_trip(family: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     first = checkpoint(family)
     edit_config(first, auto_map={"AutoModel": "modeling.Some"})
@@ -65,18 +70,55 @@ def test_save_and_load_round_trip(family: str, checkpoint: Checkpoint, tmp_path:
     assert not (tmp_path / "again" / "generation_config.json").exists()
 
 
-def test_dream_saves_the_layout_that_the_official_code_reads(
-    golden: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "family, fields",
+    [
+        ("dream", ("architectures", "rope_theta", "hidden_size", "num_hidden_layers")),
+        ("llada", ("architectures", "rope_theta", "d_model", "block_type", "embedding_size")),
+    ],
+)
+def test_saving_writes_the_layout_that_the_official_code_reads(
+    family: str, fields: tuple[str, ...], golden: Path, tmp_path: Path
 ) -> None:
-    save_model(load_model(golden / "dream-tiny", require_tokenizer=False), tmp_path / "out")
-    official = json.loads((golden / "dream-tiny" / "config.json").read_text())
+    folder = golden / f"{family}-tiny"
+    save_model(load_model(folder, require_tokenizer=False), tmp_path / "out")
+    official = json.loads((folder / "config.json").read_text())
     ours = json.loads((tmp_path / "out" / "config.json").read_text())
-    for key in ("model_type", "architectures", "rope_theta", "mask_token_id", "hidden_size"):
+    for key in ("model_type", "mask_token_id", *fields):
         assert ours[key] == official[key], key
-    before = load_file(golden / "dream-tiny" / "model.safetensors")
+    assert "auto_map" not in ours
+    before = load_file(folder / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("alibi", True), ("block_type", "sequential"), ("include_bias", True), ("rope", None)],
+)
+def test_llada_switches_that_are_not_implemented(
+    field: str, value: object, golden: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(golden / "llada-tiny", tmp_path / "m"))
+    edit_config(folder, **{field: value})
+    with pytest.raises(ModelError, match=f"has {field} = {value!r}, and only"):
+        load_model(folder, require_tokenizer=False)
+
+
+def test_llada_rotates_in_float32_in_a_bfloat16_model(golden: Path) -> None:
+    # Llama's own rotation rounds cosines to bfloat16: errors as large as all of bfloat16's noise.
+    model = load_model(golden / "llada-tiny", dtype="bfloat16", require_tokenizer=False)
+    seen = []
+    attention = model.base_lm.model.layers[0].self_attn  # type: ignore[index, union-attr]
+    attention.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["position_embeddings"][0].dtype),
+        with_kwargs=True,
+    )
+    with torch.inference_mode():
+        hidden_BSD = model.hidden_states(torch.arange(1, 9)[None], None)
+    assert seen == [torch.float32]
+    assert hidden_BSD.dtype == torch.bfloat16
 
 
 def test_a_published_generation_config_does_not_matter(checkpoint: Checkpoint) -> None:
@@ -140,7 +182,7 @@ def test_unknown_architecture_lists_families_and_runs_no_code(tmp_path: Path) ->
     config = {"model_type": "weird", "auto_map": {"AutoModel": "modeling_weird.Weird"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "modeling_weird.py").write_text("raise SystemExit('remote code was run')")
-    with pytest.raises(ModelError, match="'weird'.*auto_map.*Remote code is never run") as caught:
+    with pytest.raises(ModelError, match=r"'weird'.*auto_map.*Remote code is never run") as caught:
         load_model(tmp_path)
     assert all(name in str(caught.value) for name in MODULES)
 
@@ -150,7 +192,7 @@ def test_a_bare_llama_is_no_toy(checkpoint: Checkpoint) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["tabom_family"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="'llama'.*belong to none of the families"):
+    with pytest.raises(ModelError, match=r"'llama'.*belong to none of the families"):
         load_model(folder, require_tokenizer=False)
 
 

@@ -18,7 +18,7 @@ def failed(model: MaskedDiffusionModel) -> set[str]:
     return {result.name for result in run_probes(model) if not result.passed}
 
 
-@pytest.mark.parametrize("family", ["toy", "dream"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("initializer_range", [0.02, 0.25])
 def test_sound_models_pass(
@@ -64,7 +64,7 @@ def test_load_model_runs_the_probes(
     original = loading.load_lm
     monkeypatch.setattr(loading, "load_lm", causal)
     folder = checkpoint()
-    with pytest.raises(ModelError, match="fails 1 of the load probes. bidirectional"):
+    with pytest.raises(ModelError, match=r"fails 1 of the load probes. bidirectional"):
         load_model(folder, require_tokenizer=False)
     load_model(folder, require_tokenizer=False, probe=False)
 
@@ -92,7 +92,7 @@ def test_a_broken_rotary_table_is_caught(
 def test_a_rotary_table_that_was_cast_is_caught(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint(), require_tokenizer=False, probe=False)
     model.to(torch.bfloat16)
-    with pytest.raises(ModelError, match="rope: .*expected float32"):
+    with pytest.raises(ModelError, match=r"rope: .*expected float32"):
         require_probes(model)
 
 

@@ -361,7 +361,7 @@ def test_a_wider_canvas_changes_no_draw(make_batch: Maker, name: str) -> None:
 def _release_loop(
     batch: TrajectoryBatch, b: int, cut: int, window: int, rank_window: int
 ) -> tuple[set[int], set[int], list[int]] | None:
-    """The release's rule for one response: visible, targets, ranked slots in order; None: skipped."""
+    """The release's rule for one response: (visible, targets, ranked in order); None: skipped."""
     assert batch.step_BN is not None
     step = batch.step_BN[b]
     if int(step.max()) < window:
@@ -415,6 +415,18 @@ def test_release_prefix_is_the_loop_ties_included(
             assert set(_targets(context, b)) == expected[1]
             assert _window(context, b) == expected[2]
         assert context.counts["ce"] == num_targets
+
+
+def test_release_ties_of_many_tokens_are_those_of_argsort(make_batch: Maker) -> None:
+    """32 tokens in 8 steps: above 16 values the default argsort is not by slot on most CPUs."""
+    batch = make_batch(size=4, num_slots=40, tokens_per_step=4)
+    cut_B = torch.tensor([0, 1, 1, 0])
+    context = _draw(build_objective("tabom_release", window=8), batch, cut_B=cut_B)
+    for b in range(4):
+        expected = _release_loop(batch, b, int(cut_B[b]), 8, 8)
+        assert expected is not None
+        assert len(expected[2]) == 32
+        assert _window(context, b) == expected[2]
 
 
 def test_release_without_padding_drops_every_pad_token(make_batch: Maker) -> None:

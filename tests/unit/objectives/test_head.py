@@ -174,14 +174,16 @@ def test_sixteen_bit_inputs_get_float32_logits(mode: str, dtype: torch.dtype) ->
 def test_autocast_does_not_reach_the_head() -> None:
     hidden, weight, labels = _inputs(4, 30, dtype=torch.float32)
     h1, h2 = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    plain = linear_ce_entropy(h1, weight, labels)
+    w1, w2 = weight.clone().requires_grad_(), weight.clone().requires_grad_()
+    plain = linear_ce_entropy(h1, w1, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = linear_ce_entropy(h2, weight, labels)
+        cast = linear_ce_entropy(h2, w2, labels)
         sum(cast).sum().backward()  # type: ignore[union-attr]
     sum(plain).sum().backward()  # type: ignore[union-attr]
     assert torch.equal(plain[0], cast[0])
     assert torch.equal(plain[1], cast[1])
     assert torch.equal(h1.grad, h2.grad)  # type: ignore[arg-type]
+    assert torch.equal(w1.grad, w2.grad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -19,9 +19,21 @@ ARMS = {
     "Boltzmann": (59.7, 17.2, 93.6, 24.6, 0.568, 0.902),
 }
 METRICS = [
-    ("in_domain", "In-domain", "%", "higher", "Share of prompts of the trained task answered right."),
+    (
+        "in_domain",
+        "In-domain",
+        "%",
+        "higher",
+        "Share of prompts of the trained task answered right.",
+    ),
     ("in_domain@2", "In-domain, 2 a step", "%", "higher", "The same at two tokens a step."),
-    ("out_of_domain", "Out-of-domain", "%", "higher", "Mean over the tasks that were not trained on."),
+    (
+        "out_of_domain",
+        "Out-of-domain",
+        "%",
+        "higher",
+        "Mean over the tasks that were not trained on.",
+    ),
     (
         "premature_commit",
         "Premature commits",
@@ -49,7 +61,10 @@ def sample_summary(seed: int = 0) -> dict[str, Any]:
     arms = []
     for name, truth in ARMS.items():
         runs = [
-            [t + (0 if name == "No-SFT" else rng.gauss(0, s)) for t, s in zip(truth, SPREAD)]
+            [
+                t + (0 if name == "No-SFT" else rng.gauss(0, s))
+                for t, s in zip(truth, SPREAD, strict=True)
+            ]
             for _ in SEEDS
         ]
         means = {}
@@ -77,10 +92,14 @@ def sample_summary(seed: int = 0) -> dict[str, Any]:
                     {
                         "seed": s,
                         "metrics": {m[0]: run[i] for i, m in enumerate(METRICS)},
-                        "counts": {"prompts": 4000, "accepted": 1750 + s, "train_examples": 1750 + s},
+                        "counts": {
+                            "prompts": 4000,
+                            "accepted": 1750 + s,
+                            "train_examples": 1750 + s,
+                        },
                         "seconds": {"train": 12.3 + s, "evaluate": 6.8},
                     }
-                    for s, run in zip(SEEDS, runs)
+                    for s, run in zip(SEEDS, runs, strict=True)
                 ],
             }
         )
@@ -96,7 +115,11 @@ def sample_summary(seed: int = 0) -> dict[str, Any]:
             "model": {"name_or_path": "toy-base", "dtype": "float32"},
             "decoding": {"policy": "entropy", "num_slots": 16, "tokens_per_step": 1},
             "verify": {"checker": "pointer_path"},
-            "training": {"learning_rate": 2e-4, "max_steps": 200, "per_device_train_batch_size": 64},
+            "training": {
+                "learning_rate": 2e-4,
+                "max_steps": 200,
+                "per_device_train_batch_size": 64,
+            },
             "arms": [{"name": name, "objective": "tabom"} for name in ARMS],
         },
         "versions": {"tabom": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "peft": "0.21.2"},
@@ -139,7 +162,9 @@ def sample_summary(seed: int = 0) -> dict[str, Any]:
 def _curves(rng: random.Random) -> dict[str, Any]:
     tds, entropy, training = [], [], []
     for index, (name, truth) in enumerate(ARMS.items()):
-        bumps = [truth[4] * (1.5 * math.sin(math.pi * (k + 2) / 19) ** 1.5 + 0.12) for k in range(16)]
+        bumps = [
+            truth[4] * (1.5 * math.sin(math.pi * (k + 2) / 19) ** 1.5 + 0.12) for k in range(16)
+        ]
         tds.append({"arm": name, "values": [b + rng.gauss(0, 0.008) for b in bumps]})
         mean = [0.04 + 0.5 * (k / 15) ** 2 * (1.7 - truth[0] / 60) for k in range(16)]
         entropy.append(
@@ -182,7 +207,7 @@ def _curves(rng: random.Random) -> dict[str, Any]:
 
 def _examples(rng: random.Random) -> list[dict[str, Any]]:
     cases = [
-        ("chain", "AfBdCaDgEjFbGhHcIeJi:c6", "f=fbdghc"[::1]),
+        ("chain", "AfBdCaDgEjFbGhHcIeJi:c6", "f=fbdghc"),
         ("chain", "AbBeCgDaEhFjGfHdIcJi:a5", "a=behda"),
         ("reverse", "jadbhc<", "chbdaj"),
     ]
@@ -195,17 +220,22 @@ def _examples(rng: random.Random) -> list[dict[str, Any]]:
                 text[0] = "i"
                 text[-2:] = ["j", "i"]
             tokens = [*text, *["<eos>"] * (NUM_SLOTS - len(text))]
-            rows.append(_decoded(rng, tokens, is_correct, n_text=len(text)) | {
-                "arm": name,
-                "set": task,
-                "prompt": prompt,
-                "reference": reference,
-                "response": "".join(text),
-            })
+            rows.append(
+                _decoded(rng, tokens, is_correct, n_text=len(text))
+                | {
+                    "arm": name,
+                    "set": task,
+                    "prompt": prompt,
+                    "reference": reference,
+                    "response": "".join(text),
+                }
+            )
     return rows
 
 
-def _decoded(rng: random.Random, tokens: list[str], is_correct: bool, *, n_text: int) -> dict[str, Any]:
+def _decoded(
+    rng: random.Random, tokens: list[str], is_correct: bool, *, n_text: int
+) -> dict[str, Any]:
     # The end slots far from the text are sure at once; then the path from left to right; a wrong
     # response commits to the answer slot too early.
     hardness = [
@@ -221,7 +251,9 @@ def _decoded(rng: random.Random, tokens: list[str], is_correct: bool, *, n_text:
         left = 1 - k / len(tokens)
         field.append(
             [
-                None if step[n] < k else max(0.005, hardness[n] * (0.35 + 0.65 * left) + rng.gauss(0, 0.03))
+                None
+                if step[n] < k
+                else max(0.005, hardness[n] * (0.35 + 0.65 * left) + rng.gauss(0, 0.03))
                 for n in range(len(tokens))
             ]
         )

@@ -60,8 +60,14 @@
     return { fill: `rgb(${rgb.join(" ")})`, ink: isLight ? "#14171a" : "#ffffff" };
   };
 
+  // A word's leading space is left out, a token of spaces is shown as such.
   const shown = (token) =>
-    token.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^ +$/, (s) => "␣".repeat(s.length)) || "∅";
+    token.replace(/^ +$/, (s) => "␣".repeat(s.length)).replace(/^ (?=\S)/, "")
+      .replace(/\n/g, "↵").replace(/\t/g, "⇥") || "∅";
+  const specialName = (token) => {
+    const name = token.replace(/^[<[|]+|[>\]|]+$/g, "");
+    return /^end|eot/i.test(name) ? "end" : name;
+  };
   const nats = (value) => (value === null || value === undefined ? "unknown" : `${value.toFixed(2)} nats`);
   const lastStep = () =>
     Math.max(...state.runs.map((run) => 1 + Math.max(-1, ...example(run).step)));
@@ -91,7 +97,7 @@
     const boxes = data.tokens.map((token, n) => {
       const text = make("span", { className: "token" });
       const isSpecial = view.special[n];
-      text.textContent = isSpecial ? token.replace(/^[<[|]+|[>\]|]+$/g, "") : shown(token);
+      text.textContent = isSpecial ? specialName(token) : shown(token);
       if (isSpecial) text.classList.add("special");
       const box = make("div", { className: "slot" }, text, make("span", { className: "number", textContent: data.step[n] }));
       slots.append(box);
@@ -120,7 +126,7 @@
       box.style.color = isVisible ? paint.ink : "inherit";
       box.style.setProperty("--now", paint.fill);
       box.title = isVisible
-        ? `slot ${n} · step ${data.step[n]} · ${nats(entropy)} at reveal` +
+        ? `slot ${n} · ${JSON.stringify(data.tokens[n])} · step ${data.step[n]} · ${nats(entropy)} at reveal` +
           (wanted === null ? "" : ` · reference has ${shown(wanted)}`)
         : `slot ${n} · masked` + (field ? ` · ${nats(entropy)} now` : "");
     });

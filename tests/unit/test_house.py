@@ -1,0 +1,66 @@
+"""The house itself: light imports, module sizes, no remote code, what the wheel carries."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tabom
+
+SOURCE = Path(tabom.__file__).parent
+HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate", "pyarrow")
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has loaded after a statement."""
+    code = f"import sys, json\n{statement}\nprint(json.dumps([m for m in sys.modules if '.' not in m]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1])) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import tabom",
+        "import tabom.cli.main as m; m.build_parser(None)",
+        "import tabom.toyworld.tasks, tabom.toyworld.diagnostics",
+        "from tabom.core import configs, manifest, keys, env",
+    ],
+)
+def test_nothing_heavy_is_imported(statement: str) -> None:
+    assert loaded_after(statement) == set()
+
+
+def test_planning_a_study_needs_no_torch() -> None:
+    statement = (
+        "from tabom.pipeline.recipe import load_recipe\n"
+        "from tabom.pipeline.study import plan_study\n"
+        "plan_study(load_recipe('toy-quick', overrides=['output_dir=none']))"
+    )
+    assert not loaded_after(statement) & {"torch", "transformers", "peft", "accelerate"}
+
+
+def test_modules_stay_small() -> None:
+    sizes = {p: len(p.read_text().splitlines()) for p in SOURCE.rglob("*.py")}
+    assert {str(p): n for p, n in sizes.items() if n > 400} == {}
+
+
+def test_no_remote_code_and_no_paths_of_a_machine() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"trust_remote_code\s*=", text), path
+        assert not re.search(r"/(home|root|work)/", text), path
+
+
+def test_public_names_resolve() -> None:
+    for name in tabom.__all__:
+        assert getattr(tabom, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        tabom.nothing  # noqa: B018
+
+
+def test_no_weights_above_five_megabytes() -> None:
+    assert [p for p in SOURCE.rglob("*") if p.is_file() and p.stat().st_size > 5 * 2**20] == []

@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import pytest
+
+from tabom.core import configs
+from tabom.core.errors import ConfigError
+from tabom.training.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"save_strategy": "never"}, "save_strategy is 'never'; take one of no, steps, epoch"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type is 'cosin'"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
+        ({"num_train_epochs": 0.0}, "training has no length"),
+        ({"learning_rate": -1.0}, "learning_rate must be >= 0"),
+        ({"eval_size": 3, "eval_fraction": 0.1}, "eval_size or eval_fraction, not both"),
+        ({"lora_target_modules": ()}, "lora_target_modules is empty"),
+        ({"lora_dropout": 1.0}, r"lora_dropout must be in \[0, 1\)"),
+    ],
+)
+def test_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_goes_through_yaml_and_back() -> None:
+    config = TrainingConfig(max_steps=7, lora_target_modules=("q_proj",), bf16=False)
+    assert configs.build(TrainingConfig, configs.to_plain(config)) == config
+
+
+def test_how_a_step_is_cut_up_is_not_part_of_what_decides() -> None:
+    config = TrainingConfig(per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    parts = replace(config, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    assert config.decisive(world_size=1) == parts.decisive(world_size=2)
+    assert config.decisive(world_size=1) != config.decisive(world_size=2)
+    assert config.decisive(world_size=1) == replace(config, logging_steps=3).decisive(world_size=1)
+    for changes in ({"seed": 1}, {"lora_r": 8}, {"weight_decay": 0.5}, {"max_length": 9}):
+        assert config.decisive(world_size=1) != replace(config, **changes).decisive(world_size=1)
+    full, other = replace(config, use_peft=False), replace(config, use_peft=False, lora_r=3)
+    assert full.decisive(world_size=1) == other.decisive(world_size=1)
+
+
+def test_training_arguments(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = TrainingConfig(eval_strategy="steps", warmup_steps=3)
+    arguments = config.training_arguments(str(tmp_path), has_eval=False, use_cpu=True)
+    assert not arguments.bf16  # the device does not have it
+    assert not arguments.logging_nan_inf_filter
+    assert arguments.dataloader_drop_last
+    assert not arguments.remove_unused_columns
+    assert arguments.eval_strategy == "no"  # there is nothing to evaluate on
+    assert arguments.warmup_steps == 3
+    assert arguments.report_to == []
+    with pytest.raises(ConfigError, match="report_to is 'nosuch'; installed here: none"):
+        replace(config, report_to="nosuch").training_arguments(
+            str(tmp_path), has_eval=False, use_cpu=True
+        )
