@@ -34,3 +34,65 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def golden() -> Path:
     """The folder of golden data: $TABOM_GOLDEN, or the copy that travels with the tests."""
     return Path(os.environ.get("TABOM_GOLDEN", TESTS / "golden"))
+
+
+@pytest.fixture(scope="session")
+def random_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny model of the toy family with the toy world's tokenizer, on disk."""
+    from tabom.models.random_checkpoint import write_random_checkpoint
+    from tabom.toyworld.tokenizer import build_tokenizer
+
+    root = tmp_path_factory.mktemp("random-toy")
+    build_tokenizer().save_pretrained(root / "tokenizer")
+    return write_random_checkpoint(
+        root / "model",
+        family="toy",
+        tokenizer_path=root / "tokenizer",
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=2,
+        initializer_range=0.25,
+    )
+
+
+RECIPE = """name: tiny
+model: {{model_name_or_path: {model}}}
+prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: sort, split: train, num: 24}}}}
+decoding: {{max_new_tokens: 16}}
+verifier: {{type: accept_all}}
+collection: {{batch_size: 8}}
+training:
+  learning_rate: 1e-3
+  max_steps: 3
+  per_device_train_batch_size: 8
+  warmup_steps: 1
+  logging_steps: 1
+  save_strategy: "no"
+arms:
+  - {{name: No-SFT}}
+  - {{name: TABOM, objective: tabom, options: {{window: 4}}}}
+evaluation:
+  batch_size: 8
+  num_fields: 2
+  sets:
+    - name: sort
+      role: in_domain
+      tokens_per_step: [1, 4]
+      prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: sort, split: eval, num: 8}}}}
+      metrics: {{premature_commit: "tabom.toyworld.diagnostics:premature_commit"}}
+    - name: reverse
+      role: out_of_domain
+      verifier: {{type: function, function: "tabom.toyworld.tasks:check"}}
+      prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: reverse, split: eval, num: 8}}}}
+diagnostics: {{num_trajectories: 4, mask_ratios: [0.5]}}
+"""
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path, random_toy: Path) -> Path:
+    """A recipe that runs in seconds on the random toy model; it writes nowhere by itself."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(model=random_toy))
+    return path

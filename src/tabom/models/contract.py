@@ -105,6 +105,12 @@ class MaskedDiffusionModel(nn.Module):
 
     def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Chat-templated prompt ids, the assistant turn opened; a string is one user message."""
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            raise ModelError(
+                f"{self.name_or_path} has no chat template to put a prompt in (tokenizer: "
+                f"{type(self.tokenizer).__name__}); copy the tokenizer files of an instruct "
+                "checkpoint into the folder"
+            )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         ids = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False

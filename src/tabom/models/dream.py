@@ -28,14 +28,13 @@ def _detects(config: ConfigDict) -> bool:
 
 
 def _make_config(published: ConfigDict) -> Any:
+    # Left in, auto_map would be saved, and a later trust_remote_code=True run the repo's code.
     fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
     return DreamConfig(**{**fields, "is_causal": False, "use_cache": False})
 
 
 def _publish_config(config: Any) -> ConfigDict:
     published: ConfigDict = config.to_dict()
-    # Left in, auto_map would make a later trust_remote_code=True run the original repo's code.
-    published.pop("auto_map", None)
     rope = published.get("rope_parameters") or {}
     return {
         **published,

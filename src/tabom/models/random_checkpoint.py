@@ -59,8 +59,12 @@ def write_random_checkpoint(
         )
     row = get_family(family)
     if tokenizer_path is None:
+        vocab_size = vocab_size or row.published_vocab_size
         if vocab_size is None or vocab_size < 16:
-            raise ModelError("without a tokenizer, pass vocab_size (at least 16)")
+            raise ModelError(
+                f"family {family} has no vocabulary size of its own: pass vocab_size (at least "
+                "16) or a tokenizer"
+            )
         mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
     else:
         tokenizer = load_tokenizer(row, Path(tokenizer_path), required=True)

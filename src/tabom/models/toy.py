@@ -23,7 +23,6 @@ def _make_config(published: ConfigDict) -> Any:
 
 def _publish_config(config: Any) -> ConfigDict:
     published: ConfigDict = config.to_dict()
-    published.pop("auto_map", None)
     return {**published, "tabom_family": "toy", "architectures": ["LlamaForCausalLM"]}
 
 

@@ -144,6 +144,12 @@ def test_toy_with_tokenizer_encodes_and_decodes(
     assert not model.training
 
 
+def test_no_chat_template_is_an_error_in_words(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint(), require_tokenizer=False)
+    with pytest.raises(ModelError, match=r"has no chat template.*NoneType"):
+        model.encode_prompt("ab")
+
+
 def test_bfloat16_loads_keep_the_rotary_table_in_float32(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint(), dtype="bfloat16", require_tokenizer=False)
     assert model.head_weight_VD.dtype == torch.bfloat16
@@ -278,7 +284,7 @@ def test_random_checkpoint_refuses(tmp_path: Path) -> None:
         write_random_checkpoint(tmp_path, family="dream", vocab_size=41)
     with pytest.raises(ModelError, match="multiple of num_heads"):
         write_random_checkpoint(tmp_path / "b", family="toy", vocab_size=41, num_heads=5)
-    with pytest.raises(ModelError, match="pass vocab_size"):
+    with pytest.raises(ModelError, match=r"family toy has no vocabulary size.*pass vocab_size"):
         write_random_checkpoint(tmp_path / "b", family="toy")
     with pytest.raises(ModelError, match="'gpt' is not one of"):
         write_random_checkpoint(tmp_path / "b", family="gpt", vocab_size=41)

@@ -1,0 +1,235 @@
+"""The `tabom` command: help, verbs one by one, and one clear error for each wrong input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tabom.cli.main import VERBS, main
+from tabom.core.manifest import read_manifest
+
+
+def tabom(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tabom", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    """Run in this process, expect exit status 2 and one error line on stderr; return it."""
+    capsys.readouterr()
+    assert main([str(a) for a in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.count("error:") == 1
+    return err
+
+
+def test_help_lists_every_verb() -> None:
+    done = tabom("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert VERBS[verb][1] in " ".join(capsys.readouterr().out.split())
+
+
+def test_flags_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    for flag in ("--model_name_or_path", "--learning_rate", "--lora_r", "--max_steps"):
+        assert flag in text
+    assert "--learning-rate" in text
+
+
+def test_unknown_verb_and_flag_exit_with_two() -> None:
+    assert tabom("colect").returncode == 2
+    done = tabom("collect", "--learning_rate", "1")
+    assert done.returncode == 2
+    assert "unrecognized arguments" in done.stderr
+
+
+def test_version_and_env(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tabom("--version").stdout.startswith("tabom ")
+    assert main(["env"]) == 0
+    assert "torch:" in capsys.readouterr().out
+
+
+def test_recipes_are_listed_shown_and_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipes", "ls"]) == 0
+    assert "toy-demo" in capsys.readouterr().out
+    assert main(["recipes", "cp", "toy-demo", str(tmp_path)]) == 0
+    copy = tmp_path / "toy-demo.yaml"
+    assert main(["recipes", "show", "toy-demo"]) == 0
+    assert capsys.readouterr().out.endswith(copy.read_text())
+    assert "exists" in refused(capsys, "recipes", "cp", "toy-demo", tmp_path)
+    assert "no recipe" in refused(capsys, "recipes", "show", "nothing")
+
+
+def test_the_verbs_one_by_one(
+    tmp_path: Path, tiny_recipe: Path, random_toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: Any) -> str:
+        assert main([*map(str, arguments), "--quiet"]) == 0
+        return capsys.readouterr().out
+
+    out = tmp_path
+    common = ["--model_name_or_path", random_toy]
+    rows = ["--prompts_function", "tabom.toyworld.tasks:prompts"]
+    args = "{task: sort, split: train, num: 16}"
+    text = run("collect", *common, *rows, "--prompts_args", args, "--max_new_tokens", 16,
+               "--tokens_per_step", 4, "--output_dir", out / "c")  # fmt: skip
+    assert "decoded: 16" in text
+    text = run("verify", *common, "--trajectories", out / "c", "--verifier", "accept_all",
+               "--output_dir", out / "v")  # fmt: skip
+    assert "accepted: 16" in text
+    run("train", *common, "--objective", "tabom", "--option", "window=4", "--option",
+        "margin=0.1", "--trajectories", out / "c", "--verdicts", out / "v", "--max_steps", 2,
+        "--per_device_train_batch_size", 8, "--lora_target_modules", "q_proj", "o_proj",
+        "--output_dir", out / "t")  # fmt: skip
+    adapter = json.loads((out / "t" / "adapter_config.json").read_text())
+    assert sorted(adapter["target_modules"]) == ["o_proj", "q_proj"]
+    run("train", *common, *rows, "--prompts_args", args, "--objective", "nelbo", "--ground_truth",
+        "--max_new_tokens", 16, "--max_steps", 2, "--per_device_train_batch_size", 8,
+        "--use_peft", "false", "--output_dir", out / "full")  # fmt: skip
+    assert (out / "full" / "model.safetensors").is_file()
+    held_out = ["--prompts_args", "{task: sort, split: eval, num: 8}", "--max_new_tokens", 16]
+    for name, extra in (("base", []), ("own", ["--trained", out / "t"]),
+                        ("all", ["--trained", out / "full"])):  # fmt: skip
+        text = run("evaluate", *common, *rows, *held_out, "--tokens_per_step", 2, 8, "--verifier",
+                   "accept_all", "--output_dir", out / name, *extra)  # fmt: skip
+        assert "prompts@2: 100" in text
+        assert "prompts@8: 100" in text
+    text = run("diagnose", *common, "--trained", out / "t", "--base_evaluation", out / "base",
+               "--max_new_tokens", 16, "--output_dir", out / "d")  # fmt: skip
+    assert "order_agreement" in text
+    # Once more: complete, nothing is done.
+    manifest = (out / "c" / "manifest.json").stat().st_mtime_ns
+    run("collect", *common, *rows, "--prompts_args", args, "--max_new_tokens", 16,
+        "--tokens_per_step", 4, "--output_dir", out / "c")  # fmt: skip
+    assert (out / "c" / "manifest.json").stat().st_mtime_ns == manifest
+    # From a recipe, with a flag on top.
+    text = run("collect", "--config", tiny_recipe, "--tokens_per_step", 8, "--output_dir",
+               out / "r", "--set", "prompts.args.num=4")  # fmt: skip
+    assert "decoded: 4" in text
+    assert "forwards: 8" in text
+
+
+# -- wrong input: one clear error, exit status 2, no half-written result --------------------------
+
+
+def test_unknown_recipe_key(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_recipe.write_text(tiny_recipe.read_text().replace("max_steps", "max_stepz"))
+    err = refused(capsys, "run", tiny_recipe, "--output_dir", tmp_path / "out")
+    assert "training.max_stepz" in err
+    assert "did you mean 'max_steps'" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert "nothing.yaml" in refused(capsys, "run", "nothing.yaml")
+    err = refused(
+        capsys, "run", tiny_recipe, "--output_dir", out, "--set", "prompts={path: no.jsonl}"
+    )
+    assert "no file no.jsonl" in err
+    err = refused(
+        capsys, "run", tiny_recipe, "--output_dir", out,
+        "--set", "model.model_name_or_path=no/such/model", "--quiet",
+    )  # fmt: skip
+    assert "no/such/model" in err
+    assert "no recipe.yaml there" in refused(capsys, "report", tmp_path)
+    err = refused(capsys, "verify", "--trajectories", tmp_path, "--model_name_or_path", "toy-base",
+                  "--output_dir", out)  # fmt: skip
+    assert "tabom collect" in err
+
+
+def test_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--model_name_or_path" in refused(capsys, "collect", "--output_dir", tmp_path / "o")
+    err = refused(capsys, "collect", "--model_name_or_path", "toy-base", "--output_dir", "o")
+    assert "--prompts_path" in err
+    err = refused(capsys, "train", "--model_name_or_path", "toy-base", "--objective", "tabom")
+    assert "--ground_truth" in err
+
+
+def test_mask_id_outside_the_vocabulary(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    err = refused(capsys, "run", tiny_recipe, "--output_dir", out, "--quiet",
+                  "--set", "model.mask_token_id=4000")  # fmt: skip
+    assert "mask token id 4000" in err
+    assert "outside the vocabulary" in err
+    assert list(out.rglob("manifest.json")) == []
+
+
+def test_empty_accepted_set(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    err = refused(capsys, "run", tiny_recipe, "--output_dir", out, "--quiet",
+                  "--set", "verifier.type=exact")  # fmt: skip
+    assert "accepted none of 24 trajectories" in err
+    assert not (out / "report.html").exists()
+
+
+def test_output_folder_of_another_recipe_or_of_nobody(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    collect = ["collect", "--config", tiny_recipe, "--quiet", "--output_dir", out]
+    assert main([str(a) for a in collect]) == 0
+    before = (out / "manifest.json").read_bytes()
+    err = refused(capsys, *collect, "--policy", "margin")
+    assert "another recipe" in err
+    assert "decoding.policy" in err
+    assert (out / "manifest.json").read_bytes() == before
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    err = refused(capsys, *collect[:-1], foreign, "--overwrite")
+    assert "was not made by tabom" in err
+    assert (foreign / "thesis.txt").read_text() == "years of work"
+
+
+def test_malformed_trajectory_row_names_file_and_row(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["collect", "--config", str(tiny_recipe), "--quiet", "--output_dir", str(out)]) == 0
+    (path,) = out.rglob("*.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[5]["step"][0] = 99
+    size = path.stat().st_size
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path, compression="zstd")
+    # The manifest notices a change of size; keep it, to reach the row check.
+    found = json.loads((out / "manifest.json").read_text())
+    name = path.relative_to(out).as_posix()
+    assert found["files"][name]["bytes"] == size
+    found["files"][name]["bytes"] = path.stat().st_size
+    (out / "manifest.json").write_text(json.dumps(found))
+    err = refused(capsys, "verify", "--config", tiny_recipe, "--trajectories", out, "--quiet",
+                  "--output_dir", tmp_path / "v")  # fmt: skip
+    assert name in err
+    assert "row 5" in err
+    assert "step" in err
+    assert read_manifest(tmp_path / "v") is None

@@ -1,0 +1,114 @@
+"""Collections: resumable, sharded, the same whoever did the work."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tabom.collect.config import CollectionConfig
+from tabom.collect.prompts import Prompt, PromptSource, load_prompts
+from tabom.collect.worker import collect, make_requests
+from tabom.core.errors import ConfigError, DataError
+from tabom.decoding.config import DecodingConfig
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.loading import load_model
+from tabom.trajectory.store import TrajectoryStore
+
+DECODING = DecodingConfig(max_new_tokens=16, tokens_per_step=4)
+
+
+@pytest.fixture(scope="module")
+def model(random_toy: Path) -> MaskedDiffusionModel:
+    return load_model(str(random_toy))
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    args = {"task": "general", "split": "train", "num": 20}
+    source = PromptSource(function="tabom.toyworld.tasks:prompts", args=args)
+    return load_prompts(source, seed=0)
+
+
+def run(model: MaskedDiffusionModel, prompts: list[Prompt], folder: Path, **kwargs: Any) -> Any:
+    options: dict[str, Any] = {
+        "decoding": DECODING,
+        "config": CollectionConfig(batch_size=4),
+        "seed": 0,
+        "fingerprint": "f",
+        "settings": {},
+    }
+    return collect(model, prompts, folder, **{**options, **kwargs})
+
+
+def content(folder: Path) -> dict[str, tuple[Any, ...]]:
+    return {t.id: (t.response_ids_N.tolist(), t.step_N.tolist()) for t in TrajectoryStore(folder)}
+
+
+def entropies(folder: Path) -> np.ndarray:
+    found = sorted(TrajectoryStore(folder), key=lambda t: t.id)
+    return np.stack([t.entropy_N for t in found])
+
+
+def test_one_process_and_two_ranks_collect_the_same(
+    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+) -> None:
+    counts = run(model, prompts, tmp_path / "one")
+    assert (counts["prompts"], counts["decoded"], counts["resumed"]) == (20, 20, 0)
+    assert counts["forwards"] == 20 * 4
+    run(model, prompts, tmp_path / "two", rank=1, world_size=2)
+    assert not (tmp_path / "two" / "manifest.json").exists()  # the other half is missing
+    run(model, prompts, tmp_path / "two", rank=0, world_size=2)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    np.testing.assert_allclose(entropies(tmp_path / "one"), entropies(tmp_path / "two"), atol=1e-5)
+
+
+def test_what_is_on_disk_is_not_decoded_again(
+    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+) -> None:
+    folder = tmp_path / "c"
+    run(model, prompts, folder, rank=0, world_size=4)
+    counts = run(model, prompts, folder)
+    assert (counts["resumed"], counts["decoded"]) == (5, 15)
+    assert len(TrajectoryStore(folder)) == 20
+
+
+def test_records_carry_what_verifiers_need(
+    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+) -> None:
+    run(model, prompts, tmp_path / "c")
+    by_id = {p.id: p for p in prompts}
+    for t in TrajectoryStore(tmp_path / "c"):
+        prompt = by_id[t.row["prompt_id"]]
+        assert t.prompt == prompt.text
+        assert t.reference == prompt.reference
+        assert t.row["ground_truth"] == prompt.ground_truth
+        assert t.task == prompt.task
+        assert t.num_revealed == 16
+        assert sorted(t.order_N) == list(range(16))
+
+
+def test_samples_differ_and_need_a_temperature(
+    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+) -> None:
+    config = CollectionConfig(batch_size=4, num_samples=2)
+    with pytest.raises(ConfigError, match=r"num_samples > 1 at decoding.temperature 0"):
+        run(model, prompts[:3], tmp_path / "no", config=config)
+    warm = replace(DECODING, temperature=1.0)
+    run(model, prompts[:3], tmp_path / "yes", config=config, decoding=warm)
+    found = content(tmp_path / "yes")
+    assert len(found) == 6
+    assert len({str(v) for v in found.values()}) == 6
+
+
+def test_too_long_prompts_are_counted(
+    model: MaskedDiffusionModel, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    lengths = sorted(len(model.encode_prompt(p.prompt)) for p in prompts)
+    config = CollectionConfig(max_prompt_tokens=lengths[9])
+    requests, num_too_long = make_requests(model, prompts, config)
+    assert len(requests) + num_too_long == 20
+    assert num_too_long == sum(n > lengths[9] for n in lengths)
+    with pytest.raises(DataError, match="all 20 prompts are longer"):
+        make_requests(model, prompts, CollectionConfig(max_prompt_tokens=1))
