@@ -50,11 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TabomError as error:
         print(f"tabom {args.verb}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"tabom {args.verb}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\ntabom {args.verb}: interrupted; run it again to go on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 1
 
 
 if __name__ == "__main__":

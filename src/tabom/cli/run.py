@@ -66,11 +66,5 @@ def show(summary: dict[str, Any], report: Path) -> None:
     """Print the table of the arms and where the report is."""
     from tabom.report.terminal import print_table
 
-    is_own = {m["key"]: not m["key"].startswith("set:") for m in summary["metrics"]}
-    arms = [
-        {**arm, "means": {k: v for k, v in arm["means"].items() if is_own[k]}}
-        for arm in summary["arms"]
-    ]
-    metrics = [m for m in summary["metrics"] if is_own[m["key"]]]
-    print_table({**summary, "metrics": metrics, "arms": arms})
+    print_table(summary)
     print(f"\nreport: {report}")

@@ -5,6 +5,7 @@ whose manifest carries that fingerprint is skipped, one with another fingerprint
 Heavy imports happen inside `run`, so that planning a study needs no torch.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ class Stage:
     work: module-level function (picklable) that fills the folder and returns counts.
     arguments: its keyword arguments. needs: folders of stages that must be complete before.
     cost: relative, for the progress bar and the order of work.
+    resumes: whether a rerun goes on from what a stopped one left; else that is removed.
+    writes_manifest: whether `work` itself declares the folder complete (a sharded collection does
+    when its last rank is done).
     """
 
     kind: str
@@ -38,6 +42,8 @@ class Stage:
     arguments: dict[str, Any]
     needs: tuple[Path, ...] = ()
     cost: float = 1.0
+    resumes: bool = False
+    writes_manifest: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -59,14 +65,19 @@ class Stage:
             self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
         )
         started = time.perf_counter()
-        counts = self.work(
-            folder=self.folder,
-            fingerprint=self.fingerprint,
-            settings=self.settings,
-            report=lambda done, total: report(self.label, done, total),
-            **self.arguments,
-        )
-        if manifest.read_manifest(self.folder) is None:
+        try:
+            counts = self.work(
+                folder=self.folder,
+                fingerprint=self.fingerprint,
+                settings=self.settings,
+                report=lambda done, total: report(self.label, done, total),
+                **self.arguments,
+            )
+        except BaseException:
+            self._clear()
+            raise
+        # Under torchrun every rank runs the stage; one of them declares it complete.
+        if not self.writes_manifest and os.environ.get("RANK", "0") == "0":
             manifest.write_manifest(
                 self.folder,
                 stage=self.kind,
@@ -76,6 +87,13 @@ class Stage:
                 seconds=round(time.perf_counter() - started, 3),
             )
         return counts
+
+    def _clear(self) -> None:
+        """Leave no half-written result, unless a rerun can go on from it."""
+        is_empty = {p.name for p in self.folder.iterdir()} <= {manifest.STARTED}
+        if is_empty or not self.resumes:
+            manifest.reset(self.folder)
+            self.folder.rmdir()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +148,8 @@ def collect_stage(recipe: Recipe, *, seed: int, folder: Path) -> Stage:
         work=collect_work,
         arguments={"recipe": recipe, "seed": seed},
         cost=3.0,
+        resumes=True,
+        writes_manifest=True,
     )
 
 
@@ -197,6 +217,7 @@ def train_stage(
         },
         needs=() if verify is None else (verify.folder,),
         cost=2.0,
+        resumes=True,
     )
 
 

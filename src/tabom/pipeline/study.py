@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tabom.core import manifest
-from tabom.core.errors import StageError
+from tabom.core.errors import StageError, TabomError
 from tabom.pipeline import stages
 from tabom.pipeline.progress import Bars, silent
 from tabom.pipeline.recipe import ArmConfig, Recipe
@@ -141,8 +141,13 @@ def run_plan(
         _limit_threads(threads_per_worker)
         bars = Bars(is_quiet=is_quiet)
         for stage in todo:
-            _tell(stage, stage.run(bars), is_quiet)
-            bars.close()
+            try:
+                counts = stage.run(bars)
+            except TabomError as error:
+                raise _at(stage, error) from error
+            finally:
+                bars.close()
+            _tell(stage, counts, is_quiet)
         return
     _run_side_by_side(todo, num_workers, threads_per_worker, is_quiet)
 
@@ -154,6 +159,11 @@ def _tell(stage: Stage, counts: dict[str, Any], is_quiet: bool) -> None:
         f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in counts.items()
     )
     tqdm.write(f"{stage.label:<32} {shown}")
+
+
+def _at(stage: Stage, error: TabomError) -> TabomError:
+    """The same error, saying which stage it stopped."""
+    return type(error)(f"{stage.label}: {error}")
 
 
 # -- several processes -------------------------------------------------------------------------
@@ -235,7 +245,10 @@ def _run_side_by_side(
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 stage = running.pop(future)
-                counts = future.result()
+                try:
+                    counts = future.result()
+                except TabomError as error:
+                    raise _at(stage, error) from error
                 shares[str(stage.folder)] = 1.0
                 redraw()
                 _tell(stage, counts, is_quiet)

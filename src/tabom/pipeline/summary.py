@@ -35,6 +35,7 @@ LABELS = {
     "kendall_tau": ("Kendall tau", "rank correlation of entropies with the base's decoding order"),
 }
 BETTER = {"forgetting": "lower", "tds": "none", "premature_commit": "lower"}
+DETAILS = ("forgetting", "kendall_tau")
 SCALARS = ("tds", "order_agreement", "kendall_tau")
 
 
@@ -112,10 +113,14 @@ def _metric(key: str) -> dict[str, Any]:
         label, text = LABELS.get(stem, (stem.replace("_", " ").capitalize(), ""))
     if speed:
         label, text = f"{label}, {speed} a step", f"{text}, revealing {speed} slots a step"
-    better = BETTER.get(stem, "higher")
-    if stem in SCALARS:
-        return {"key": key, "label": label, "help": text, "unit": "", "better": better}
-    return {"key": key, "label": label, "help": text, "unit": "%", "better": better}
+    return {
+        "key": key,
+        "label": label,
+        "help": text,
+        "unit": "" if stem in SCALARS else "%",
+        "better": BETTER.get(stem, "higher"),
+        "is_detail": stem.startswith("set:") or stem in DETAILS,
+    }
 
 
 def _mean(mean: Mean) -> dict[str, Any]:

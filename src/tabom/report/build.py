@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tabom.report import figures
-from tabom.report.data import check_summary, clean, number
+from tabom.report.data import check_summary, clean, number, split_metrics
 from tabom.report.examples import viewer
 from tabom.report.words import best_arms, cautions, count, digits_of, duration, fixed, headline
 
@@ -43,6 +43,7 @@ def render(summary: Mapping[str, Any]) -> str:
     summary = clean(summary)
     script = _asset("report.js")
     template = _environment().get_template("report.html.j2")
+    main, details = split_metrics(summary)
     digest = hashlib.sha256(script.encode()).digest()
     return template.render(
         summary=summary,
@@ -55,8 +56,10 @@ def render(summary: Mapping[str, Any]) -> str:
         headline=headline(summary),
         facts=_facts(summary),
         notes=[*cautions(summary), *(summary.get("notes") or ())],
-        metrics=summary.get("metrics") or [],
-        rows=figures.table(summary) if summary.get("arms") and summary.get("metrics") else [],
+        metrics=main,
+        rows=figures.table(summary, main) if summary.get("arms") and main else [],
+        detail_metrics=details,
+        detail_rows=figures.table(summary, details),
         has_best=bool(best_arms(summary)),
         drawings={
             name: Markup(getattr(figures, name)(summary))

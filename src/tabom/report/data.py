@@ -24,6 +24,7 @@ class Metric(TypedDict, total=False):
     unit: str
     better: Literal["higher", "lower", "none"]
     digits: int  # decimals shown; default 1 for "%", else 3
+    is_detail: bool  # shown in a table of its own, folded away, and not in the terminal
 
 
 class Mean(TypedDict, total=False):
@@ -216,6 +217,13 @@ def clean(value: Any) -> Any:
         return number(value)
     except (TypeError, ValueError):
         return str(value)
+
+
+def split_metrics(summary: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """The metrics of the main table, and those that are details."""
+    metrics = _items(summary, "metrics")
+    main = [m for m in metrics if not m.get("is_detail")]
+    return main, [m for m in metrics if m.get("is_detail")]
 
 
 def main_metric(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:

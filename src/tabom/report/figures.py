@@ -35,12 +35,17 @@ def arm_styles(summary: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return styles
 
 
-def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the arms' table in measured order; a cell holds texts, a sort value, a drawing."""
+def table(
+    summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of a table of arms in measured order; a cell holds texts, a sort value, a drawing.
+
+    metrics: the columns, of `summary["metrics"]`.
+    """
     styles, best = arm_styles(summary), best_arms(summary)
     arms, base = measured_order(summary), summary.get("base_arm")
     ranges, levels = {}, {}
-    for metric in summary.get("metrics") or ():
+    for metric in metrics:
         cells = [mean_of(arm, metric["key"]) for arm in arms]
         ranges[metric["key"]] = extent([cell[k] for cell in cells for k in ("mean", "low", "high")])
         at_base = [mean_of(arm, metric["key"])["mean"] for arm in arms if arm["name"] == base]
@@ -51,7 +56,7 @@ def table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         cells = [
             _cell(arm, metric, ranges[metric["key"]], levels[metric["key"]], colour)
             | {"is_best": best.get(metric["key"]) == arm["name"]}
-            for metric in summary.get("metrics") or ()
+            for metric in metrics
         ]
         rows.append(
             {"name": arm["name"], "colour": colour, "is_base": arm["name"] == base, "cells": cells}

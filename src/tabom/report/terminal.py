@@ -6,7 +6,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from tabom.report.data import check_summary, clean, mean_of, measured_order, number
+from tabom.report.data import (
+    check_summary,
+    clean,
+    mean_of,
+    measured_order,
+    number,
+    split_metrics,
+)
 from tabom.report.figures import tone
 from tabom.report.words import MINUS, best_arms, count, digits_of, duration, fixed, headline
 
@@ -34,7 +41,7 @@ def format_table(
     sentence = _plain(headline(summary)).replace(MINUS, "-")
     lines = [_cut(_title(summary), width), *_wrap(sentence, width)]
     for block in _blocks(
-        [_column(metric, arms) for metric in summary.get("metrics") or ()], width - left
+        [_column(metric, arms) for metric in split_metrics(summary)[0]], width - left
     ):
         lines.append("")
         heads = [_pad(_cut(column["title"], column["width"]), column["width"]) for column in block]

@@ -103,12 +103,12 @@ def make_example(task: str, *, split: str, seed: int, index: int) -> Example:
         raise ValueError(f"unknown toy task {task!r}; known: {', '.join([*DOMAINS, 'general'])}")
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    rng = random.Random(_digest(f"{seed}/{split}/{task}/{index}"))
+    rng = random.Random(digest(f"{seed}/{split}/{task}/{index}"))
     while True:
         prompt, reference, ground_truth = _draw(task, rng)
         if split_of(prompt) == split:
             return Example(
-                id=f"{task}-{_digest(prompt):016x}",
+                id=f"{task}-{digest(prompt):016x}",
                 prompt=prompt,
                 reference=reference,
                 ground_truth=ground_truth,
@@ -120,7 +120,7 @@ def make_example(task: str, *, split: str, seed: int, index: int) -> Example:
 def split_of(prompt: str) -> str:
     """The one split a prompt may occur in: decided by its content, so splits cannot overlap."""
     # Half for the base, the rest for what comes after it: most data is the base's.
-    return ("pretrain", "pretrain", "train", "eval")[_digest(f"split/{prompt}") % 4]
+    return ("pretrain", "pretrain", "train", "eval")[digest(f"split/{prompt}") % 4]
 
 
 def check(*, response: str, row: dict[str, str]) -> tuple[str, str]:
@@ -154,15 +154,6 @@ def pad(text: str) -> str:
     return text.ljust(NUM_SLOTS, EOS_CHAR)
 
 
-def walk(targets: dict[str, str], start: str, *, num_hops: int) -> str:
-    """The nodes visited after `start`, in order."""
-    path = []
-    for _ in range(num_hops):
-        start = targets[start]
-        path.append(start)
-    return "".join(path)
-
-
 def _draw(task: str, rng: random.Random) -> tuple[str, str, str]:
     if task in ("chain", "hops"):
         if task == "chain":
@@ -184,18 +175,28 @@ def _draw_pointers(
     """A permutation, never a random function: there paths run together, and a check of the last
     node would pass wrong paths."""
     nodes = sorted(rng.sample(NODES, rng.randint(*num_nodes)))
-    targets = dict(zip(nodes, rng.sample(nodes, len(nodes)), strict=True))
-    start, hops = rng.choice(nodes), rng.randint(*num_hops)
-    pairs = "".join(node.upper() + target for node, target in targets.items())
-    path = walk(targets, start, num_hops=hops)
+    pointers = dict(zip(nodes, rng.sample(nodes, len(nodes)), strict=True))
+    return pointer_example(pointers, start=rng.choice(nodes), num_hops=rng.randint(*num_hops))
+
+
+def pointer_example(
+    pointers: dict[str, str], *, start: str, num_hops: int
+) -> tuple[str, str, str]:
+    """`(prompt, reference, ground_truth)` for following `pointers` from `start`."""
+    path = ""
+    node = start
+    for _ in range(num_hops):
+        node = pointers[node]
+        path += node
+    entries = "".join(source.upper() + target for source, target in pointers.items())
     # The answer comes first, so left to right is the wrong order and easy-to-hard the right one.
     return (
-        f"{pairs}{START}{start}{hops}",
+        f"{entries}{START}{start}{num_hops}",
         f"{path[-1]}{EQUALS}{path}",
         f"{path}{EQUALS}{path[-1]}".upper(),
     )
 
 
-def _digest(text: str) -> int:
+def digest(text: str) -> int:
     """64 bits of `text` (Python's own `hash` differs from run to run)."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

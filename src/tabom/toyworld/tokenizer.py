@@ -1,11 +1,11 @@
-"""The toy world's tokenizer: one token a character, five special tokens, a chat template."""
+"""The toy world's tokenizer: one token a character, or an entry of a map; a chat template."""
 
 from __future__ import annotations
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tabom.toyworld.alphabet import CHARACTERS
+from tabom.toyworld.alphabet import CHARACTERS, POINTERS
 
 PAD, EOS, MASK, USER, ASSISTANT = "<pad>", "<eos>", "<mask>", "<user>", "<assistant>"
 SPECIAL_TOKENS = (PAD, EOS, MASK, USER, ASSISTANT)
@@ -22,11 +22,12 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Specials have ids 0-4, then `CHARACTERS` in order. An unknown character is an error."""
-    vocabulary = {token: index for index, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
+    """Specials have ids 0-4, then `CHARACTERS`, then `POINTERS`; an unknown character is an error."""
+    tokens = (*SPECIAL_TOKENS, *CHARACTERS, *POINTERS)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     # No unknown token: the toy world has no text of others, so an unknown character is a mistake.
     core = Tokenizer(models.WordLevel(vocabulary))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("[A-J][a-j]|."), behavior="isolated")
     core.decoder = decoders.Fuse()
     core.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     return PreTrainedTokenizerFast(

@@ -315,3 +315,13 @@ def test_viewer_groups_by_prompt_and_scales_to_the_greatest_entropy(summary):
     greatest = max(v for e in summary["examples"] for row in e["field"] for v in row if v)
     assert view["top"] == pytest.approx(greatest)
     assert viewer({})["groups"] == []
+
+
+def test_detail_metrics_have_a_table_of_their_own(summary):
+    first, *_, last = summary["metrics"]
+    last["is_detail"] = True
+    page = render(summary)
+    main, details = page.split("Every set and further numbers")
+    heads = f'title="{first["help"]}"', f'title="{last["help"]}"'
+    assert [h in main for h in heads] == [True, False]
+    assert [h in details for h in heads] == [False, True]

@@ -1,0 +1,197 @@
+"""Pretrain the toy base: a bidirectional Llama of 170 thousand weights, on one CPU thread.
+
+Shapes: B examples, P prompt tokens (left-padded), N response slots, S = P + N, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tabom.toyworld.alphabet import NUM_SLOTS
+from tabom.toyworld.curriculum import STAGES, Stage, draw_pair
+from tabom.toyworld.tasks import digest
+from tabom.toyworld.tokenizer import ASSISTANT, EOS, USER, build_tokenizer
+
+WIDTH = 64
+NUM_WARMUP_STEPS = 50
+
+
+def build_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """A plain Llama configuration, made bidirectional, with `tabom_family: toy`."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=172,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        # Sequences have 41 tokens at most: a small theta spends more dimensions on such distances.
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        use_cache=False,
+    )
+    config.is_causal = False
+    config.mask_token_id = tokenizer.mask_token_id
+    config.tabom_family = "toy"
+    return config
+
+
+def build_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
+    """A fresh net; its weights depend on `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            # Quiet output projections: the residual stream starts as the tokens themselves, else
+            # attention cannot match them and the look-up takes far longer to be found.
+            scale = {"embed_tokens": 1.0, "lm_head": 0.02}.get(name.split(".")[-2])
+            if scale is None:
+                quiet = name.endswith(("o_proj.weight", "down_proj.weight"))
+                scale = (0.2 if quiet else 1.0) * weight.shape[1] ** -0.5
+            torch.nn.init.normal_(weight, std=scale, generator=generator)
+    return model
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]
+) -> dict[str, torch.Tensor]:
+    """Token ids of rendered prompts and responses.
+
+    Returns:
+        `input_ids` [B, S] (prompts left-padded, EOS fills the response), `attention_mask` and
+        `position_ids` [B, S].
+    """
+    texts = [f"{USER}{prompt}{ASSISTANT}" for prompt, _ in pairs]
+    prompts = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+    responses = [response + EOS * (NUM_SLOTS - len(response)) for _, response in pairs]
+    slots = tokenizer(responses, add_special_tokens=False, return_tensors="pt")
+    mask = torch.cat([prompts["attention_mask"], slots["attention_mask"]], dim=1)
+    return {
+        "input_ids": torch.cat([prompts["input_ids"], slots["input_ids"]], dim=1),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).masked_fill(mask == 0, 1),
+    }
+
+
+def nelbo(
+    model: LlamaForCausalLM, batch: dict[str, torch.Tensor], *, generator: torch.Generator
+) -> torch.Tensor:
+    """Eq. 1 of the paper: k ~ U{1..N} slots masked at random, mean loss over them, then over B."""
+    target_BN = batch["input_ids"][:, -NUM_SLOTS:]
+    num_rows = len(target_BN)
+    num_masked_B1 = torch.randint(1, NUM_SLOTS + 1, (num_rows, 1), generator=generator)
+    rank_BN = torch.rand(num_rows, NUM_SLOTS, generator=generator).argsort(1).argsort(1)
+    is_masked_BN = rank_BN < num_masked_B1
+    visible_BN = target_BN.masked_fill(is_masked_BN, model.config.mask_token_id)
+    logits_BNV = model(
+        input_ids=torch.cat([batch["input_ids"][:, :-NUM_SLOTS], visible_BN], dim=1),
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+        logits_to_keep=NUM_SLOTS,
+    ).logits
+    ce_BN = F.cross_entropy(logits_BNV.transpose(1, 2), target_BN, reduction="none")
+    return ((ce_BN * is_masked_BN).sum(1) / num_masked_B1[:, 0]).mean()
+
+
+def rate(step: int, *, stage: Stage) -> float:
+    """Learning rate: linear warm-up, then a cosine down to `stage.final_rate`."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / stage.num_steps)))
+    share = stage.final_rate + (1 - stage.final_rate) * cosine
+    return stage.learning_rate * share * min(1.0, (step + 1) / NUM_WARMUP_STEPS)
+
+
+def train_stage(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage, *, seed: int
+) -> None:
+    """Run one stage in place."""
+    generator = torch.Generator().manual_seed(digest(f"{seed}/{stage.name}") >> 1)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    model.train()
+    progress = tqdm(range(stage.num_steps), desc=f"pretrain, {stage.name}", unit="step")
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, stage=stage)
+        pairs = [
+            draw_pair(stage, seed=seed, step=step, row=row) for row in range(stage.batch_size)
+        ]
+        loss = nelbo(model, encode(tokenizer, pairs), generator=generator)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss {loss.item()} at step {step} of stage {stage.name}")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def pretrain(
+    output_dir: str | Path, *, seed: int = 0, stages: Sequence[Stage] = STAGES
+) -> Path:
+    """Make a base checkpoint: configuration, weights, tokenizer, and how it was made.
+
+    On one machine the result is a function of `seed` and `stages`: one thread, keyed draws.
+
+    Args:
+        output_dir: folder to write; made if missing.
+        seed: initial weights, data and masks.
+        stages: the curriculum; other than the default only in tests and experiments.
+
+    Returns:
+        `output_dir`.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    model = build_model(build_config(tokenizer), seed=seed)
+    seconds = {}
+    with one_thread():
+        for stage in stages:
+            start = time.process_time()
+            train_stage(model, tokenizer, stage, seed=seed)
+            seconds[stage.name] = round(time.process_time() - start, 1)
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {
+        "command": f"tabom toyworld pretrain --seed {seed}",
+        "seed": seed,
+        "num_parameters": sum(weight.numel() for weight in model.parameters()),
+        "cpu_seconds": seconds,
+        "stages": [asdict(stage) for stage in stages],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    return folder
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: at this size more are slower, and sums keep one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,99 @@
+"""What the base model reads, in which order: two stages, as data.
+
+Left to itself a net this small does not find the look-up in a map in any time we have: maps are
+uniform permutations, so until attention is right nothing pays. The first stage therefore starts
+with maps close to the alphabet (each node points to the next), where it pays to look at the node
+before, and lets them become uniform. The second is the mixture the base is known for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tabom.toyworld.alphabet import NODES
+from tabom.toyworld.tasks import digest, make_example, pointer_example, split_of
+
+WARMUP = "warmup"
+WARMUP_NODES = (4, 10)
+WARMUP_HOPS = (1, 9)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the optimiser over one mixture.
+
+    Attributes:
+        name: part of every draw's key.
+        num_steps: optimiser steps.
+        batch_size: examples a step.
+        learning_rate: after the warm-up.
+        final_rate: share of `learning_rate` that the cosine ends at. A base stopped at full rate
+            makes every later training look good, because any decay improves it.
+        shares: task (or `WARMUP`) -> share of the examples.
+        other_surface: share of the `hops` examples answered in the ground truth's surface. A base
+            has seen how others write; without it that surface is not learnt afterwards.
+    """
+
+    name: str
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    final_rate: float
+    shares: Mapping[str, float] = field(default_factory=dict)
+    other_surface: float = 0.0
+
+
+MAPS = Stage(
+    name="maps",
+    num_steps=1100,
+    batch_size=64,
+    learning_rate=3e-3,
+    final_rate=0.5,
+    shares={WARMUP: 1.0},
+)
+MIXTURE = Stage(
+    name="mixture",
+    num_steps=1800,
+    batch_size=96,
+    learning_rate=3e-3,
+    final_rate=0.05,
+    shares={"reverse": 0.2, "sort": 0.24, "sudoku": 0.29, "hops": 0.25, "chain": 0.02},
+    other_surface=0.06,
+)
+STAGES = (MAPS, MIXTURE)
+
+
+def draw_pair(stage: Stage, *, seed: int, step: int, row: int) -> tuple[str, str]:
+    """`(prompt, response)` for one place in one batch: a pure function of its arguments."""
+    rng = random.Random(digest(f"{seed}/{stage.name}/{step}/{row}"))
+    (task,) = rng.choices(list(stage.shares), list(stage.shares.values()))
+    if task == WARMUP:
+        return _draw_warmup(rng, step=step)
+    index = step * stage.batch_size + row
+    example = make_example(task, split="pretrain", seed=seed, index=index)
+    if task == "hops" and rng.random() < stage.other_surface:
+        return example.prompt, example.ground_truth
+    return example.prompt, example.reference
+
+
+def _draw_warmup(rng: random.Random, *, step: int) -> tuple[str, str]:
+    """A map of `step` degrees of disorder: a few swaps at first, later a uniform permutation."""
+    max_swaps = min(12, max(0, (step - 100) // 30))
+    uniform_share = (step - 200) / 800
+    while True:
+        nodes = sorted(rng.sample(NODES, rng.randint(*WARMUP_NODES)))
+        targets = nodes[1:] + nodes[:1]
+        if rng.random() < uniform_share:
+            rng.shuffle(targets)
+        else:
+            for _ in range(rng.randint(0, max_swaps)):
+                one, other = rng.randrange(len(nodes)), rng.randrange(len(nodes))
+                targets[one], targets[other] = targets[other], targets[one]
+        pointers = dict(zip(nodes, targets, strict=True))
+        prompt, response, _ = pointer_example(
+            pointers, start=rng.choice(nodes), num_hops=rng.randint(*WARMUP_HOPS)
+        )
+        if split_of(prompt) == "pretrain":
+            return prompt, response
