@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tabom.cli import sections
+from tabom.cli import flags, sections
+
+if TYPE_CHECKING:
+    from tabom.pipeline.stages import Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[1],
         metavar="K",
-        help="speeds of the one set made from the prompt flags (default: 1)",
+        help="speeds of the one set made from the prompt flags, or of the tasks (default: 1)",
     )
+    _add_tasks(parser.add_argument_group("tasks of lm-eval (instead of prompts)"))
     sections.add(
         parser,
         "model",
@@ -31,14 +36,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_tasks(group: Any) -> None:
+    group.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="gsm8k_tabom, math500_tabom, humaneval_tabom, mbpp_tabom, ifeval_tabom (the paper's "
+        "prompts and metrics), or any task of lm-eval that generates; separated by space or comma",
+    )
+    group.add_argument(
+        "--data_dir",
+        "--data-dir",
+        metavar="DIR",
+        help="a folder with gsm8k.jsonl, math500.jsonl, ...; left out: the hub or its cache",
+    )
+    group.add_argument(
+        "--setting",
+        help="dream_paper, dream_release, llada_paper or llada_release: budgets and decoding of "
+        "each task as published",
+    )
+    group.add_argument(
+        "--in_domain",
+        "--in-domain",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="tasks that are in domain, the others are not (default: all)",
+    )
+    group.add_argument(
+        "--num_documents",
+        "--num-documents",
+        type=int,
+        metavar="N",
+        help="the first N documents of each task",
+    )
+    group.add_argument(
+        "--num_samples",
+        "--num-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="responses of each document, for pass@k (default: 1)",
+    )
+    group.add_argument(
+        "--no_chat_template",
+        "--no-chat-template",
+        action="store_true",
+        help="give the task's text to the model as it is",
+    )
+    group.add_argument(
+        "--cut",
+        choices=["all_ends", "release"],
+        help="where a response ends (default: what the setting says, else all_ends)",
+    )
+    group.add_argument(
+        "--max_prompt_tokens",
+        "--max-prompt-tokens",
+        type=int,
+        metavar="N",
+        help="keep this many tokens at the end of a longer prompt",
+    )
+    group.add_argument(
+        "--include_path", "--include-path", metavar="DIR", help="a folder of further task files"
+    )
+    group.add_argument(
+        "--unsafe_exec",
+        "--unsafe-exec",
+        action="store_true",
+        help="run the programs of code tasks without a sandbox",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Evaluate on the recipe's sets, or on one set made from the prompt flags."""
+    """Evaluate on tasks, on the recipe's sets, or on one set made from the prompt flags."""
     from tabom.pipeline import stages
     from tabom.pipeline.recipe import ArmConfig
 
     recipe = sections.partial_recipe(args, need=("model",))
-    recipe = sections.with_one_set(recipe, args)
     train = None if args.trained is None else sections.finished(args.trained, "train")
+    if args.tasks:
+        return sections.run_stage(_tasks_stage(args, recipe, train), args)
+    _refuse_task_flags(args)
+    recipe = sections.with_one_set(recipe, args)
     stage = stages.evaluate_stage(
         recipe,
         arm=ArmConfig(name="trained" if train else "base"),
@@ -47,3 +126,53 @@ def run(args: argparse.Namespace) -> int:
         folder=Path(sections.output_dir(args)),
     )
     return sections.run_stage(stage, args)
+
+
+def _tasks_stage(args: argparse.Namespace, recipe: Any, train: "Stage | None") -> "Stage":
+    from tabom.core import configs
+    from tabom.pipeline.recipe import recipe_path
+    from tabom.pipeline.tasks import TasksConfig, tasks_stage
+
+    # Of the decoding options only those that were given: a task or a setting has its own.
+    mapping: dict[str, Any] = {}
+    if args.config is not None:
+        mapping = configs.load_yaml(recipe_path(args.config))
+    mapping = configs.apply_overrides(mapping, flags.overrides_of(args))
+    decoding = {k: v for k, v in (mapping.get("decoding") or {}).items() if k != "tokens_per_step"}
+    config = TasksConfig(
+        tasks=_names(args.tasks),
+        in_domain=_names(args.in_domain),
+        setting=args.setting,
+        decoding=decoding,
+        tokens_per_step=tuple(args.tokens_per_step),
+        data_dir=args.data_dir,
+        include_path=args.include_path,
+        num_documents=args.num_documents,
+        num_samples=args.num_samples,
+        apply_chat_template=not args.no_chat_template,
+        cut=args.cut,
+        max_prompt_tokens=args.max_prompt_tokens,
+        batch_size=recipe.evaluation.batch_size,
+        seed=recipe.evaluation.seed,
+        unsafe_exec=args.unsafe_exec,
+        quiet=args.quiet,
+    )
+    return tasks_stage(
+        config, model=recipe.model, train=train, folder=Path(sections.output_dir(args))
+    )
+
+
+def _names(given: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for text in given for name in text.split(",") if name))
+
+
+def _refuse_task_flags(args: argparse.Namespace) -> None:
+    from tabom.core.errors import ConfigError
+
+    names = ("data_dir", "setting", "in_domain", "num_documents", "cut", "max_prompt_tokens")
+    given = [name for name in names if getattr(args, name)]
+    if args.num_samples != 1:
+        given.append("num_samples")
+    given += [n for n in ("no_chat_template", "include_path", "unsafe_exec") if getattr(args, n)]
+    if given:
+        raise ConfigError(f"--{given[0]} is for tasks: give --tasks, or drop it")

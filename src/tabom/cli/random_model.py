@@ -7,7 +7,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom random-model`."""
     parser.add_argument("folder", help="where to write it (must be new or empty)")
-    parser.add_argument("--family", required=True, help="toy or dream")
+    parser.add_argument("--family", required=True, help="toy, dream, llada or sdar")
     parser.add_argument(
         "--tokenizer", help="folder with the tokenizer's files; left out: a model without one"
     )

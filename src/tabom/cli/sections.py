@@ -19,6 +19,7 @@ RENAME = {
         "type": "verifier",
         "function": "verifier_function",
         "args": "verifier_args",
+        "num_workers": "verifier_workers",
     },
 }
 
@@ -35,7 +36,7 @@ def add(parser: argparse.ArgumentParser, *names: str, output: str) -> None:
     classes = get_type_hints(Recipe)
     flags.add_common(parser, output=output)
     for name in names:
-        skip = {"sets"}
+        skip = {"sets", "held_out_check"}
         if name == "decoding" and "evaluation" in names:
             skip.add("tokens_per_step")
         flags.add_section(parser, classes[name], name, rename=RENAME.get(name), skip=skip)

@@ -9,6 +9,15 @@ from tabom.cli import sections
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom verify`."""
     parser.add_argument("--trajectories", metavar="DIR", required=True, help="a collection")
+    parser.add_argument(
+        "--unsafe_exec",
+        "--unsafe-exec",
+        dest="verifier.args.unsafe_exec",
+        action="store_const",
+        const="true",
+        default=argparse.SUPPRESS,
+        help="run programs without a sandbox (verifier code; only where this machine may be lost)",
+    )
     sections.add(parser, "model", "verifier", output="where to write the verdicts")
 
 

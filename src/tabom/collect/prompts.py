@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tabom.collect.prompts_columns import answer_text, chat_messages, find_column, shape_of
 from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 
-PROMPT_COLUMNS = ("prompt", "messages", "question", "instruction", "problem", "input")
-REFERENCE_COLUMNS = ("reference", "answer", "solution", "target", "output")
 FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -29,7 +28,8 @@ class PromptSource:
     args: keyword arguments of the function.
     prompt_column: column of the prompt, a string or a list of chat messages; found if null.
     reference_column: column of the gold answer that the verifier compares with; found if null.
-    ground_truth_column: column of the full human answer (the SFT-GT arm); the reference if null.
+    ground_truth_column: column of the full human answer (the SFT-GT arm); found if null, else the
+        reference.
     id_column: column of a unique key; the row number if null.
     template: text around the prompt, e.g. "{prompt}\\nThink step by step."
     limit: take this many rows.
@@ -71,7 +71,8 @@ class Prompt:
 
     id: unique in its source. prompt: user text or chat messages. reference: the gold answer that
     a verifier compares with ("" if none). ground_truth: the data set's own full response ("" if
-    none). row: the source row, for verifiers and diagnostics that need more.
+    none). row: the source row, for verifiers and diagnostics that need more; without the prompt
+    itself, unless a template changed that.
     """
 
     id: str
@@ -198,59 +199,50 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(
-    row: Mapping[str, Any], name: str | None, candidates: tuple[str, ...], option: str, where: str
-) -> str | None:
-    if name is not None:
-        if name not in row:
-            raise DataError(
-                f"{where}: no column {name!r} ({option}); the columns are {', '.join(row)}"
-            )
-        return name
-    return next((c for c in candidates if row.get(c) not in (None, "")), None)
-
-
 def _prompt(source: PromptSource, row: Mapping[str, Any], index: int, where: str) -> Prompt:
     at = f"{where}, row {index}"
     if not isinstance(row, Mapping):
         raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
-    column = _column(row, source.prompt_column, PROMPT_COLUMNS, "prompts.prompt_column", at)
+    shape = shape_of(row)
+    column = find_column(row, source.prompt_column, shape.prompt, "prompts.prompt_column", at)
     if column is None:
         raise DataError(
-            f"{at}: no prompt: none of the columns {', '.join(PROMPT_COLUMNS)} is there and filled "
+            f"{at}: no prompt: none of the columns {', '.join(shape.prompt)} is there and filled "
             f"(columns: {', '.join(row)}); name it with prompts.prompt_column"
         )
+    name = find_column(
+        row, source.reference_column, shape.reference, "prompts.reference_column", at
+    )
+    reference = "" if name is None else answer_text(row[name])
+    name = find_column(
+        row, source.ground_truth_column, shape.ground_truth, "prompts.ground_truth_column", at
+    )
+    ground_truth = reference if name is None else answer_text(row[name])
     prompt = row[column]
-    reference_column = _column(
-        row, source.reference_column, REFERENCE_COLUMNS, "prompts.reference_column", at
-    )
-    reference = "" if reference_column is None else row[reference_column]
-    truth_column = _column(
-        row, source.ground_truth_column, ("ground_truth",), "prompts.ground_truth_column", at
-    )
-    ground_truth = reference if truth_column is None else row[truth_column]
-    if isinstance(prompt, list):
-        messages = [dict(m) for m in prompt]
-        if messages and messages[-1].get("role") == "assistant":
+    kept = {k: v for k, v in row.items() if k != column}
+    if isinstance(prompt, list | Mapping):
+        messages = chat_messages(prompt, f"{at}: {column}")
+        if messages and messages[-1]["role"] == "assistant":
             ground_truth = ground_truth or messages[-1]["content"]
             messages = messages[:-1]
-        if not messages or any("role" not in m or "content" not in m for m in messages):
+        if not messages:
             raise DataError(f"{at}: {column} must be a list of {{role, content}} messages")
         prompt = messages
     else:
         prompt = str(prompt)
-        if source.template is not None:
-            prompt = source.template.replace("{prompt}", prompt)
         if not prompt.strip():
             raise DataError(f"{at}: the prompt is empty")
+        if source.template is not None:
+            kept[column] = prompt  # a verifier may need it: a program goes on where it ends
+            prompt = source.template.replace("{prompt}", prompt)
     identifier = row.get(source.id_column or "id")
     if source.id_column is not None and identifier is None:
         raise DataError(f"{at}: no value in the column {source.id_column!r} (prompts.id_column)")
     return Prompt(
         id=str(identifier) if identifier is not None else f"row-{index}",
         prompt=prompt,
-        reference=str(reference or ""),
-        ground_truth=str(ground_truth or ""),
+        reference=reference,
+        ground_truth=ground_truth,
         task=str(row.get("task", "")),
-        row={k: v for k, v in row.items() if k != column},
+        row=kept,
     )

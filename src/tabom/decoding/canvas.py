@@ -5,15 +5,26 @@ Legend: B batch, S prompt + response, P prompt, N response slots, K steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tabom.core.errors import ModelError
 from tabom.core.keys import text_key
-from tabom.decoding.requests import Decoded, DecodeRequest
+from tabom.decoding.requests import Decoded, DecodeRequest, StepView
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import Trajectory
+
+
+def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step: int) -> None:
+    """Raises `ModelError` if an entropy is not finite: then the logits were not."""
+    if not bool(torch.isfinite(entropy_R).all()):
+        raise ModelError(
+            f"{model.name_or_path} gives logits that are not finite at step {step}; the weights "
+            "or the dtype are broken (float16 overflows; take bfloat16 or float32)"
+        )
 
 
 @dataclass(kw_only=True)
@@ -59,6 +70,30 @@ class Canvas:
             entropy_BN=torch.full(shape, torch.nan, device=device),
             confidence_BN=torch.full(shape, torch.nan, device=device),
             num_forwards_B=torch.zeros(B, dtype=torch.long, device=device),
+        )
+
+    @property
+    def prompt_length_B(self) -> Tensor:
+        """Real tokens of each prompt, int64 `[B]`."""
+        num_prompt = self.ids_BS.shape[1] - self.open_BN.shape[1]
+        if self.attention_mask_BS is None:
+            return torch.full_like(self.num_forwards_B, num_prompt)
+        return self.attention_mask_BS[:, :num_prompt].sum(dim=1)
+
+    def view(self, requests: Sequence[DecodeRequest], *, step: int) -> StepView:
+        """Copies of the state after a reveal, for an observer."""
+
+        def copy(value_BN: Tensor) -> Any:
+            return value_BN.cpu().numpy().copy()
+
+        return StepView(
+            step=step,
+            ids=tuple(request.id for request in requests),
+            response_ids_BN=copy(self.ids_BS[:, -self.open_BN.shape[1] :]),
+            open_BN=copy(self.open_BN),
+            step_BN=copy(self.step_BN),
+            entropy_BN=copy(self.entropy_BN),
+            confidence_BN=copy(self.confidence_BN),
         )
 
     def results(

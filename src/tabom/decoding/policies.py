@@ -1,7 +1,7 @@
 """From logits to a token and a score for each masked slot, and from scores to the slots revealed.
 
-Small pure functions on tensors; the loop puts them together. A schedule other than a fixed number
-of slots a step is another `quota` function, a block rule another `candidates` function.
+Small pure functions on tensors; the loop puts them together. Another schedule is another `quota`
+function, another block rule another `candidates` function.
 
 Legend: B batch, N response slots, R gathered rows, V vocabulary.
 """
@@ -48,7 +48,7 @@ def row_stats(
     Source: TABOM section 4 (decoding by least entropy); Dream's sampler for temperature > 0.
     """
     plain_RV = logits_RV.float()
-    choice_RV = plain_RV if config.suppress_mask else plain_RV.clone()
+    choice_RV = plain_RV if config.is_mask_suppressed else plain_RV.clone()
     plain_RV.index_fill_(1, torch.tensor([mask_id], device=plain_RV.device), LOWEST)
     if config.temperature > 0:
         assert token_uniform_R is not None
@@ -63,16 +63,19 @@ def row_stats(
         token_R = choice_RV.argmax(dim=-1)  # the first of equal values: the lowest id
     is_same = choice_RV is plain_RV
     plain = distribution_(plain_RV)
+    entropy_R = plain.entropy_nats()
     if config.policy == "random":
         assert order_uniform_R is not None
         score_R = order_uniform_R
+    elif config.policy == "entropy" and is_same:
+        score_R = -entropy_R
     else:
         chosen_from = plain if is_same else distribution_(choice_RV)
         score_R = policy_score(chosen_from, token_R, policy=config.policy)
     return RowStats(
         token_R=token_R,
         score_R=score_R,
-        entropy_R=plain.entropy_nats(),
+        entropy_R=entropy_R,
         confidence_R=plain.probability(token_R),
     )
 
@@ -130,21 +133,60 @@ def policy_score(rows: Distribution, token_R: Tensor, *, policy: Policy) -> Tens
     raise AssertionError(f"policy {policy!r} has no score from probabilities")
 
 
-def candidates_in_block(open_BN: Tensor, *, block_length: int | None) -> Tensor:
+def candidates_in_block(
+    open_BN: Tensor, *, block_length: int | None, offset_B: Tensor | None = None
+) -> Tensor:
     """Open slots that may be revealed now: those of each row's leftmost unfinished block.
 
     open_BN: bool, slots not yet decoded. block_length: None is one block.
+    offset_B: slots before slot 0 that count for the blocks (the prompt of a block-causal model).
     """
     if block_length is None:
         return open_BN
-    block_N = torch.arange(open_BN.shape[1], device=open_BN.device) // block_length
+    block_BN = torch.arange(open_BN.shape[1], device=open_BN.device)[None]
+    if offset_B is not None:
+        block_BN = block_BN + offset_B[:, None]
+    block_BN = (block_BN // block_length).expand(open_BN.shape)
     first_B = open_BN.int().argmax(dim=1)  # 0 in a row with nothing open, which then stays empty
-    return open_BN & (block_N[None, :] == block_N[first_B][:, None])
+    return open_BN & (block_BN == block_BN.gather(1, first_B[:, None]))
+
+
+def quota(score_BN: Tensor, candidates_BN: Tensor, config: DecodingConfig) -> Tensor:
+    """How many slots each row reveals this step, int64 `[B]`, by the schedule.
+
+    score_BN: of the policy, -inf where not asked.
+    """
+    if config.threshold is not None:
+        return threshold_quota(score_BN, candidates_BN, threshold=config.threshold)
+    if config.factor is not None:
+        return factor_quota(score_BN, candidates_BN, factor=config.factor)
+    return fixed_quota(candidates_BN, tokens_per_step=config.tokens_per_step)
 
 
 def fixed_quota(candidates_BN: Tensor, *, tokens_per_step: int) -> Tensor:
     """How many slots each row reveals this step, int64 `[B]`: k, or what is left."""
     return candidates_BN.sum(dim=1).clamp(max=tokens_per_step)
+
+
+def threshold_quota(confidence_BN: Tensor, candidates_BN: Tensor, *, threshold: float) -> Tensor:
+    """The candidates with at least this confidence, and one where there are none; int64 `[B]`.
+
+    Source: Fast-dLLM, confidence-aware parallel decoding.
+    """
+    passing_B = ((confidence_BN >= threshold) & candidates_BN).sum(dim=1)
+    return torch.maximum(passing_B, fixed_quota(candidates_BN, tokens_per_step=1))
+
+
+def factor_quota(confidence_BN: Tensor, candidates_BN: Tensor, *, factor: float) -> Tensor:
+    """The ranks r = 1, 2, ... with confidence >= 1 - factor / (r + 1), and at least one.
+
+    All ranks count, not only those before the first that fails. Returns int64 `[B]`.
+    Source: Fast-dLLM, factor-based parallel decoding.
+    """
+    ranked_BN = confidence_BN.masked_fill(~candidates_BN, -torch.inf).sort(descending=True).values
+    rank_N = torch.arange(1, ranked_BN.shape[1] + 1, device=ranked_BN.device)
+    passing_B = (ranked_BN >= 1 - factor / (rank_N + 1)).sum(dim=1)
+    return torch.maximum(passing_B, fixed_quota(candidates_BN, tokens_per_step=1))
 
 
 def select(score_BN: Tensor, candidates_BN: Tensor, quota_B: Tensor) -> Tensor:

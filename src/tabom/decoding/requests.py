@@ -1,11 +1,14 @@
 """What the decoder is asked, what it gives back, and which prompts share a batch.
 
-Legend: K steps (model calls), N response slots.
+Legend: B batch, K steps (model calls), N response slots.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
 from tabom.trajectory.record import FloatArray, Trajectory
@@ -42,6 +45,27 @@ class Decoded:
     field_KN: FloatArray | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepView:
+    """What an observer sees after each reveal: copies, on the CPU, so that it can change nothing.
+
+    step: of the reveal just made. ids: of the requests of this batch, a row each.
+    response_ids_BN: int64, the mask id where nothing is revealed. open_BN: bool, slots left to
+        decode. step_BN, entropy_BN, confidence_BN: at reveal, as in the trajectory.
+    """
+
+    step: int
+    ids: tuple[str, ...]
+    response_ids_BN: NDArray[np.int64]
+    open_BN: NDArray[np.bool_]
+    step_BN: NDArray[np.int64]
+    entropy_BN: FloatArray
+    confidence_BN: FloatArray
+
+
+Observer = Callable[[StepView], None]
+
+
 def check_request(request: DecodeRequest, *, vocab_size: int) -> None:
     """Raises `DataError` for an empty prompt or an id outside the vocabulary."""
     if len(request.prompt_ids) == 0:
@@ -55,10 +79,15 @@ def check_request(request: DecodeRequest, *, vocab_size: int) -> None:
 
 
 def length_sorted_batches(
-    requests: Sequence[DecodeRequest], *, batch_size: int
+    requests: Sequence[DecodeRequest], *, batch_size: int, is_sorted: bool = True
 ) -> Iterator[list[int]]:
-    """Indices of `requests` in batches of alike prompt length, so that little is padded."""
-    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt_ids), i))
+    """Indices of `requests` in batches of alike prompt length, so that little is padded.
+
+    is_sorted: False keeps the order of the requests instead.
+    """
+    order = list(range(len(requests)))
+    if is_sorted:
+        order.sort(key=lambda i: (len(requests[i].prompt_ids), i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 

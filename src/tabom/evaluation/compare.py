@@ -205,7 +205,8 @@ def _mean(
         delta_high=None if delta is None else delta.high,
         num_seeds=len(pairing.seeds),
         num_documents=sum(v.shape[1] for v in scores.values),
-        is_share=bool(np.isin(known, (0.0, 1.0)).all()),
+        # Accuracies also where each document's is a mean over several samples.
+        is_share=metric is None or bool(np.isin(known, (0.0, 1.0)).all()),
     )
 
 

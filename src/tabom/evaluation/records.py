@@ -24,7 +24,9 @@ class EvaluationRecord:
     """How one prompt of an evaluation set was answered at one speed.
 
     set: name of the evaluation set. role: in_domain or out_of_domain. id: of the request.
-    tokens_per_step: slots revealed a model call, as configured. correct: 1 accepted, else 0.
+    tokens_per_step: slots revealed a model call, as configured.
+    correct: 1 accepted, else 0; between them only where `passk.collapse` made one record of
+    several samples.
     reason, detail: of the verdict. num_forwards: model calls. length: slots up to and including
     the first end token. tokens_per_forward: slots revealed over model calls. end_step: step that
     revealed the first end token, -1 if there is none. response: text.
@@ -35,7 +37,7 @@ class EvaluationRecord:
     role: Role
     id: str
     tokens_per_step: int
-    correct: int
+    correct: float
     reason: str
     detail: str = ""
     num_forwards: int
@@ -165,7 +167,7 @@ def _summary(group: Sequence[EvaluationRecord], level: float) -> SetSummary:
         role=group[0].role,
         tokens_per_step=group[0].tokens_per_step,
         num_documents=num,
-        accuracy=wilson_interval(sum(r.correct for r in group), num, level=level),
+        accuracy=wilson_interval(round(sum(r.correct for r in group)), num, level=level),
         reasons=dict(Counter(r.reason for r in group)),
         num_forwards=sum(r.num_forwards for r in group) / num,
         tokens_per_forward=sum(r.tokens_per_forward for r in group) / num,

@@ -20,6 +20,7 @@ from tabom.evaluation.records import EvaluationRecord, Role
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 from tabom.trajectory.record import Trajectory
+from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checkers import Checker, row_of
 
 # `f(*, row, response, step)`: the prompt row; the response with all its slots as text, "_" for a
@@ -79,9 +80,11 @@ def evaluate_set(
     trajectories: list[Trajectory] = []
     fields: dict[str, NDArray[np.float32]] = {}
     texts: dict[int, str] = {}
+    num_done = 0
     for speed in tokens_per_step:
         is_first = speed == tokens_per_step[0]
         num_fields = min(record_field_for, len(requests)) if is_first else 0
+        answered: list[Trajectory] = []
         # Two calls, since a field is K x N numbers. Draws are keyed, so the split does not matter.
         for part, has_field in ((requests[:num_fields], True), (requests[num_fields:], False)):
             if not part:
@@ -94,25 +97,29 @@ def evaluate_set(
                 batch_size=batch_size,
                 record_field=has_field,
             ):
-                trajectory = item.trajectory
-                records.append(
-                    _record(
-                        model,
-                        trajectory,
-                        name=name,
-                        role=role,
-                        speed=speed,
-                        checker=checker,
-                        metrics=extra_metrics or {},
-                        texts=texts,
-                    )
-                )
-                if is_first:
-                    trajectories.append(trajectory)
+                answered.append(item.trajectory)
                 if item.field_KN is not None:
-                    fields[trajectory.id] = np.asarray(item.field_KN, dtype=np.float32)
+                    fields[item.trajectory.id] = np.asarray(item.field_KN, dtype=np.float32)
+                num_done += 1
                 if progress is not None:
-                    progress(len(records), num_total)
+                    progress(num_done, num_total)
+        if is_first:
+            trajectories = answered
+        # Judged together, so that a slow checker works side by side.
+        verdicts = checker.verify_many(answered, mask_id=model.ids.mask, end_ids=model.ids.eos)
+        for trajectory, verdict in zip(answered, verdicts, strict=True):
+            records.append(
+                _record(
+                    model,
+                    trajectory,
+                    verdict,
+                    name=name,
+                    role=role,
+                    speed=speed,
+                    metrics=extra_metrics or {},
+                    texts=texts,
+                )
+            )
     with_field = [t for t in trajectories if t.id in fields]
     lengths = [length_to_end(t.response_ids_N, model.ids.eos) for t in with_field]
     curve = tds([fields[t.id] for t in with_field], lengths=lengths) if with_field else None
@@ -135,16 +142,15 @@ def slot_texts(
 def _record(
     model: MaskedDiffusionModel,
     trajectory: Trajectory,
+    verdict: Verdict,
     *,
     name: str,
     role: Role,
     speed: int,
-    checker: Checker,
     metrics: Mapping[str, Metric],
     texts: dict[int, str],
 ) -> EvaluationRecord:
     end_ids = model.ids.eos
-    verdict = checker(trajectory, mask_id=model.ids.mask, end_ids=end_ids)
     numbers: dict[str, float | None] = {}
     if metrics:
         response = "".join(t or NO_TEXT for t in slot_texts(model, trajectory, cache=texts))

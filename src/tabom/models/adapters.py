@@ -1,4 +1,4 @@
-"""LoRA adapters through PEFT: attach, save and load, where a mismatch is never a no-op."""
+"""LoRA adapters through PEFT: attach, save, load and merge, where a mismatch is never a no-op."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from tabom.core.errors import ConfigError, ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.families import get_family
+from tabom.models.family import Family, rename
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
@@ -78,9 +79,13 @@ def attach_lora(model: MaskedDiffusionModel, settings: LoraSettings, *, seed: in
                 parameter.copy_(draw)
 
 
-def save_adapter(model: MaskedDiffusionModel, folder: str | Path) -> None:
+def save_adapter(
+    model: MaskedDiffusionModel, folder: str | Path, *, official: bool = False
+) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` the PEFT way.
 
+    official: under the names of the family's published code, for use with that code. (They load
+        here as well.)
     Raises: `ModelError` if no adapter is attached.
     """
     from peft import get_peft_model_state_dict
@@ -95,6 +100,11 @@ def save_adapter(model: MaskedDiffusionModel, folder: str | Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     config = lm.peft_config[lm.active_adapter].to_dict()
     config.update(base_model_name_or_path=model.name_or_path, inference_mode=True)
+    if official:
+        family = get_family(model.spec.name)
+        state = {rename(key, family.adapter_publish_mapping): v for key, v in state.items()}
+        config["target_modules"] = _published_targets(family, state)
+        config["task_type"] = family.adapter_task_type
     save_file(state, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True, default=_as_json)
     (folder / CONFIG_FILE).write_text(text + "\n")
@@ -114,8 +124,11 @@ def load_adapter(
 
     _require_bare(model)
     folder = Path(folder)
+    family = get_family(model.spec.name)
     config = _read_config(folder)
-    state = _read_state(model, folder)
+    if not isinstance(config.target_modules, str):
+        config.target_modules = {_our_target(family, name) for name in config.target_modules}
+    state = _read_state(family, folder)
     config.base_model_name_or_path = model.name_or_path
     config.inference_mode = not trainable
     wrapped = _wrap(model, config, where=f"adapter {folder}")
@@ -129,6 +142,21 @@ def load_adapter(
         )
     set_peft_model_state_dict(wrapped, state)
     model.lm = wrapped
+
+
+def merge_adapter(model: MaskedDiffusionModel) -> None:
+    """Add the adapter to the weights in place; what remains is a bare model, free to train.
+
+    Raises: `ModelError` if no adapter is attached, or if a merged weight is not finite.
+    """
+    if model.lm is model.base_lm:
+        raise ModelError("there is no adapter to merge: load_adapter comes first")
+    lm: Any = model.lm
+    try:
+        model.lm = lm.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise ModelError(f"the adapter does not merge: {error}") from error
+    model.lm.requires_grad_(True)
 
 
 def _require_bare(model: MaskedDiffusionModel) -> None:
@@ -197,19 +225,35 @@ def _read_config(folder: Path) -> Any:
     return replace(config, task_type=None)  # a task type would only add generation hooks
 
 
-def _read_state(model: MaskedDiffusionModel, folder: Path) -> dict[str, Tensor]:
+def _read_state(family: Family, folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     state = load_file(str(folder / WEIGHTS_FILE))
-    rules = get_family(model.spec.name).adapter_key_mapping or {}
-    renamed = {}
-    for key, tensor in state.items():
-        for pattern, replacement in rules.items():
-            key, hits = re.subn(pattern, replacement, key)
-            if hits:
-                break
-        renamed[key] = tensor
-    return renamed
+    return {rename(key, family.adapter_key_mapping): tensor for key, tensor in state.items()}
+
+
+def _our_target(family: Family, target: str) -> str:
+    """A target module of the published code ("attn_out", "blocks.3.ff_out") by our name."""
+    path, _, name = target.rpartition(".")
+    ours = (family.layer_names or {}).get(name)
+    if ours is None:
+        return target
+    found = re.search(r"blocks\.(\d+)$", path)
+    return f"layers.{found[1]}.{ours}" if found else ours.rpartition(".")[2]
+
+
+def _published_targets(family: Family, state: dict[str, Tensor]) -> list[str]:
+    """The modules of a state in published names, as target modules.
+
+    The last part of a name where that names no other module, else the layer with it: LLaDA's head
+    is called `ff_out`, like a module of every layer.
+    """
+    paths = {key.partition(".lora_")[0] for key in state}
+    names = {path.rpartition(".")[2] for path in paths}
+    if "ff_out" not in names or family.layer_names is None:
+        return sorted(names)
+    layers = {".".join(path.split(".")[-3:]) for path in paths if path.endswith(".ff_out")}
+    return sorted((names - {"ff_out"}) | layers)
 
 
 def _difference(slots: dict[str, Tensor], state: dict[str, Tensor]) -> str:

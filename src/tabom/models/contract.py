@@ -1,6 +1,7 @@
 """What every masked diffusion model looks like to the rest of the house.
 
-Legend: B batch, S prompt + response, R gathered rows, V vocabulary, D hidden.
+Legend: B batch, S prompt + response, R gathered rows, V vocabulary, D hidden, L rows and W columns
+of one call with a cache.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tabom.core.errors import ModelError
+from tabom.models.cache import CanvasCache
 
 Alignment = Literal["identity", "shift_right"]
 
@@ -37,6 +39,8 @@ class FamilySpec:
     # Rotary embeddings are relative, so this is a matter of rounding: parity with the published
     # code needs it.
     positions: Literal["from_first_token", "from_first_pad"] = "from_first_token"
+    # Whose published decoding function `schedule="official"` stands for; None: there is none.
+    official_decoding: Literal["dream", "llada"] | None = None
 
 
 class MaskedDiffusionModel(nn.Module):
@@ -82,20 +86,101 @@ class MaskedDiffusionModel(nn.Module):
     def device(self) -> torch.device:
         return self.head_weight_VD.device
 
+    @property
+    def block_length(self) -> int | None:
+        """Length of a block under block-causal attention; None under full attention.
+
+        Blocks are counted from the first token of the prompt; a position sees its own block and
+        all before it.
+        """
+        return None if self.spec.attention == "full" else int(self.base_lm.config.block_size)  # type: ignore[arg-type, union-attr]
+
+    @property
+    def attn_implementation(self) -> str:
+        """The attention implementation of transformers that the backbone calls."""
+        return str(self.base_lm.config._attn_implementation)  # type: ignore[union-attr]
+
     def hidden_states(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
-        """Last hidden states `[B, S, D]` (after the final norm) under full attention.
+        """Last hidden states `[B, S, D]` (after the final norm) under the family's attention.
 
         attention_mask_BS: 1 for real tokens, 0 for left padding; None means no padding, which
             keeps the fastest attention kernels.
         """
         kwargs: dict[str, Any] = {}
-        if attention_mask_BS is not None:
+        if self.spec.attention == "block_causal":
+            kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
+            kwargs["attention_mask"] = self._visible(kwargs["position_ids"], attention_mask_BS)
+        elif attention_mask_BS is not None:
             kwargs["attention_mask"] = attention_mask_BS
             if self.spec.positions == "from_first_token":
-                position_BS = attention_mask_BS.long().cumsum(-1) - 1
-                kwargs["position_ids"] = position_BS.masked_fill(attention_mask_BS == 0, 1)
+                kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
         output = self.base_lm.model(input_ids=input_ids_BS, use_cache=False, **kwargs)  # type: ignore[operator, union-attr]
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def hidden_columns(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor | None,
+        *,
+        row_L: Tensor,
+        column_LW: Tensor,
+        num_keys: int,
+        cache: CanvasCache,
+    ) -> Tensor:
+        """Last hidden states `[L, W, D]` of some columns of some rows; the others are as cached.
+
+        input_ids_BS, attention_mask_BS: the whole canvas. row_L: rows asked. column_LW: columns
+            asked of each. num_keys: columns from the left that may be seen at all.
+        cache: what earlier calls stored; the columns asked are stored in it anew.
+        Raises: `ModelError` for an attention implementation that takes no dense mask.
+        """
+        mask_BS = torch.ones_like(input_ids_BS) if attention_mask_BS is None else attention_mask_BS
+        position_LS = self._positions(input_ids_BS, mask_BS).expand(len(mask_BS), -1)[row_L]
+        cache.aim(row_L, column_LW, num_keys=num_keys)
+        output = self.base_lm.model(  # type: ignore[operator, union-attr]
+            input_ids=input_ids_BS[row_L].gather(1, column_LW),
+            attention_mask=self._visible(position_LS, mask_BS[row_L], column_LW)[..., :num_keys],
+            position_ids=position_LS.gather(1, column_LW),
+            past_key_values=cache,
+            use_cache=False,
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _positions(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
+        """Positions `[B, S]` (or `[1, S]`, without padding); a pad of the left has 1."""
+        if attention_mask_BS is None or self.spec.positions == "from_first_pad":
+            return torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device)[None]
+        position_BS = attention_mask_BS.long().cumsum(-1) - 1
+        return position_BS.masked_fill(attention_mask_BS == 0, 1)
+
+    def _visible(
+        self,
+        position_BS: Tensor,
+        attention_mask_BS: Tensor | None,
+        column_BW: Tensor | None = None,
+    ) -> Tensor:
+        """The mask `[B, 1, W or S, S]` of what each (asked) column sees, as attention takes it."""
+        asked_BW = position_BS if column_BW is None else position_BS.gather(1, column_BW)
+        visible_BWS = torch.ones(
+            (*asked_BW.shape, position_BS.shape[1]), dtype=torch.bool, device=position_BS.device
+        )
+        if self.block_length is not None:
+            query_BW, key_BS = (
+                p.div(self.block_length, rounding_mode="floor") for p in (asked_BW, position_BS)
+            )
+            visible_BWS = query_BW[:, :, None] >= key_BS[:, None, :]
+        if attention_mask_BS is not None:
+            visible_BWS = visible_BWS & (attention_mask_BS[:, None, :] != 0)
+        if self.attn_implementation == "sdpa":
+            return visible_BWS[:, None]
+        if self.attn_implementation == "eager":  # which adds the mask to the scores
+            dtype = self.head_weight_VD.dtype
+            additive_BWS = torch.zeros_like(visible_BWS, dtype=dtype)
+            return additive_BWS.masked_fill(~visible_BWS, torch.finfo(dtype).min)[:, None]
+        raise ModelError(
+            f"{self.name_or_path}: attn_implementation {self.attn_implementation!r} takes no dense "
+            "mask, which block-causal attention and decoding with a cache need; take sdpa or eager"
+        )
 
     def gather_rows(self, hidden_BSD: Tensor, batch_R: Tensor, position_R: Tensor) -> Tensor:
         """The hidden rows `[R, D]` whose logits predict `position_R` of rows `batch_R`."""

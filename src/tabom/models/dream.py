@@ -1,9 +1,12 @@
-"""Family "dream": Dream-7B and the models that share its code (Dream-Coder, DiffuCoder).
+"""Family "dream": Dream-7B and its relatives (Dream-Coder, DiffuCoder, Open-dCoder).
 
 The published weights are a Qwen2 network, key for key; what differs is that attention runs both
 ways and that the logits at position p - 1 predict position p. So transformers' own Qwen2 classes
 hold them, with `is_causal=False` in the config (which transformers reads from 5.2 on), and the
 published modelling code is not needed.
+
+Open-dCoder is published as a plain Qwen2: what makes it a masked model is its mask token, so only
+a folder that names one is taken for it, and that token is the only source of its mask id.
 """
 
 from pathlib import Path
@@ -11,10 +14,12 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from tabom.core.errors import ModelError
 from tabom.models.contract import FamilySpec
 from tabom.models.family import ConfigDict, Family, RandomSizes
 
 PUBLISHED_VOCAB_SIZE = 152064
+MASK_ID = 151666
 
 
 class DreamConfig(Qwen2Config):
@@ -23,23 +28,39 @@ class DreamConfig(Qwen2Config):
     model_type = "Dream"
 
 
-def _detects(config: ConfigDict) -> bool:
+def _detects(config: ConfigDict, tokenizer_config: ConfigDict) -> bool:
+    if config.get("model_type") == "qwen2":
+        return bool(tokenizer_config.get("mask_token")) or config.get("mask_token_id") is not None
     return config.get("model_type") == "Dream"
+
+
+def _mask_id_of(config: ConfigDict) -> int | None:
+    return None if config.get("model_type") == "qwen2" else MASK_ID
 
 
 def _make_config(published: ConfigDict) -> Any:
     # Left in, auto_map would be saved, and a later trust_remote_code=True run the repo's code.
     fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
-    return DreamConfig(**{**fields, "is_causal": False, "use_cache": False})
+    if fields.get("use_sliding_window"):
+        raise ModelError(
+            "config.json has use_sliding_window = true, and only full attention is implemented; "
+            "this checkpoint is not one of Dream's layout"
+        )
+    identity = {k: published[k] for k in ("model_type", "architectures") if k in published}
+    return DreamConfig(
+        **{**fields, "is_causal": False, "use_cache": False, "published_as": identity}
+    )
 
 
 def _publish_config(config: Any) -> ConfigDict:
     published: ConfigDict = config.to_dict()
     rope = published.get("rope_parameters") or {}
+    identity = published.pop("published_as", {})
     return {
         **published,
         "model_type": "Dream",
         "architectures": ["DreamModel"],
+        **identity,
         "rope_theta": rope.get("rope_theta", 1000000.0),  # where the published code looks for it
     }
 
@@ -77,7 +98,12 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 FAMILY = Family(
-    spec=FamilySpec(name="dream", alignment="shift_right", default_mask_id=151666),
+    spec=FamilySpec(
+        name="dream",
+        alignment="shift_right",
+        default_mask_id=MASK_ID,
+        official_decoding="dream",
+    ),
     lm_class=Qwen2ForCausalLM,
     detects=_detects,
     make_config=_make_config,
@@ -86,5 +112,7 @@ FAMILY = Family(
     load_tokenizer=_load_tokenizer,
     tokenizer_files=(("tokenizer.json",), ("vocab.json", "merges.txt")),
     end_of_turn=("<|im_end|>",),
+    adapter_task_type="FEATURE_EXTRACTION",
+    mask_id_of=_mask_id_of,
     published_vocab_size=PUBLISHED_VOCAB_SIZE,
 )

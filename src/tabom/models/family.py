@@ -1,5 +1,6 @@
 """What one family module says about itself: the single place that knows its published layout."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ class Family:
     spec: the facts the rest of the house needs.
     lm_class: the transformers `*ForCausalLM` (or a subclass) that holds the weights. It is called
         explicitly and never registered, so no auto class and no remote code is involved.
-    detects: whether a published config.json is of this family.
+    detects: whether a published config.json (with the folder's tokenizer_config.json, empty if
+        there is none) is of this family.
     make_config: published config.json -> transformers config with `is_causal=False`; raises
         `ModelError` on a switch that the class does not implement.
     publish_config: transformers config -> config.json as the family publishes it.
@@ -41,14 +43,20 @@ class Family:
     load_tokenizer: folder -> tokenizer, through an explicit class.
     tokenizer_files: groups of file names; one complete group means that a tokenizer is there.
     end_of_turn: token texts that end a response besides EOS, looked up in the tokenizer.
-    key_mapping: regular expressions, published tensor names -> names of `lm_class` (None: equal).
-    adapter_key_mapping: the same for the tensors of adapters trained on the published code.
+    key_mapping, publish_mapping: regular expressions, published tensor names -> names of
+        `lm_class`, and back (None: equal).
+    layer_names: names of the linear modules of a layer, published -> `lm_class`, where they differ.
+    adapter_key_mapping, adapter_publish_mapping: regular expressions for the tensors of adapters,
+        from the published code's names to ours and back (None: equal).
+    adapter_task_type: PEFT task type under which the published code loads adapters.
+    mask_id_of: mask id known from the published config.json alone, where neither it nor the
+        tokenizer names one (None: `spec.default_mask_id` for all).
     published_vocab_size: rows of the published embedding, where tokenizers are smaller than it.
     """
 
     spec: FamilySpec
     lm_class: Any
-    detects: Callable[[ConfigDict], bool]
+    detects: Callable[[ConfigDict, ConfigDict], bool]
     make_config: Callable[[ConfigDict], Any]
     publish_config: Callable[[Any], ConfigDict]
     random_config: Callable[[RandomSizes], ConfigDict]
@@ -56,5 +64,19 @@ class Family:
     tokenizer_files: tuple[tuple[str, ...], ...]
     end_of_turn: tuple[str, ...] = ()
     key_mapping: Mapping[str, str] | None = None
+    publish_mapping: Mapping[str, str] | None = None
+    layer_names: Mapping[str, str] | None = None
     adapter_key_mapping: Mapping[str, str] | None = None
+    adapter_publish_mapping: Mapping[str, str] | None = None
+    adapter_task_type: str | None = None
+    mask_id_of: Callable[[ConfigDict], int | None] | None = None
     published_vocab_size: int | None = None
+
+
+def rename(key: str, mapping: Mapping[str, str] | None) -> str:
+    """A tensor name by the first rule that matches it, or unchanged."""
+    for pattern, replacement in (mapping or {}).items():
+        renamed, hits = re.subn(pattern, replacement, key)
+        if hits:
+            return renamed
+    return key

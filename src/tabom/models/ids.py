@@ -17,9 +17,10 @@ def resolve_ids(
     Returns: the ids and their sources. `eos` holds every id that ends a response, the filler
         first; the tokenizer's EOS and the family's end-of-turn tokens are added to the config's.
     Raises: `ModelError` if an id cannot be found, if config and tokenizer name different mask
-        ids, or if the mask is also an end or pad token.
+        ids, or if the mask is an ordinary word of the tokenizer, an end or a pad token.
     """
     mask, mask_source = _mask(config, family, tokenizer, mask_token_id)
+    _require_no_word(mask, mask_source, tokenizer)
     eos, eos_source = _eos(config, tokenizer)
     eot = _end_of_turn(family, tokenizer)
     sources = {"mask": mask_source, "eos": eos_source, "filler": f"first EOS, {eos_source}"}
@@ -50,12 +51,28 @@ def _mask(config: ConfigDict, family: Family, tokenizer: Any, user: int | None) 
         return int(in_config), "config.json mask_token_id"
     if in_tokenizer is not None:
         return int(in_tokenizer), f"tokenizer mask_token {tokenizer.mask_token!r}"
-    if family.spec.default_mask_id is not None:
-        return family.spec.default_mask_id, f"default of family {family.spec.name}"
+    default = family.spec.default_mask_id
+    if family.mask_id_of is not None:
+        default = family.mask_id_of(config)
+    if default is not None:
+        return default, f"default of family {family.spec.name}"
     raise ModelError(
         "no mask token id: config.json has no mask_token_id, the tokenizer has no mask_token and "
-        f"family {family.spec.name} has no default; pass --mask_token_id"
+        f"family {family.spec.name} has no default for this config; pass --mask_token_id"
     )
+
+
+def _require_no_word(mask: int, source: str, tokenizer: Any) -> None:
+    """A wrong id is seldom outside the vocabulary: it is a word, and everything seems to work."""
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if added is None or mask in added or mask in tokenizer.all_special_ids:
+        return
+    token = tokenizer.convert_ids_to_tokens(mask) if 0 <= mask < len(tokenizer) else None
+    if token is not None and "mask" not in token.lower():
+        raise ModelError(
+            f"mask token id {mask} (from {source}) is the ordinary token {token!r} of the "
+            "tokenizer; the mask is a special token: pass --mask_token_id with its id"
+        )
 
 
 def _eos(config: ConfigDict, tokenizer: Any) -> tuple[tuple[int, ...], str]:

@@ -1,10 +1,11 @@
-"""Family "llada": LLaDA-8B, LLaDA-1.5 and the models that share their code.
+"""Family "llada": LLaDA-8B, LLaDA-1.5, iLLaDA and the models that share their code.
 
 The published network is Llama under other tensor names, attending both ways, with the rotary
 embedding in float32 whatever the dtype of the weights. So transformers' Llama classes hold it:
 names are mapped while loading (and back while saving), and rotation alone is done differently.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,28 @@ KEY_MAPPING = {
     r"^model\.transformer\.ff_out\.": "lm_head.",
     **{rf"^{BLOCK}{a}\.": f"{LAYER}{b}." for a, b in {**LAYER_KEYS, **NORM_KEYS}.items()},
 }
+PUBLISH_MAPPING = {
+    r"^model\.embed_tokens\.": "model.transformer.wte.",
+    r"^model\.norm\.": "model.transformer.ln_f.",
+    r"^lm_head\.": "model.transformer.ff_out.",
+    **{
+        rf"^model\.layers\.(\d+)\.{re.escape(b)}\.": rf"model.transformer.blocks.\1.{a}."
+        for a, b in {**LAYER_KEYS, **NORM_KEYS}.items()
+    },
+}
 ADAPTER_KEY_MAPPING = {
     rf"^base_model\.model\.{BLOCK}{a}\.": rf"base_model.model.{LAYER}{b}."
     for a, b in LAYER_KEYS.items()
 }
+ADAPTER_PUBLISH_MAPPING = {
+    rf"^base_model\.model\.model\.layers\.(\d+)\.{re.escape(b)}\.": (
+        rf"base_model.model.model.transformer.blocks.\1.{a}."
+    )
+    for a, b in LAYER_KEYS.items()
+}
+# Neither config.json nor the tokenizer need name the mask; the rows of the embedding tell which of
+# the published checkpoints it is (LLaDA-8B and 1.5; iLLaDA).
+MASK_IDS = {126464: 126336, 155136: 5}
 
 
 class LladaConfig(LlamaConfig):
@@ -89,6 +108,7 @@ class LladaAttention(LlamaAttention):
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -100,11 +120,13 @@ class LladaAttention(LlamaAttention):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        kwargs.pop("past_key_values", None)
+        rotated_key = rotated_key.to(key.dtype)
+        if past_key_values is not None:
+            rotated_key, value = past_key_values.update(rotated_key, value, self.layer_idx)
         output, weights = attend(
             self,
             rotated_query.to(query.dtype),
-            rotated_key.to(key.dtype),
+            rotated_key,
             value,
             attention_mask,
             dropout=0.0,
@@ -126,8 +148,12 @@ class LladaForMaskedDiffusion(LlamaForCausalLM):
             layer.self_attn = LladaAttention(config, index)
 
 
-def _detects(config: ConfigDict) -> bool:
+def _detects(config: ConfigDict, tokenizer_config: ConfigDict) -> bool:
     return config.get("model_type") == "llada"
+
+
+def _mask_id_of(config: ConfigDict) -> int | None:
+    return MASK_IDS.get(config.get("embedding_size") or config.get("vocab_size") or 0)
 
 
 def _make_config(published: ConfigDict) -> Any:
@@ -200,7 +226,11 @@ def _load_tokenizer(folder: Path) -> Any:
 
 FAMILY = Family(
     spec=FamilySpec(
-        name="llada", alignment="identity", default_mask_id=126336, positions="from_first_pad"
+        name="llada",
+        alignment="identity",
+        default_mask_id=126336,
+        positions="from_first_pad",
+        official_decoding="llada",
     ),
     lm_class=LladaForMaskedDiffusion,
     detects=_detects,
@@ -211,6 +241,11 @@ FAMILY = Family(
     tokenizer_files=(("tokenizer.json",),),
     end_of_turn=("<|eot_id|>",),
     key_mapping=KEY_MAPPING,
+    publish_mapping=PUBLISH_MAPPING,
+    layer_names=LAYER_KEYS,
     adapter_key_mapping=ADAPTER_KEY_MAPPING,
+    adapter_publish_mapping=ADAPTER_PUBLISH_MAPPING,
+    adapter_task_type="CAUSAL_LM",
+    mask_id_of=_mask_id_of,
     published_vocab_size=126464,
 )

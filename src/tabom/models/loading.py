@@ -12,7 +12,7 @@ import torch
 from tabom.core.errors import ModelError
 from tabom.models.contract import MaskedDiffusionModel, TokenIds
 from tabom.models.families import detect_family, get_family
-from tabom.models.family import ConfigDict, Family
+from tabom.models.family import ConfigDict, Family, rename
 from tabom.models.ids import resolve_ids
 
 PACKAGED = {"toy-base": "assets/toy-base"}
@@ -57,15 +57,16 @@ def load_model(
         dtype=pick_dtype(dtype, place),
         attn_implementation=attn_implementation,
     )
+    vocab_size = lm.get_output_embeddings().weight.shape[0]
+    if tokenizer is not None and len(tokenizer) > vocab_size:
+        raise ModelError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
+            f"{vocab_size} rows; take the tokenizer that belongs to this checkpoint"
+        )
     ids = resolve_ids(published, family=family, tokenizer=tokenizer, mask_token_id=mask_token_id)
     model = MaskedDiffusionModel(
         lm, spec=family.spec, ids=ids, tokenizer=tokenizer, name_or_path=name
     )
-    if tokenizer is not None and len(tokenizer) > model.vocab_size:
-        raise ModelError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
-            f"{model.vocab_size} rows; take the tokenizer that belongs to this checkpoint"
-        )
     if adapter is not None:
         from tabom.models.adapters import load_adapter
 
@@ -94,10 +95,19 @@ def save_model(model: MaskedDiffusionModel, folder: str | Path) -> None:
 def write_checkpoint(lm: Any, family: Family, folder: str | Path) -> None:
     """The weights and the published config.json of a bare `family.lm_class`."""
     folder = Path(folder)
+    # Renamed here: transformers maps names back only for a model that it mapped while loading.
+    state = {
+        rename(name, family.publish_mapping): tensor
+        for name, tensor in lm.state_dict().items()
+        if not (name == "lm_head.weight" and lm.config.tie_word_embeddings)
+    }
     with quiet_transformers():
-        lm.save_pretrained(folder)
+        lm.save_pretrained(folder, state_dict=state)
     (folder / "generation_config.json").unlink(missing_ok=True)  # describes another decoder
-    text = json.dumps(family.publish_config(lm.config), indent=2, sort_keys=True)
+    published = family.publish_config(lm.config)
+    published.pop("dtype", None)  # the name of newer versions; the published code knows the older
+    published["torch_dtype"] = str(lm.get_output_embeddings().weight.dtype).removeprefix("torch.")
+    text = json.dumps(published, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n")
 
 

@@ -2,8 +2,8 @@
 
 Legend: B batch, S positions, D hidden.
 
-A few forward passes over 8 tokens. They need no meaning in the tokens, so they are valid for any
-vocabulary and for random weights.
+A few forward passes over 8 tokens (over two blocks under block-causal attention). They need no
+meaning in the tokens, so they are valid for any vocabulary and for random weights.
 """
 
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ def run_probes(model: MaskedDiffusionModel) -> list[ProbeResult]:
                 probe_rope(model),
                 probe_alignment(model),
                 probe_bidirectional(model),
+                *([] if model.block_length is None else [probe_block_causal(model)]),
                 probe_pad_invariant(model),
                 probe_batch_mate_invariant(model),
             ]
@@ -102,12 +103,15 @@ def probe_alignment(model: MaskedDiffusionModel) -> ProbeResult:
 
 
 def probe_bidirectional(model: MaskedDiffusionModel) -> ProbeResult:
-    """Another last token changes the hidden state at position 0 (causal attention forbids it)."""
-    ids_S, other = _tokens(model)
-    changed_S = ids_S.clone()
-    changed_S[-1] = other
-    before_SD, after_SD = _hidden(model, ids_S[None]), _hidden(model, changed_S[None])
-    moved = bool((before_SD[0, 0] != after_SD[0, 0]).any())
+    """Another last token (of the first block) changes the hidden state at position 0.
+
+    Causal attention forbids it.
+    """
+    last = (model.block_length or len(_tokens(model)[0])) - 1
+    if last == 0:
+        return ProbeResult(name="bidirectional", passed=True, detail="a block is one position")
+    before_SD, after_SD = _with_other_token(model, last)
+    moved = bool((before_SD[0] != after_SD[0]).any())
     return ProbeResult(
         name="bidirectional",
         passed=moved,
@@ -117,10 +121,26 @@ def probe_bidirectional(model: MaskedDiffusionModel) -> ProbeResult:
     )
 
 
+def probe_block_causal(model: MaskedDiffusionModel) -> ProbeResult:
+    """Another token in the second block changes nothing in the first, and all of the second."""
+    block = model.block_length or 1
+    before_SD, after_SD = _with_other_token(model, 2 * block - 1)
+    leaks = bool((before_SD[:block] != after_SD[:block]).any())
+    moved = bool((before_SD[block:] != after_SD[block:]).any(dim=-1).all())
+    problem = "the first block sees the second" if leaks else "a block does not see all of itself"
+    return ProbeResult(
+        name="block_causal",
+        passed=moved and not leaks,
+        detail=f"blocks of {block} see themselves and what is before them"
+        if moved and not leaks
+        else problem,
+    )
+
+
 def probe_pad_invariant(model: MaskedDiffusionModel) -> ProbeResult:
     """Left padding, and which token pads, change nothing at real positions."""
     ids_S, other = _tokens(model)
-    mask_1S = torch.ones(1, NUM_PADS + NUM_TOKENS, dtype=torch.long, device=model.device)
+    mask_1S = torch.ones(1, NUM_PADS + len(ids_S), dtype=torch.long, device=model.device)
     mask_1S[:, :NUM_PADS] = 0
     pads = torch.full((NUM_PADS,), model.ids.pad, dtype=torch.long, device=model.device)
     plain = _hidden(model, ids_S[None])
@@ -156,8 +176,16 @@ def _invariance(
     return ProbeResult(name=name, passed=True, detail="; ".join(seen))
 
 
+def _with_other_token(model: MaskedDiffusionModel, position: int) -> tuple[Tensor, Tensor]:
+    """The hidden states `[S, D]` before and after another token is put at `position`."""
+    ids_S, other = _tokens(model)
+    changed_S = ids_S.clone()
+    changed_S[position] = other
+    return _hidden(model, ids_S[None])[0], _hidden(model, changed_S[None])[0]
+
+
 def _tokens(model: MaskedDiffusionModel) -> tuple[Tensor, int]:
-    """Eight ordinary tokens and a ninth to swap in, spread over the first half of the vocabulary.
+    """Ordinary tokens and another to swap in, spread over the first half of the vocabulary.
 
     The tail of a published vocabulary is often padding whose embeddings are all alike.
     """
@@ -165,7 +193,9 @@ def _tokens(model: MaskedDiffusionModel) -> tuple[Tensor, int]:
     ordinary = [i for i in range(max(model.vocab_size // 2, 16)) if i not in special]
     ordinary = [i for i in ordinary if i < model.vocab_size]
     picked = [ordinary[k * (len(ordinary) - 1) // NUM_TOKENS] for k in range(NUM_TOKENS + 1)]
-    return torch.tensor(picked[:NUM_TOKENS], device=model.device), picked[NUM_TOKENS]
+    num_tokens = NUM_TOKENS if model.block_length is None else 2 * model.block_length
+    ids = [picked[k % NUM_TOKENS] for k in range(num_tokens)]
+    return torch.tensor(ids, device=model.device), picked[NUM_TOKENS]
 
 
 def _hidden(

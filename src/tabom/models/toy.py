@@ -11,7 +11,7 @@ from tabom.models.family import ConfigDict, Family, RandomSizes
 MAX_POSITIONS = 1024
 
 
-def _detects(config: ConfigDict) -> bool:
+def _detects(config: ConfigDict, tokenizer_config: ConfigDict) -> bool:
     # A bare "llama" is an autoregressive model: only the explicit key makes a toy.
     return config.get("tabom_family") == "toy"
 

@@ -17,6 +17,7 @@ from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
 
 Role = Literal["in_domain", "out_of_domain"]
+HeldOutCheck = Literal["warn", "error", "off"]
 ArmData = Literal["self_distilled", "ground_truth", "none"]
 
 
@@ -91,13 +92,15 @@ class EvaluationConfig:
 
     sets: the evaluation sets. batch_size: prompts decoded together. seed: of the prompt draws and
     of sampling. num_fields: responses whose entropies at every step are kept, for TDS and the
-    viewer (the first ones of each set).
+    viewer (the first ones of each set). held_out_check: what to do where an evaluation prompt
+    occurs in the training prompts: warn (in the report), error or off.
     """
 
     sets: tuple[EvaluationSet, ...] = ()
     batch_size: int = 32
     seed: int = 1000
     num_fields: int = 64
+    held_out_check: HeldOutCheck = "warn"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from tabom.core import configs
-from tabom.core.atomic import write_json, write_text
+from tabom.core.atomic import read_json, write_json, write_text
 from tabom.core.errors import StageError
+from tabom.pipeline.held_out import check_held_out
 from tabom.pipeline.recipe import Recipe, load_recipe
 from tabom.pipeline.study import Plan, plan_study, run_plan
 from tabom.pipeline.summary import summarize_study
@@ -17,6 +18,7 @@ from tabom.report.data import clean
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
 REPORT = "report.html"
+HELD_OUT = "held_out.json"
 
 
 def run_recipe(
@@ -25,9 +27,11 @@ def run_recipe(
     """Run every stage that is not complete, then write the summary and the report.
 
     Returns: the summary, and the path of the report.
-    Raises: TabomError of the first stage that cannot go on; what was complete stays.
+    Raises: TabomError of the first stage that cannot go on; what was complete stays. DataError
+        before anything starts if `evaluation.held_out_check` is error and a prompt is not held out.
     """
     plan = plan_study(recipe)
+    write_json(Path(recipe.output_dir) / HELD_OUT, check_held_out(recipe))
     run_plan(
         plan,
         num_workers=recipe.study.num_workers,
@@ -57,6 +61,8 @@ def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
 def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[dict[str, Any], Path]:
     root = Path(recipe.output_dir)
     summary = clean(summarize_study(recipe, plan, command=command))
+    if (root / HELD_OUT).is_file():
+        summary["notes"] += read_json(root / HELD_OUT)["notes"]
     write_text(
         root / RECIPE, yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
     )

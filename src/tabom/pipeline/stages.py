@@ -17,6 +17,7 @@ from tabom.core import configs, manifest
 from tabom.pipeline.identity import model_identity, prompts_identity
 from tabom.pipeline.progress import Report
 from tabom.pipeline.recipe import ArmConfig, Recipe
+from tabom.verify.config import VerifierConfig
 
 Settings = dict[str, Any]
 Result = dict[str, Any]
@@ -128,6 +129,11 @@ def _common(recipe: Recipe) -> Settings:
     return {"tabom": __version__, "model": model_identity(recipe.model)}
 
 
+def _verifier(config: VerifierConfig) -> Settings:
+    """What decides a verdict; how many processes work on it does not."""
+    return {k: v for k, v in configs.to_plain(config).items() if k != "num_workers"}
+
+
 def collect_stage(recipe: Recipe, *, seed: int, folder: Path) -> Stage:
     """Decode the training prompts of one seed."""
     from tabom.pipeline.work import collect_work
@@ -164,7 +170,7 @@ def verify_stage(recipe: Recipe, *, collect: Stage, folder: Path) -> Stage:
         settings={
             "tabom": __version__,
             "collect": collect.fingerprint,
-            "verifier": configs.to_plain(recipe.verifier),
+            "verifier": _verifier(recipe.verifier),
         },
         work=verify_work,
         arguments={"recipe": recipe, "collect_folder": collect.folder},
@@ -236,7 +242,7 @@ def evaluate_stage(
                 "decoding": [
                     configs.to_plain(recipe.decoding_of(item, k)) for k in item.tokens_per_step
                 ],
-                "verifier": configs.to_plain(item.verifier or recipe.verifier),
+                "verifier": _verifier(item.verifier or recipe.verifier),
             }
         )
     settings = {

@@ -57,7 +57,7 @@ def summarize_study(recipe: Recipe, plan: Plan, *, command: str) -> dict[str, An
                 "name": arm.name,
                 "objective": _objective(arm),
                 "data": arm.data if arm.is_trained else "none",
-                "means": {k: _mean(m) for k, m in means.get(arm.name, {}).items()},
+                "means": {k: describe_mean(m) for k, m in means.get(arm.name, {}).items()},
                 "seeds": [_seed(r, runs, scalars, manifests) for r in own],
             }
         )
@@ -73,7 +73,7 @@ def summarize_study(recipe: Recipe, plan: Plan, *, command: str) -> dict[str, An
         "level": LEVEL,
         "seeds": list(recipe.seeds),
         "base_arm": base or "",
-        "metrics": [_metric(k) for k in keys],
+        "metrics": [describe_metric(k) for k in keys],
         "arms": arms,
         "collection": [_collection(seed, plan, manifests) for seed in recipe.seeds],
         "sets": _sets(runs),
@@ -105,7 +105,8 @@ def _scalars(recipe: Recipe, run: ArmRun) -> dict[str, float]:
     return found
 
 
-def _metric(key: str) -> dict[str, Any]:
+def describe_metric(key: str) -> dict[str, Any]:
+    """A key of `compare_arms` as a column of the report."""
     stem, _, speed = key.partition("@")
     if stem.startswith("set:"):
         label, text = stem[4:], "share answered right on this set alone"
@@ -123,7 +124,8 @@ def _metric(key: str) -> dict[str, Any]:
     }
 
 
-def _mean(mean: Mean) -> dict[str, Any]:
+def describe_mean(mean: Mean) -> dict[str, Any]:
+    """A mean as the report shows it: shares in percent, what is not finite left out."""
     plain = asdict(mean)
     is_share = plain.pop("is_share")
     for name in ("mean", "low", "high", "delta", "delta_low", "delta_high"):

@@ -1,6 +1,6 @@
 """What each stage does. Everything heavy is imported inside, in the process that needs it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from tabom.collect.prompts import load_prompts
 from tabom.core.errors import StageError
+from tabom.pipeline.identity import prompts_identity
 from tabom.pipeline.recipe import ArmConfig, ModelConfig, Recipe
-from tabom.trajectory.record import Trajectory
 from tabom.trajectory.store import TrajectoryStore
 from tabom.trajectory.verdicts import read_verdicts, write_verdicts
 
@@ -21,7 +21,11 @@ VERDICTS = "verdicts.parquet"
 
 
 def open_model(config: ModelConfig, *, trained: Path | None = None) -> "MaskedDiffusionModel":
-    """The base model, with the adapter (or the fully trained weights) of an arm if given."""
+    """The base model, with the adapter (or the fully trained weights) of an arm if given.
+
+    An adapter of the base itself is merged into it, so that an arm's own can go on top.
+    """
+    from tabom.models.adapters import load_adapter, merge_adapter
     from tabom.models.loading import load_model
 
     common: dict[str, Any] = {
@@ -30,11 +34,14 @@ def open_model(config: ModelConfig, *, trained: Path | None = None) -> "MaskedDi
         "device": config.device,
         "mask_token_id": config.mask_token_id,
     }
-    if trained is None:
-        return load_model(config.model_name_or_path, adapter=config.adapter, **common)
-    if (trained / "adapter_config.json").is_file():
-        return load_model(config.model_name_or_path, adapter=str(trained), **common)
-    return load_model(str(trained), **common)
+    if trained is not None and not (trained / "adapter_config.json").is_file():
+        return load_model(str(trained), **common)
+    model = load_model(config.model_name_or_path, adapter=config.adapter, **common)
+    if config.adapter is not None:
+        merge_adapter(model)
+    if trained is not None:
+        load_adapter(model, trained)
+    return model
 
 
 def collect_work(
@@ -84,20 +91,15 @@ def verify_work(
     store = TrajectoryStore(collect_folder)
     ids = load_ids(recipe.model.model_name_or_path, mask_token_id=recipe.model.mask_token_id)
     verdicts, counts = verify_trajectories(
-        _counted(store, report),
+        store,
         build_checker(recipe.verifier),
         mask_id=ids.mask,
         end_ids=ids.eos,
+        progress=lambda done: report(done, len(store)),
     )
     write_verdicts(folder / VERDICTS, verdicts)
     require_accepted(verdicts, trajectories=store)
     return {"num_verdicts": len(verdicts), **counts}
-
-
-def _counted(store: TrajectoryStore, report: Done) -> Iterator[Trajectory]:
-    for done, trajectory in enumerate(store, start=1):
-        yield trajectory
-        report(done, len(store))
 
 
 def train_work(
@@ -143,7 +145,11 @@ def train_work(
         config=replace(recipe.training_of(arm), seed=seed, disable_tqdm=True),
         output_dir=folder,
         progress=lambda done, total, metrics: report(done, total),
-        extra_card={"data": settings["data"], "arm": {"name": arm.name, "recipe": recipe.name}},
+        extra_card={
+            "data": settings["data"],
+            "arm": {"name": arm.name, "recipe": recipe.name},
+            **({"base": {"adapter": recipe.model.adapter}} if recipe.model.adapter else {}),
+        },
     )
     return {
         "num_examples": result.num_examples,
@@ -177,6 +183,7 @@ def evaluate_work(
     from tabom.collect.worker import make_requests
     from tabom.core.atomic import replacing, write_json
     from tabom.core.hooks import load_function
+    from tabom.evaluation.manifest import EVALUATION, evaluation_manifest
     from tabom.evaluation.records import summarize, write_records
     from tabom.evaluation.run import evaluate_set
     from tabom.trajectory.schema import to_arrow
@@ -185,6 +192,7 @@ def evaluate_work(
     model = open_model(recipe.model, trained=trained_folder)
     records, trajectories = [], []
     notes: dict[str, Any] = {"tds": {}, "fields": {}, "tokens": {}}
+    manifests: dict[str, dict[str, Any]] = {}
     loaded = [
         (item, load_prompts(item.prompts, seed=recipe.evaluation.seed))
         for item in recipe.evaluation.sets
@@ -208,6 +216,17 @@ def evaluate_work(
             progress=lambda done, _, before=before: report(before + done, total),  # type: ignore[misc]
         )
         before += len(requests) * len(item.tokens_per_step)
+        manifests[item.name] = {
+            str(speed): evaluation_manifest(
+                model,
+                recipe.decoding_of(item, speed),
+                batch_size=recipe.evaluation.batch_size,
+                seed=recipe.evaluation.seed,
+                data=prompts_identity(item.prompts),
+                extra={"verifier": (item.verifier or recipe.verifier)},
+            )
+            for speed in item.tokens_per_step
+        }
         records += result.records
         trajectories += result.trajectories
         if result.tds is not None:
@@ -226,6 +245,7 @@ def evaluate_work(
         table = pa.Table.from_batches([to_arrow(trajectories)])
         pq.write_table(table, temporary, compression="zstd")
     write_json(folder / FIELDS, notes)
+    write_json(folder / EVALUATION, manifests)
     write_records(folder / RECORDS, records)
     counts: dict[str, Any] = {"num_responses": len(records)}
     for summary in summarize(records):

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import transformers
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -107,7 +107,7 @@ def nelbo(
         position_ids=batch["position_ids"],
         logits_to_keep=NUM_SLOTS,
     ).logits
-    ce_BN = F.cross_entropy(logits_BNV.transpose(1, 2), target_BN, reduction="none")
+    ce_BN = cross_entropy(logits_BNV.transpose(1, 2), target_BN, reduction="none")
     return ((ce_BN * is_masked_BN).sum(1) / num_masked_B1[:, 0]).mean()
 
 
@@ -129,9 +129,7 @@ def train_stage(
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = rate(step, stage=stage)
-        pairs = [
-            draw_pair(stage, seed=seed, step=step, row=row) for row in range(stage.batch_size)
-        ]
+        pairs = [draw_pair(stage, seed=seed, step=step, row=row) for row in range(stage.batch_size)]
         loss = nelbo(model, encode(tokenizer, pairs), generator=generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss {loss.item()} at step {step} of stage {stage.name}")
@@ -143,9 +141,7 @@ def train_stage(
             progress.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def pretrain(
-    output_dir: str | Path, *, seed: int = 0, stages: Sequence[Stage] = STAGES
-) -> Path:
+def pretrain(output_dir: str | Path, *, seed: int = 0, stages: Sequence[Stage] = STAGES) -> Path:
     """Make a base checkpoint: configuration, weights, tokenizer, and how it was made.
 
     On one machine the result is a function of `seed` and `stages`: one thread, keyed draws.

@@ -10,9 +10,7 @@ from tabom.toyworld.tasks import pad
 TASKS_WITH_PATH = ("chain", "hops")
 
 
-def premature_commit(
-    *, row: Mapping[str, str], response: str, step: Sequence[int]
-) -> bool | None:
+def premature_commit(*, row: Mapping[str, str], response: str, step: Sequence[int]) -> bool | None:
     """Whether the first wrong token was a commitment made too early.
 
     A node of the path depends on the node before it, the answer on the path's last node. The

@@ -64,8 +64,6 @@ def draw_puzzle(rng: random.Random, *, num_blanks: tuple[int, int]) -> tuple[str
     while True:
         solution = "".join(str(value) for value in grids[rng.randrange(len(grids))])
         blanks = set(rng.sample(range(NUM_CELLS), rng.randint(*num_blanks)))
-        puzzle = "".join(
-            BLANK if cell in blanks else value for cell, value in enumerate(solution)
-        )
+        puzzle = "".join(BLANK if cell in blanks else value for cell, value in enumerate(solution))
         if num_solutions(puzzle) == 1:
             return puzzle, solution

@@ -143,8 +143,9 @@ def check(*, response: str, row: dict[str, str]) -> tuple[str, str]:
             return "accepted", surface
     expected = row["reference"]
     wrong = [
-        slot for slot in range(max(len(text), len(expected))) if text[slot : slot + 1]
-        != expected[slot : slot + 1]
+        slot
+        for slot in range(max(len(text), len(expected)))
+        if text[slot : slot + 1] != expected[slot : slot + 1]
     ]
     return "wrong", f"first difference in slot {wrong[0]}, {len(wrong)} in all; wanted {expected!r}"
 
@@ -179,9 +180,7 @@ def _draw_pointers(
     return pointer_example(pointers, start=rng.choice(nodes), num_hops=rng.randint(*num_hops))
 
 
-def pointer_example(
-    pointers: dict[str, str], *, start: str, num_hops: int
-) -> tuple[str, str, str]:
+def pointer_example(pointers: dict[str, str], *, start: str, num_hops: int) -> tuple[str, str, str]:
     """`(prompt, reference, ground_truth)` for following `pointers` from `start`."""
     path = ""
     node = start

@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Specials have ids 0-4, then `CHARACTERS`, then `POINTERS`; an unknown character is an error."""
+    """Ids: specials 0-4, `CHARACTERS`, `POINTERS`; an unknown character is an error."""
     tokens = (*SPECIAL_TOKENS, *CHARACTERS, *POINTERS)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     # No unknown token: the toy world has no text of others, so an unknown character is a mistake.

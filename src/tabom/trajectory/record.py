@@ -27,7 +27,8 @@ class Trajectory:
     step_N: int32, 0-based index of the model call that revealed the slot, -1 never. Gaps and ties
         are allowed (official schedules have both).
     entropy_N, confidence_N: float32, nats and probability at reveal, of the untempered
-        distribution with the mask token excluded; NaN where never revealed.
+        distribution with the mask token excluded; NaN where never revealed. NaN everywhere: not
+        recorded (files of others have neither); slots of one step are then ordered by slot.
     num_forwards: model calls spent on this response.
     reference: the prompt's gold answer as text (what a verifier compares with), "" if none.
     row: further columns of the prompt row that a verifier or a diagnostic may need.
@@ -94,8 +95,12 @@ class Trajectory:
             return f"step {int(self.step_N.max())} is not below num_forwards {self.num_forwards}"
         revealed = self.step_N >= 0
         entropy, confidence = self.entropy_N[revealed], self.confidence_N[revealed]
-        if not (np.isfinite(entropy).all() and (entropy >= -1e-6).all()):
+        # A number is recorded at every revealed slot, or at none of them: a NaN in between is a
+        # defect of the recorder and not a gap in the file.
+        is_unknown = np.isnan(entropy).all()
+        if not is_unknown and not (np.isfinite(entropy).all() and (entropy >= -1e-6).all()):
             return "entropy of a revealed slot is negative or not finite"
-        if not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
+        is_unknown = np.isnan(confidence).all()
+        if not is_unknown and not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
             return "confidence of a revealed slot is outside [0, 1]"
         return None

@@ -49,8 +49,8 @@ tags:
 # Decoding trajectories
 
 {count} responses of a masked diffusion language model, each with the step at which every slot was
-revealed and the entropy and confidence it had then. Collected by tabom; settings, versions and
-hashes are in `manifest.json` (fingerprint `{fingerprint}`).
+revealed and the entropy and confidence it had then. {origin}.
+Settings, versions and hashes are in `manifest.json` (fingerprint `{fingerprint}`).
 
 Per row: `response_ids`, `step` (0-based model call that revealed the slot, -1 never), `order`
 (0-based total order: step, then entropy, then slot), `entropy` (nats), `confidence`.
@@ -82,6 +82,7 @@ def finalize(
     seconds: float,
     rows_per_shard: int = 4096,
     ids: Iterable[str] | None = None,
+    origin: str = "Collected by tabom",
 ) -> Manifest:
     """Compact the partial files into Parquet shards, write the manifest, remove the partials.
 
@@ -91,7 +92,7 @@ def finalize(
 
     ids: the planned ids: rows are written in this order and all must be there. None: rows are
         sorted by id, so that the folder's content does not depend on who collected what.
-    rows_per_shard: rows of one file.
+    rows_per_shard: rows of one file. origin: where the trajectories come from, for the card.
     Returns: the manifest; counts are num_trajectories, num_shards, num_forwards, num_doubled and
         num_torn (lines dropped because an id came twice, or because a crash cut them).
     Raises: StageError if nothing or not all was collected, or the folder is another run's;
@@ -106,7 +107,7 @@ def finalize(
         if (folder / DATA).exists():  # left by a finalize that was cut short
             shutil.rmtree(folder / DATA)
         files, num_forwards = _write_shards(folder, [entries[n] for n in names], rows_per_shard)
-        card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA)
+        card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA, origin=origin)
         write_text(folder / "README.md", card)
         write_manifest(
             folder,

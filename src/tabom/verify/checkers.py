@@ -1,10 +1,13 @@
 """Checkers: is a response right? One verdict, with its reason, for every trajectory."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tabom.core.errors import DataError
+from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.verdicts import REASONS, Verdict
@@ -17,11 +20,17 @@ Judge = Callable[[Trajectory, bool], Judgement]  # (trajectory, has an end token
 
 @dataclass(frozen=True, kw_only=True)
 class Checker:
-    """Judges trajectories. name: what a verdict records as its verifier."""
+    """Judges trajectories.
+
+    name: what a verdict records as its verifier. judge: the judgement on one response.
+    num_parallel: how many judgements may be asked for at a time, each from a thread of its own;
+    the work itself is then done by other processes.
+    """
 
     name: str
     judge: Judge
     needs_complete: bool = True
+    num_parallel: int = 1
 
     def __call__(self, trajectory: Trajectory, *, mask_id: int, end_ids: Sequence[int]) -> Verdict:
         """The verdict on one response.
@@ -36,6 +45,29 @@ class Checker:
         else:
             reason, detail = self.judge(trajectory, has_end)
         return Verdict(id=trajectory.id, reason=reason, detail=detail, verifier=self.name)
+
+    def verify_many(
+        self, trajectories: Iterable[Trajectory], *, mask_id: int, end_ids: Sequence[int]
+    ) -> Iterator[Verdict]:
+        """The verdicts on many responses, in their order, as they come; side by side where it can.
+
+        trajectories: any iterable; a few more than are at work are held at a time.
+        """
+        if self.num_parallel == 1:
+            for trajectory in trajectories:
+                yield self(trajectory, mask_id=mask_id, end_ids=end_ids)
+            return
+        waiting: deque[Future[Verdict]] = deque()
+        pool = ThreadPoolExecutor(self.num_parallel, thread_name_prefix="verify")
+        try:
+            for trajectory in trajectories:
+                waiting.append(pool.submit(self, trajectory, mask_id=mask_id, end_ids=end_ids))
+                if len(waiting) >= 4 * self.num_parallel:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def build_checker(config: VerifierConfig) -> Checker:
@@ -91,6 +123,58 @@ def _number(_: VerifierConfig) -> Checker:
     return Checker(name="number", judge=judge)
 
 
+def _math(config: VerifierConfig) -> Checker:
+    from tabom.verify.symbolic import judge_math
+    from tabom.verify.math_pool import MathPool
+
+    unknown = sorted(set(config.args) - {"timeout_s"})
+    timeout_s = config.args.get("timeout_s", 10.0)
+    if unknown or not isinstance(timeout_s, int | float) or timeout_s <= 0:
+        raise ConfigError(
+            f"verifier.args of type math: expected timeout_s alone, seconds above 0, got "
+            f"{config.args}"
+        )
+    num_workers = _num_workers(config)
+    pool = MathPool(num_workers=num_workers, timeout_s=timeout_s)
+
+    def judge(trajectory: Trajectory, has_end: bool) -> Judgement:
+        return judge_math(
+            trajectory.response, reference=trajectory.reference, has_end=has_end, pool=pool
+        )
+
+    return Checker(name="math", judge=judge, num_parallel=num_workers)
+
+
+def _code(config: VerifierConfig) -> Checker:
+    from tabom.verify.code import code_settings, judge_code
+    from tabom.verify.sandbox.probe import open_sandbox
+
+    settings, num_workers = code_settings(config.args), _num_workers(config)
+    sandbox = open_sandbox(
+        limits=settings.limits,
+        num_slots=num_workers,
+        python=settings.python,
+        is_unsafe=settings.unsafe_exec,
+    )
+
+    def judge(trajectory: Trajectory, has_end: bool) -> Judgement:
+        return judge_code(
+            trajectory.response, row=row_of(trajectory), has_end=has_end, sandbox=sandbox
+        )
+
+    name = "code" if sandbox.is_shut else "code (no sandbox)"
+    return Checker(name=name, judge=judge, num_parallel=num_workers)
+
+
+def _num_workers(config: VerifierConfig) -> int:
+    """The setting, or the cores that this process may use."""
+    if config.num_workers is not None:
+        return config.num_workers
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _function(config: VerifierConfig) -> Checker:
     """A function of the user's.
 
@@ -129,10 +213,12 @@ def _accept_all(_: VerifierConfig) -> Checker:
     )
 
 
-# A new checker (a symbolic one for mathematics, a sandbox for code) is one more row.
+# A new checker is one more row.
 CHECKERS: dict[str, Callable[[VerifierConfig], Checker]] = {
     "exact": _exact,
     "number": _number,
+    "math": _math,
+    "code": _code,
     "function": _function,
     "accept_all": _accept_all,
 }

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from tabom.core.errors import ConfigError
 
-CheckerType = Literal["exact", "number", "function", "accept_all"]
+CheckerType = Literal["exact", "number", "math", "code", "function", "accept_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,15 +13,19 @@ class VerifierConfig:
     """Settings of the checker.
 
     type: exact (the whole response equals the reference), number (the final number equals the
-        reference's: the light checker), function (one of yours), accept_all.
+        reference's: the light checker), math (symbolic equality by math-verify), code (the row's
+        tests, in a sandbox), function (one of yours), accept_all.
     function: "package.module:name" of `f(*, response, row, **args) -> (reason, detail)`; only for
         type function.
-    args: further keyword arguments of that function.
+    args: further keyword arguments of that function; for math timeout_s, for code the limits of
+        the sandbox (see docs/verification.md).
+    num_workers: processes of math and code; null is one a core. It changes no verdict.
     """
 
     type: CheckerType = "exact"
     function: str | None = None
     args: dict[str, Any] = field(default_factory=dict)
+    num_workers: int | None = None
 
     def __post_init__(self) -> None:
         types = get_args(CheckerType)
@@ -31,8 +35,15 @@ class VerifierConfig:
             raise ConfigError(
                 "verifier.type function needs verifier.function, such as my_tasks.checks:is_right"
             )
-        if self.type != "function" and (self.function is not None or self.args):
+        if self.type != "function" and self.function is not None:
+            raise ConfigError(
+                f"verifier.type {self.type} takes no function; drop it, or set verifier.type to "
+                "function"
+            )
+        if self.type not in ("function", "math", "code") and self.args:
             raise ConfigError(
                 f"verifier.type {self.type} takes no function and no args; drop them, or set "
                 "verifier.type to function"
             )
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ConfigError(f"verifier.num_workers must be at least 1, got {self.num_workers}")

@@ -1,7 +1,7 @@
 """From trajectories to verdicts, and from verdicts to the trajectories that training sees."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tabom.core.errors import DataError
 from tabom.trajectory.record import Trajectory
@@ -13,19 +13,25 @@ _EXAMPLE_LENGTH = 120
 
 
 def verify_trajectories(
-    trajectories: Iterable[Trajectory], checker: Checker, *, mask_id: int, end_ids: Sequence[int]
+    trajectories: Iterable[Trajectory],
+    checker: Checker,
+    *,
+    mask_id: int,
+    end_ids: Sequence[int],
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Verdict], Counter[str]]:
     """One verdict per trajectory, in order, and how often each reason occurred.
 
-    trajectories: any iterable; one is held at a time.
+    trajectories: any iterable; a few are held at a time. progress: called with how many are done.
     Returns: the verdicts, and counts with a key for every reason (0 included).
     """
     counts = Counter(dict.fromkeys(REASONS, 0))
     verdicts = []
-    for trajectory in trajectories:
-        verdict = checker(trajectory, mask_id=mask_id, end_ids=end_ids)
+    for verdict in checker.verify_many(trajectories, mask_id=mask_id, end_ids=end_ids):
         counts[verdict.reason] += 1
         verdicts.append(verdict)
+        if progress is not None:
+            progress(len(verdicts))
     return verdicts, counts
 
 

@@ -10,6 +10,8 @@ no plain number is wrong, a reference that is none is unverifiable.
 import re
 from fractions import Fraction
 
+from tabom.verify.answer import find_answer
+
 _CURRENCY = "$€£¥"
 _NUMBER = re.compile(
     rf"(?<![\w.)])(?P<sign>[-+−]?)[{_CURRENCY}]?(?P<minus>[-−]?)"
@@ -17,8 +19,6 @@ _NUMBER = re.compile(
     r"(?:\s?/\s?(?P<divisor>\d+))?"
 )
 _MAX_DIGITS = 100  # beyond it a "number" is a decoder that repeats itself
-_HASHES = re.compile(r"####")
-_PHRASE = re.compile(r"\banswer is\b", re.IGNORECASE)
 _LATEX_DROPPED = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([^{}]+?)\s*\}\s*\{\s*([^{}]+?)\s*\}")
 
@@ -56,33 +56,13 @@ def reference_number(reference: str) -> Fraction | None:
 
 def _find(text: str) -> tuple[str, Fraction | None, bool]:
     """The form in which `text` gives its answer ("" none), the answer, may it have been cut."""
-    box = _last_box(text)
-    if box is not None:
-        content, is_closed = box
-        return "boxed", _plain(content) if is_closed else None, not is_closed
-    for form, marker in (("####", _HASHES), ("the answer is", _PHRASE)):
-        matches = list(marker.finditer(text))
-        if matches:
-            rest = text[matches[-1].end() :]
-            sentence = re.split(r"\.\s|\n", rest.lstrip(" :*\n"))[0]
-            return form, _leading(sentence), rest.rstrip().endswith(sentence.rstrip())
-    numbers = _numbers(text)
-    return ("last number", numbers[-1], True) if numbers else ("", None, False)
-
-
-def _last_box(text: str) -> tuple[str, bool] | None:
-    r"""The content of the last `\boxed{...}` (braces may nest), and whether it is closed."""
-    start = None
-    for match in re.finditer(r"\\boxed\s*\{", text):
-        start = match.end()
-    if start is None:
-        return None
-    depth = 1
-    for i in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[start:i], True
-    return text[start:], False
+    found = find_answer(text)
+    if found is None:
+        numbers = _numbers(text)
+        return ("last number", numbers[-1], True) if numbers else ("", None, False)
+    if found.form == "boxed":
+        return "boxed", _plain(found.text) if found.is_closed else None, not found.is_closed
+    return found.form, _leading(found.text), not found.is_closed
 
 
 def _plain(text: str) -> Fraction | None:

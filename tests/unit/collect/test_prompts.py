@@ -27,6 +27,15 @@ def test_gsm8k_columns_are_found(tmp_path: Path) -> None:
     assert prompt.row == {"answer": "2+2\n#### 4"}
 
 
+def test_roles_of_data_sets_become_those_of_chat_templates(tmp_path: Path) -> None:
+    # inclusionAI/Ling-Coder-SFT has HUMAN and ASSISTANT; a template knows user and assistant.
+    turns = [{"role": "HUMAN", "content": "hi"}, {"role": "ASSISTANT", "content": "ho"}]
+    path = jsonl(tmp_path / "m.jsonl", [{"messages": turns}])
+    (prompt,) = load_prompts(PromptSource(path=str(path)), seed=0)
+    assert prompt.prompt == [{"role": "user", "content": "hi"}]
+    assert (prompt.text, prompt.ground_truth) == ("hi", "ho")
+
+
 def test_messages_lose_the_assistant_turn_which_is_the_ground_truth(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "s"},

@@ -57,7 +57,7 @@ def test_golden_checkpoints_have_the_ids_of_their_config(family: str, golden: Pa
     )
 
 
-@pytest.mark.parametrize("family", ["toy", "dream", "llada"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
 def test_save_and_load_round_trip(family: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     first = checkpoint(family)
     edit_config(first, auto_map={"AutoModel": "modeling.Some"})
@@ -65,6 +65,8 @@ def test_save_and_load_round_trip(family: str, checkpoint: Checkpoint, tmp_path:
     assert torch.equal(logits_of(first), logits_of(tmp_path / "again"))
     before, after = (load_file(f / "model.safetensors") for f in (first, tmp_path / "again"))
     assert before.keys() == after.keys()
+    if family == "llada":
+        assert all(name.startswith("model.transformer.") for name in before)
     published = json.loads((tmp_path / "again" / "config.json").read_text())
     assert "auto_map" not in published
     assert not (tmp_path / "again" / "generation_config.json").exists()

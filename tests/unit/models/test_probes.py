@@ -18,7 +18,7 @@ def failed(model: MaskedDiffusionModel) -> set[str]:
     return {result.name for result in run_probes(model) if not result.passed}
 
 
-@pytest.mark.parametrize("family", ["toy", "dream", "llada"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("initializer_range", [0.02, 0.25])
 def test_sound_models_pass(
@@ -34,6 +34,7 @@ def test_sound_models_pass(
         "bidirectional",
         "pad_invariant",
         "batch_mate_invariant",
+        *(["block_causal"] if family == "sdar" else []),
     }
     assert all(r.detail for r in results)
 
@@ -49,6 +50,15 @@ def test_a_causal_model_is_caught(checkpoint: Checkpoint) -> None:
     assert failed(model) == {"bidirectional"}
     with pytest.raises(ModelError, match="bidirectional: the first position does not see the last"):
         require_probes(model)
+
+
+def test_wrong_blocks_are_caught(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(checkpoint("sdar"), require_tokenizer=False, probe=False)
+    visible = model._visible
+    monkeypatch.setattr(model, "_visible", lambda *a: visible(*a).tril())
+    assert "bidirectional" in failed(model)
+    monkeypatch.setattr(model, "_visible", lambda *a: visible(*a) | True)
+    assert "block_causal" in failed(model)
 
 
 def test_load_model_runs_the_probes(

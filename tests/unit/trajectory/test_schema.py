@@ -79,6 +79,19 @@ def test_a_malformed_row_names_file_row_field_and_why(
     assert len(from_arrow(batch.slice(2, 1), source="some.parquet")) == 1  # the others are well
 
 
+@pytest.mark.parametrize("field", ["entropy", "confidence"])
+def test_numbers_that_were_not_recorded_are_nan_at_every_slot_or_at_none(
+    make: Make, says: Callable[..., Any], field: str
+) -> None:
+    nothing = {f"{field}_N": [np.nan, np.nan, np.nan]}
+    t = make(2, **{**GOOD, **nothing, "step_N": [1, 1, -1]})
+    assert t.order_N.tolist() == ([0, 1, -1] if field == "entropy" else [1, 0, -1])
+    assert says(from_arrow(to_arrow([t]), source="f")[0]) == says(t)
+    half = {f"{field}_N": [np.nan, 0.5, np.nan]}
+    with pytest.raises(DataError, match=f"{field} of a revealed slot is"):
+        make(2, **{**GOOD, **half})
+
+
 def test_no_slots_at_all(make: Make) -> None:
     batch = to_arrow([make(2, **GOOD)])
     for name in ("response_ids", "step", "order", "entropy", "confidence"):

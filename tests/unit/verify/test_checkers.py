@@ -147,7 +147,7 @@ def test_number_type_is_wired():
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"type": "exakt"}, "'exakt' is not one of exact, number, function, accept_all"),
+        ({"type": "exakt"}, "'exakt' is not one of exact, number, math, code, function"),
         ({"type": "function"}, "needs verifier.function"),
         ({"type": "exact", "function": "a:b"}, "takes no function"),
         ({"type": "number", "args": {"a": 1}}, "takes no function and no args"),

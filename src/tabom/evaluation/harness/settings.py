@@ -1,0 +1,123 @@
+"""The published evaluation settings by name. Where the paper and its release differ, both are here.
+
+Source: TABOM Table 8 (paper), and the evaluation scripts of its release. A setting is taken whole:
+an option that it fixes cannot be given beside it.
+
+The release's Dream evaluation never draws a token: its temperature and top-p shape the order alone.
+Here a token is drawn at that temperature, which differs where the model is torn between two.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tabom.core.errors import ConfigError
+
+TASKS = ("gsm8k", "math500", "mbpp", "humaneval", "ifeval")
+SUFFIX = "_tabom"  # our own task files are called gsm8k_tabom and so on
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One published way to evaluate. tasks: decoding options by task; others are not defined.
+
+    common: decoding options of every task. cut, max_prompt_tokens: of the harness, None: any.
+    unspoken: tasks that the source names without saying how they were decoded.
+    """
+
+    source: str
+    common: Options
+    tasks: Mapping[str, Options]
+    cut: str | None = None
+    max_prompt_tokens: int | None = None
+    unspoken: tuple[str, ...] = ()
+
+
+def _dream(**max_new_tokens: int) -> dict[str, Options]:
+    return {task: {"max_new_tokens": number} for task, number in max_new_tokens.items()}
+
+
+_DREAM = {"policy": "entropy", "temperature": 0.1, "top_p": 0.9, "block_length": None}
+_LLADA = {"policy": "confidence", "temperature": 0.0}
+_LLADA_OFFICIAL = {"schedule": "official", "policy": "low_confidence", "temperature": 0.0}
+_LLADA_BLOCKS: dict[str, Options] = {
+    "math500": {"max_new_tokens": 512, "block_length": 64},
+    "mbpp": {"max_new_tokens": 256, "block_length": 256},
+    "humaneval": {"max_new_tokens": 512, "block_length": 512},
+}
+
+SETTINGS: dict[str, Setting] = {
+    "dream_paper": Setting(
+        source="TABOM Table 8, Dream",
+        common=_DREAM,
+        tasks=_dream(gsm8k=256, math500=512, mbpp=1024, humaneval=768),
+        unspoken=("ifeval",),
+    ),
+    "dream_release": Setting(
+        source="the release's evaluation script for Dream",
+        common=_DREAM,
+        tasks=_dream(gsm8k=256, math500=512, mbpp=512, humaneval=768, ifeval=512),
+        cut="release",
+        max_prompt_tokens=1024,
+    ),
+    "llada_paper": Setting(
+        source="TABOM Table 8, LLaDA",
+        common=_LLADA,
+        tasks={"gsm8k": {"max_new_tokens": 512, "block_length": 8}, **_LLADA_BLOCKS},
+        unspoken=("ifeval",),
+    ),
+    "llada_release": Setting(
+        source="the release's evaluation script for LLaDA",
+        common={},
+        tasks={
+            "gsm8k": {**_LLADA_OFFICIAL, "max_new_tokens": 256, "block_length": 8},
+            "math500": {**_LLADA_OFFICIAL, **_LLADA_BLOCKS["math500"]},
+            "mbpp": {**_LLADA_OFFICIAL, **_LLADA_BLOCKS["mbpp"], "confidence_eos_eot_inf": True},
+            "humaneval": {**_LLADA_OFFICIAL, **_LLADA_BLOCKS["humaneval"], "logits_eos_inf": True},
+            # By entropy, which the published function does not have: our own loop.
+            "ifeval": {
+                "policy": "entropy",
+                "temperature": 0.0,
+                "max_new_tokens": 512,
+                "block_length": 512,
+            },
+        },
+        cut="release",
+    ),
+}
+
+
+def get_setting(name: str) -> Setting:
+    """The setting of that name. Raises ConfigError with the nearest one."""
+    if name not in SETTINGS:
+        near = difflib.get_close_matches(name, SETTINGS, n=1)
+        raise ConfigError(
+            f"no evaluation setting {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" (there are: {', '.join(SETTINGS)})"
+        )
+    return SETTINGS[name]
+
+
+def options_for(name: str, task: str) -> Options:
+    """The decoding options of a task under a named setting.
+
+    task: as lm-eval calls it, such as gsm8k_tabom.
+    Raises: ConfigError for a setting that is unknown or says nothing about the task.
+    """
+    setting = get_setting(name)
+    stem = task.removesuffix(SUFFIX)
+    if stem not in setting.tasks:
+        why = (
+            f"{setting.source} names {stem} without saying how it was decoded"
+            if stem in setting.unspoken
+            else f"{setting.source} covers {', '.join(setting.tasks)}"
+        )
+        raise ConfigError(
+            f"the setting {name!r} says nothing about task {task!r} ({why}); evaluate that task "
+            "without the setting, and name its max_new_tokens yourself"
+        )
+    return {**setting.common, **setting.tasks[stem]}

@@ -1,0 +1,57 @@
+"""The evaluation manifest: everything beside the weights that a score depends on.
+
+One is kept for every evaluation set or task; comparing two runs shows where they differ.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabom.core import configs, env
+from tabom.core.manifest import flatten
+from tabom.decoding.config import DecodingConfig
+from tabom.models.contract import MaskedDiffusionModel
+
+EVALUATION = "evaluation.json"  # {set or task: {tokens a step: manifest}} in an evaluation's folder
+
+
+def evaluation_manifest(
+    model: MaskedDiffusionModel,
+    decoding: DecodingConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    data: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """How one set is evaluated: plain values for JSON.
+
+    data: what identifies the documents. extra: further settings.
+    """
+    return {
+        "decoding": configs.to_plain(decoding),
+        "batch_size": batch_size,
+        "seed": seed,
+        "dtype": str(model.head_weight_VD.dtype).removeprefix("torch."),
+        "attn_implementation": str(getattr(model.base_lm.config, "_attn_implementation", "?")),
+        "mask_token_id": model.ids.mask,
+        "end_ids": list(model.ids.eos),
+        "device": _device(model),
+        "versions": env.versions(),
+        "data": configs.to_plain(dict(data or {})),
+        **configs.to_plain(dict(extra or {})),
+    }
+
+
+def _device(model: MaskedDiffusionModel) -> str:
+    if model.device.type != "cuda":
+        return model.device.type
+    gpus = env.hardware()["gpus"]
+    return str(gpus[model.device.index or 0]) if gpus else "cuda"
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two manifests differ, dotted, each with both values (None: absent)."""
+    one, two = flatten(here), flatten(there)
+    return {
+        key: (one.get(key), two.get(key)) for key in {**one, **two} if one.get(key) != two.get(key)
+    }

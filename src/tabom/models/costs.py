@@ -1,0 +1,278 @@
+"""What a model costs: FLOPs and bytes as pure functions of its sizes. Nothing is measured here.
+
+Legend: B batch, S prompt + response, N response slots, R rows through the head, V vocabulary,
+D hidden, F feed-forward width.
+
+A multiply and an add are two FLOPs. Norms, rotations and softmaxes are not counted: on a GPU they
+cost memory traffic, which the share of peak speed that a caller assumes has to cover.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tabom.core.errors import ModelError
+
+# A flash-attention backward computes the scores once more: 2.5 times the products of the forward.
+ATTENTION_BACKWARD = 2.5
+# Adapter weights are float32 whatever the base is: weight, gradient and two moments of AdamW.
+BYTES_PER_TRAINED = 16
+TILE = 8192  # vocabulary entries of one tile of the training head
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """The sizes of a network of the Llama shape, which every family here has.
+
+    num_parameters: all of them, tied weights once.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    num_parameters: int
+
+    @property
+    def query_width(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def body_weights(self) -> int:
+        """Weights of the layers' matrices: every token is multiplied with each of them once."""
+        attention = 2 * self.hidden_size * (self.query_width + self.key_width)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def head_weights(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+
+# So that a run can be planned before anything is fetched; tests count them on the meta device.
+PUBLISHED_SIZES = {
+    "Dream-org/Dream-v0-Instruct-7B": ModelSizes(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_layers=28,
+        num_heads=28,
+        num_kv_heads=4,
+        head_dim=128,
+        vocab_size=152064,
+        num_parameters=7_615_616_512,
+    ),
+    "GSAI-ML/LLaDA-8B-Instruct": ModelSizes(
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        vocab_size=126464,
+        num_parameters=8_015_581_184,
+    ),
+}
+
+
+# ---- FLOPs ----
+
+
+def attention_flops(sizes: ModelSizes, *, num_tokens: float, context: float) -> float:
+    """Scores and weighted sums of one forward pass, each of `num_tokens` seeing `context`."""
+    return 4.0 * num_tokens * context * sizes.query_width * sizes.num_layers
+
+
+def forward_flops(
+    sizes: ModelSizes, *, num_tokens: float, context: float, num_rows: float
+) -> float:
+    """Model calls without gradients, of any number: all arguments but `context` add up.
+
+    num_tokens: tokens through the layers (B * S of a call without a cache). context: S, tokens
+        that each of them sees. num_rows: R, rows through the head.
+    """
+    return (
+        2.0 * num_tokens * sizes.body_weights
+        + attention_flops(sizes, num_tokens=num_tokens, context=context)
+        + 2.0 * num_rows * sizes.head_weights
+    )
+
+
+def training_flops(
+    sizes: ModelSizes,
+    *,
+    batch_size: int,
+    length: float,
+    num_rows: float,
+    lora_parameters: int | None,
+    is_checkpointed: bool,
+) -> float:
+    """Forward and backward of one micro-batch.
+
+    lora_parameters: of an adapter on frozen weights, which need no gradient of their own (2 units
+        forward, 2 for the input's gradient); None trains all weights (2 more units).
+    is_checkpointed: the layers run forward once more in the backward pass.
+    """
+    tokens = batch_size * length
+    units = 2 if lora_parameters is not None else 3  # of 2 FLOPs a weight and token
+    attention = attention_flops(sizes, num_tokens=tokens, context=length)
+    adapter = 2.0 * tokens * (lora_parameters or 0)
+    flops = 2.0 * units * (tokens * sizes.body_weights + num_rows * sizes.head_weights)
+    flops += (1 + ATTENTION_BACKWARD) * attention + 3 * adapter
+    if is_checkpointed:
+        flops += 2.0 * tokens * sizes.body_weights + attention + adapter
+    return flops
+
+
+def lora_parameters(sizes: ModelSizes, *, r: int, target_modules: Iterable[str]) -> int:
+    """Parameters of a LoRA adapter: r * (in + out) of each target in each layer.
+
+    target_modules: q_proj, ... or "all-linear".
+    Raises: ModelError for a name that these networks do not have.
+    """
+    width, query, key = sizes.hidden_size, sizes.query_width, sizes.key_width
+    ends = {
+        "q_proj": width + query,
+        "k_proj": width + key,
+        "v_proj": width + key,
+        "o_proj": query + width,
+        "gate_proj": width + sizes.intermediate_size,
+        "up_proj": width + sizes.intermediate_size,
+        "down_proj": sizes.intermediate_size + width,
+    }
+    names = {name.rpartition(".")[2] for name in target_modules}
+    names = set(ends) if names == {"all-linear"} else names
+    unknown = sorted(names - set(ends))
+    if unknown:
+        raise ModelError(
+            f"LoRA target {', '.join(unknown)}: take some of {', '.join(ends)}, or all-linear"
+        )
+    return sizes.num_layers * r * sum(ends[name] for name in names)
+
+
+# ---- bytes ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Peak bytes on one device, by what they hold.
+
+    weights: of the base. trained: adapter (or float32 gradients and moments of all weights).
+    activations: of the layers, kept or in flight. logits: of the head.
+    """
+
+    weights: int
+    trained: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.activations + self.logits
+
+
+def _in_flight(sizes: ModelSizes, bytes_per_value: int) -> int:
+    """Bytes a token of the widest place of one layer's forward: its feed-forward part."""
+    return bytes_per_value * (3 * sizes.hidden_size + 3 * sizes.intermediate_size)
+
+
+def decoding_memory(
+    sizes: ModelSizes,
+    *,
+    batch_size: int,
+    length: int,
+    num_rows: int,
+    bytes_per_value: int,
+    max_logit_bytes: int,
+) -> Memory:
+    """Peak of one decoding step.
+
+    num_rows: R of the first step, all masked slots of the batch. max_logit_bytes: of one float32
+        [rows, vocabulary] tensor; three are alive at once: the model's own, logits, weights.
+    """
+    chunk = min(4 * num_rows * sizes.vocab_size, max(max_logit_bytes, 4 * sizes.vocab_size))
+    hidden = bytes_per_value * sizes.hidden_size * num_rows
+    return Memory(
+        weights=bytes_per_value * sizes.num_parameters,
+        trained=0,
+        activations=batch_size * length * _in_flight(sizes, bytes_per_value) + hidden,
+        logits=2 * chunk + chunk * bytes_per_value // 4,
+    )
+
+
+def kept_per_token(sizes: ModelSizes, *, bytes_per_value: int, is_full: bool) -> int:
+    """Bytes a token that the backward pass of one layer needs from its forward pass.
+
+    Frozen matrices keep nothing. Kept are the float32 input of both norms, the adapter's inputs
+    (at q_proj and v_proj), queries, keys, values and the result of attention, and of the
+    feed-forward part gate, its activation and up. Trained matrices keep their inputs as well.
+    """
+    width, query, key = sizes.hidden_size, sizes.query_width, sizes.key_width
+    norms = 2 * 4 * width
+    attention = bytes_per_value * (2 * query + 2 * key)
+    feed_forward = bytes_per_value * 3 * sizes.intermediate_size
+    inputs = bytes_per_value * 2 * width
+    if is_full:  # the norms' outputs (their weights train) and the input of down_proj
+        inputs += bytes_per_value * (2 * width + sizes.intermediate_size)
+    return norms + attention + feed_forward + inputs
+
+
+def training_memory(
+    sizes: ModelSizes,
+    *,
+    batch_size: int,
+    length: int,
+    num_rows: int,
+    bytes_per_value: int,
+    lora_parameters: int | None,
+    is_checkpointed: bool,
+    max_buffer_bytes: int | None,
+) -> Memory:
+    """Peak of one training micro-batch, at the start of its backward pass.
+
+    num_rows: R, rows through the head in the micro-batch. max_buffer_bytes: what the head may
+        keep of float32 logits before it computes them again by tiles; None: a head that keeps the
+        logits of all B * S positions, their softmax and its logarithm (for comparison).
+    """
+    tokens = batch_size * length
+    is_full = lora_parameters is None
+    layer = kept_per_token(sizes, bytes_per_value=bytes_per_value, is_full=is_full)
+    boundary = bytes_per_value * sizes.hidden_size
+    kept = boundary * sizes.num_layers + layer if is_checkpointed else layer * sizes.num_layers
+    if max_buffer_bytes is None:
+        logits = 3 * 4 * tokens * sizes.vocab_size
+    else:
+        dense = 4 * num_rows * sizes.vocab_size
+        tiles = 2 * 4 * num_rows * min(TILE, sizes.vocab_size)
+        logits = tiles + (dense if dense <= max_buffer_bytes else 0)
+    if lora_parameters is None:
+        trained = sizes.num_parameters * (bytes_per_value + 2 * bytes_per_value)
+    else:
+        trained = BYTES_PER_TRAINED * lora_parameters
+    return Memory(
+        weights=bytes_per_value * sizes.num_parameters,
+        trained=trained,
+        activations=tokens * (kept + _in_flight(sizes, bytes_per_value)),
+        logits=logits,
+    )
+
+
+def largest_batch(num_bytes: float, peak: Callable[[int], Memory]) -> int:
+    """The most responses whose peak fits, at most 2**20; 0 if not even one does.
+
+    peak: memory by batch size.
+    """
+    low, high = 0, 1
+    while high < 2**20 and peak(high).total <= num_bytes:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if peak(middle).total <= num_bytes:
+            low = middle
+        else:
+            high = middle
+    return low

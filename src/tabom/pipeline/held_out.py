@@ -1,0 +1,65 @@
+"""The held-out check of a recipe: its evaluation prompts against its training prompts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from tabom.collect.held_out import Overlap, find_overlap
+from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core.errors import DataError
+from tabom.pipeline.recipe import Recipe
+
+
+def check_held_out(recipe: Recipe) -> dict[str, Any]:
+    """What each evaluation set shares with the training prompts of all seeds.
+
+    Returns: `sets`, with the counts and the first rows that are shared, and `notes` for the report.
+    Raises: DataError if `evaluation.held_out_check` is error and anything is shared.
+    """
+    if recipe.evaluation.held_out_check == "off" or not recipe.evaluation.sets:
+        return {"sets": [], "notes": []}
+    training: dict[str, None] = {}
+    for seed in recipe.seeds:
+        training.update(dict.fromkeys(_texts(recipe.prompts, seed=seed)))
+    overlaps = [
+        find_overlap(
+            list(training), _texts(item.prompts, seed=recipe.evaluation.seed), name=item.name
+        )
+        for item in recipe.evaluation.sets
+    ]
+    shared = [overlap for overlap in overlaps if overlap.num_found]
+    if shared and recipe.evaluation.held_out_check == "error":
+        raise DataError(
+            "evaluation prompts are not held out. "
+            + " ".join(overlap.describe() for overlap in shared)
+            + " Leave them out of the training prompts (prompts.offset, another split), or set "
+            "evaluation.held_out_check to warn."
+        )
+    return {"sets": [_plain(overlap) for overlap in overlaps], "notes": _notes(overlaps, shared)}
+
+
+def _texts(source: PromptSource, *, seed: int) -> list[str]:
+    # Without the template: an instruction around every prompt would be shared by all.
+    return [prompt.text for prompt in load_prompts(replace(source, template=None), seed=seed)]
+
+
+def _notes(overlaps: Sequence[Overlap], shared: Sequence[Overlap]) -> list[str]:
+    if shared:
+        return [overlap.describe() for overlap in shared]
+    total = sum(overlap.num_evaluation for overlap in overlaps)
+    return [
+        f"Held-out check: none of the {total} evaluation prompts occurs in the "
+        f"{overlaps[0].num_training} training prompts."
+    ]
+
+
+def _plain(overlap: Overlap) -> dict[str, Any]:
+    return {
+        "name": overlap.name,
+        "num_evaluation": overlap.num_evaluation,
+        "num_training": overlap.num_training,
+        "num_exact": len(overlap.exact),
+        "num_near": len(overlap.near),
+        "exact": overlap.exact[:20],
+        "near": overlap.near[:20],
+    }

@@ -1,0 +1,192 @@
+"""The stage that evaluates a model on tasks of lm-eval."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tabom._version import __version__
+from tabom.core import configs
+from tabom.core.errors import ConfigError
+from tabom.pipeline.identity import model_identity
+from tabom.pipeline.recipe import ModelConfig
+from tabom.pipeline.stages import Stage
+
+RESPONSES = "responses.jsonl"
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    """What is evaluated, and how, beside the model.
+
+    tasks: names of tasks. in_domain: those of them that are in domain. setting: a published
+    setting. decoding: the decoding options that were given. tokens_per_step: the speeds.
+    data_dir, include_path, num_documents, num_samples, apply_chat_template: as `run_tasks`. cut,
+    max_prompt_tokens: as the model's own. batch_size, seed: of decoding. unsafe_exec: run programs
+    without a sandbox.
+    """
+
+    tasks: tuple[str, ...]
+    in_domain: tuple[str, ...] = ()
+    setting: str | None = None
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    tokens_per_step: tuple[int, ...] = (1,)
+    data_dir: str | None = None
+    include_path: str | None = None
+    num_documents: int | None = None
+    num_samples: int = 1
+    apply_chat_template: bool = True
+    cut: str | None = None
+    max_prompt_tokens: int | None = None
+    batch_size: int = 32
+    seed: int = 1000
+    unsafe_exec: bool = False
+    quiet: bool = False
+
+    def model_arguments(self, pretrained: str, tokens_per_step: int) -> dict[str, Any]:
+        """The arguments of the lm-eval model."""
+        return {
+            **self.decoding,
+            "tokens_per_step": tokens_per_step,
+            "pretrained": pretrained,
+            "setting": self.setting,
+            "cut": self.cut,
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "quiet": self.quiet,
+        }
+
+
+def tasks_stage(
+    config: TasksConfig, *, model: ModelConfig, train: Stage | None, folder: Path
+) -> Stage:
+    """Evaluate the base model, or with what `train` trained, on tasks.
+
+    Everything that does not need the model is checked here.
+    Raises: ConfigError for a task, setting or option that does not exist; DataError for a missing
+        file of documents.
+    """
+    try:
+        harness = version("lm_eval")
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            "--tasks needs lm-eval, which is not installed: pip install 'tabom[eval]'"
+        ) from error
+    from tabom.evaluation.harness.options import HarnessConfig
+    from tabom.evaluation.tasks.data import data_identity
+
+    if len(set(config.tokens_per_step)) != len(config.tokens_per_step):
+        raise ConfigError(f"tokens_per_step names a speed twice: {list(config.tokens_per_step)}")
+    for speed in config.tokens_per_step:
+        options = HarnessConfig.of(config.model_arguments(model.model_name_or_path, speed))
+        if config.setting is not None:
+            for task in config.tasks:
+                options.decoding_for(task, {})
+    settings = {
+        "tabom": __version__,
+        "lm_eval": harness,
+        "model": model_identity(model),
+        "adapter": None if train is None else train.fingerprint,
+        **{
+            k: v
+            for k, v in configs.to_plain(config).items()
+            if k not in ("data_dir", "include_path", "batch_size", "quiet")
+        },
+        "data": {task: data_identity(task, config.data_dir) for task in config.tasks},
+    }
+    return Stage(
+        kind="evaluate",
+        label=f"evaluate {', '.join(config.tasks)}",
+        folder=folder,
+        settings=settings,
+        work=tasks_work,
+        arguments={
+            "config": config,
+            "model": model,
+            "trained_folder": None if train is None else train.folder,
+        },
+        needs=() if train is None else (train.folder,),
+    )
+
+
+def tasks_work(
+    *,
+    folder: Path,
+    fingerprint: str,
+    settings: dict[str, Any],
+    report: Any,
+    config: TasksConfig,
+    model: ModelConfig,
+    trained_folder: Path | None,
+) -> dict[str, Any]:
+    """Decode (what is not on disk yet), judge, and write records, samples and results."""
+    from tabom.core.atomic import replacing, write_json
+    from tabom.evaluation.harness.model import TabomLM
+    from tabom.evaluation.harness.run import run_tasks
+    from tabom.evaluation.manifest import EVALUATION
+    from tabom.evaluation.records import EvaluationRecord, summarize, write_records
+    from tabom.evaluation.tasks.code import UNSAFE
+    from tabom.pipeline.work import RECORDS, open_model
+
+    loaded = open_model(model, trained=trained_folder)
+    records: list[EvaluationRecord] = []
+    results: dict[str, Any] = {}
+    manifests: dict[str, dict[str, Any]] = {}
+    token = UNSAFE.set(config.unsafe_exec)
+    try:
+        for speed in config.tokens_per_step:
+            lm = TabomLM(
+                model=loaded,
+                progress=report,
+                **config.model_arguments(loaded.name_or_path, speed),
+                responses=str(folder / RESPONSES),
+            )
+            run = run_tasks(
+                lm,
+                config.tasks,
+                in_domain=config.in_domain,
+                tokens_per_step=speed,
+                data_dir=config.data_dir,
+                include_path=config.include_path,
+                num_documents=config.num_documents,
+                num_samples=config.num_samples,
+                apply_chat_template=config.apply_chat_template,
+                unsafe_exec=config.unsafe_exec,
+            )
+            records += run.records
+            results[str(speed)] = {
+                "results": run.results["results"],
+                "versions": run.results["versions"],
+                "decoding": {task: lm.cost_of(task) for task in run.samples},
+            }
+            for task, rows in run.samples.items():
+                manifests.setdefault(task, {})[str(speed)] = {
+                    **lm.manifest_of(task),
+                    "data": settings["data"].get(task, {}),
+                    "chat_template": config.apply_chat_template,
+                    "num_samples": config.num_samples,
+                    "num_documents": config.num_documents,
+                    "lm_eval": settings["lm_eval"],
+                    "task_version": run.results["versions"].get(task),
+                }
+                with replacing(folder / f"samples_{task}@{speed}.jsonl") as temporary:
+                    temporary.write_text(_lines(rows), encoding="utf-8")
+    finally:
+        UNSAFE.reset(token)
+    write_json(folder / RESULTS, json.loads(json.dumps(results, default=str)))
+    write_json(folder / EVALUATION, manifests)
+    write_records(folder / RECORDS, records)
+    counts: dict[str, Any] = {"num_responses": len(records)}
+    for summary in summarize(records):
+        name = f"{summary.set}@{summary.tokens_per_step}"
+        counts[name] = round(100 * summary.accuracy.estimate, 2)
+        counts[f"{name} tokens_per_forward"] = round(summary.tokens_per_forward, 3)
+    return counts
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

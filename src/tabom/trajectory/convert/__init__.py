@@ -1,0 +1,1 @@
+"""Trajectory files of others, read into ours and written from ours."""

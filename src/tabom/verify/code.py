@@ -1,0 +1,146 @@
+"""The checker for programs: a response is right if it passes its row's tests in the sandbox.
+
+Three kinds of rows: `test_list` (MBPP: assert statements; `test_setup_code` and `test_imports` run
+before them), `test` with `entry_point` (HumanEval: a `check(candidate)` function), and `tests`
+(programs: a list of {input, output}).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from tabom.core.errors import ConfigError
+from tabom.verify.extract import called_function, extract_function, extract_program, parses
+from tabom.verify.sandbox.run import Limits, Sandbox
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeSettings:
+    """The `args` of a verifier of type code.
+
+    timeout_s: seconds by the clock for all tests of a row. memory_mb: address space of a process.
+    processes: processes and threads at a time. python: interpreter in the sandbox; found if null.
+    unsafe_exec: run programs without a sandbox.
+    """
+
+    timeout_s: float = 10.0
+    memory_mb: int = 1024
+    processes: int = 16
+    python: str | None = None
+    unsafe_exec: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            timeout_s=self.timeout_s, memory_mb=self.memory_mb, processes=self.processes
+        )
+
+
+def code_settings(args: Mapping[str, Any]) -> CodeSettings:
+    """The settings in `verifier.args`. Raises ConfigError naming an unknown one."""
+    known = [f.name for f in fields(CodeSettings)]
+    unknown = sorted(set(args) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"verifier.args of type code: {unknown[0]!r} is not one of {', '.join(known)}"
+        )
+    settings = CodeSettings(**args)
+    if not isinstance(settings.unsafe_exec, bool):
+        raise ConfigError(
+            f"verifier.args.unsafe_exec must be true or false, got {settings.unsafe_exec!r}"
+        )
+    settings.limits  # noqa: B018  checks them
+    return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowTests:
+    """A row's tests. problem: why there are none."""
+
+    kind: Literal["asserts", "programs"] = "asserts"
+    tests: tuple[Any, ...] = ()
+    entry_point: str | None = None
+    problem: str = ""
+
+
+def row_tests(row: Mapping[str, Any]) -> RowTests:
+    """The tests of a prompt row, of whichever kind."""
+    if row.get("test_list"):
+        listed = row["test_list"]
+        if not isinstance(listed, list) or not all(isinstance(t, str) for t in listed):
+            return RowTests(problem="test_list must be a list of assert statements")
+        name = row.get("entry_point") or called_function(listed)
+        imports = row.get("test_imports") or []
+        before = [*imports, row.get("test_setup_code") or ""]
+        setup = "\n".join(line for line in before if line.strip())
+        tests = tuple(f"{setup}\n{test}" if setup else test for test in listed)
+        return RowTests(tests=tests, entry_point=name)
+    if row.get("test") and row.get("entry_point"):
+        test, name = str(row["test"]), str(row["entry_point"])
+        if "def check(" not in test:
+            return RowTests(problem="test defines no check(candidate)")
+        return RowTests(tests=(f"{test}\n\ncheck({name})\n",), entry_point=name)
+    if row.get("tests"):
+        return _programs(row["tests"])
+    return RowTests(
+        problem="the row has no tests (test_list, test with entry_point, or tests with input and "
+        "output)"
+    )
+
+
+def _programs(value: Any) -> RowTests:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return RowTests(problem="tests is text that is no JSON")
+    pairs = []
+    for number, test in enumerate(value if isinstance(value, list) else [None], start=1):
+        if not isinstance(test, Mapping) or not {"input", "output"} <= set(test):
+            return RowTests(problem=f"tests[{number - 1}] has no input and output")
+        given, wanted = (_text(test[name]) for name in ("input", "output"))
+        pairs.append({"input": given, "output": wanted})
+    return RowTests(kind="programs", tests=tuple(pairs))
+
+
+def _text(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def judge_code(
+    response: str, *, row: Mapping[str, Any], has_end: bool, sandbox: Sandbox
+) -> tuple[str, str]:
+    """(reason, detail) for a response against its row's tests.
+
+    has_end: whether the response has an end token. Without one, code that reaches the end of the
+        text and fails is truncated, not wrong.
+    """
+    found = row_tests(row)
+    if found.problem:
+        return "unverifiable", found.problem
+    if not response.strip():
+        return "no_answer", "the response is empty"
+    if found.kind == "programs":
+        program = extract_program(response)
+    else:
+        program = extract_function(
+            response, entry_point=found.entry_point, prompt=str(row.get("prompt", ""))
+        )
+    is_cut = program.is_open and not has_end
+    if not program.code.strip():
+        if is_cut:
+            return "truncated", "no end token, and no code that compiles"
+        return "no_answer", "no code in the response"
+    if is_cut and not parses(program.code):
+        return "truncated", "no end token, and the code does not compile"
+    outcome = sandbox.run(
+        program.code, kind=found.kind, tests=found.tests, entry_point=found.entry_point
+    )
+    if outcome.state == "passed":
+        return "accepted", outcome.detail
+    if outcome.state == "not_started":
+        return "unverifiable", f"the sandbox did not start: {outcome.detail}"
+    if outcome.state == "bad_tests":
+        return "unverifiable", outcome.detail
+    return ("truncated" if is_cut else "wrong"), outcome.detail

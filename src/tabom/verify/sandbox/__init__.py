@@ -1,0 +1,1 @@
+"""Where programs that a model wrote are run: namespaces, limits, a clock, and no way out."""

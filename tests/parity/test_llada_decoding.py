@@ -1,0 +1,54 @@
+"""Our official schedule against what LLaDA's published `generate` did."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tabom.decoding.config import DecodingConfig
+
+Get = Callable[[str], Any]
+
+
+def config_of(options: dict[str, Any]) -> DecodingConfig:
+    known = dict(options)
+    return DecodingConfig(
+        schedule="official",
+        policy=known.pop("remasking"),
+        max_new_tokens=known.pop("max_new_tokens"),
+        steps=known.pop("steps"),
+        block_length=known.pop("block_length"),
+        temperature=known.pop("temperature", 0.0),
+        cfg_scale=known.pop("cfg_scale", 0.0),
+        **known,  # logits_eos_inf, confidence_eos_eot_inf; any other is an error
+    )
+
+
+def is_greedy(options: dict[str, Any]) -> bool:
+    return bool(options["temperature"] == 0 and options["remasking"] == "low_confidence")
+
+
+def test_every_greedy_case_in_tokens_and_steps(official: Get) -> None:
+    golden, checked = official("llada"), set()
+    for case in golden.cases:
+        if is_greedy(case["options"]):
+            ids, steps = golden.decode(case, config_of(case["options"]))
+            assert ids == case["response_ids"], (case["name"], case["options"])
+            assert steps == case["decode_step"], (case["name"], case["options"])
+            checked.add((case["name"], case["options"].get("cfg_scale", 0) > 0))
+    assert len(checked) > 1
+
+
+def test_every_sampled_case_draw_for_draw(official: Get) -> None:
+    # The set that travels with the tests has none; another may.
+    golden = official("llada")
+    for case in golden.cases:
+        if not is_greedy(case["options"]):
+            ids, steps = golden.decode(case, config_of(case["options"]))
+            assert ids == case["response_ids"], (case["name"], case["options"])
+            assert steps == case["decode_step"], (case["name"], case["options"])
+
+
+def test_guidance_is_noticed(official: Get) -> None:
+    golden = official("llada")
+    case = next(c for c in golden.cases if c["options"].get("cfg_scale"))
+    config = config_of(case["options"])
+    assert golden.decode(case, config) != golden.decode(case, config, cfg_scale=0.0)

@@ -1,0 +1,107 @@
+"""A random tiny model in Dream's layout whose tokenizer knows every byte, and local documents."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_dream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    from tabom.models.random_checkpoint import write_random_checkpoint
+
+    root = tmp_path_factory.mktemp("tiny-dream")
+    vocabulary = {text: i for i, text in enumerate(bytes_to_unicode().values())}
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    added = {
+        str(len(vocabulary) + i): {"content": text, "special": True, **flags}
+        for i, text in enumerate(SPECIALS)
+    }
+    config = {
+        "added_tokens_decoder": added,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "chat_template": TEMPLATE,
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "mask_token": "<|mask|>",
+        "unk_token": None,
+    }
+    (root / "tokenizer").mkdir()
+    (root / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (root / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (root / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    return write_random_checkpoint(
+        root / "model",
+        family="dream",
+        tokenizer_path=root / "tokenizer",
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        initializer_range=0.25,
+    )
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "gsm8k": [
+        {"question": f"Ann has {n} pens and buys {n} more. How many?", "answer": f"x\n#### {2 * n}"}
+        for n in (2, 11, 345)
+    ],
+    "math500": [{"problem": f"What is ${n}^2$?", "answer": str(n * n)} for n in (2, 3)],
+    "humaneval": [
+        {
+            "task_id": f"Own/{name}",
+            "prompt": f'def {name}(a, b):\n    """Gives {name} of a and b."""\n',
+            "test": f"def check(candidate):\n    assert candidate(1, 2) == {value}\n",
+            "entry_point": name,
+        }
+        for name, value in (("plus", 3), ("minus", -1))
+    ],
+    "mbpp": [
+        {
+            "task_id": 1,
+            "text": "Write a function twice that doubles a number.",
+            "test_list": ["assert twice(1) == 2", "assert twice(0) == 0", "assert twice(-2) == -4"],
+        },
+        {
+            "task_id": 2,
+            "text": "Write a function last that gives the last item.",
+            "test_list": ["assert last([1]) == 1", "assert last([1, 2]) == 2"],
+        },
+    ],
+    "ifeval": [
+        {
+            "key": 1,
+            "prompt": "Tell a tale without commas.",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        },
+        {
+            "key": 2,
+            "prompt": "Write at least three words, and the word sun.",
+            "instruction_id_list": ["length_constraints:number_words", "keywords:existence"],
+            "kwargs": [{"relation": "at least", "num_words": 3}, {"keywords": ["sun"]}],
+        },
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few invented rows for each of the five tasks, in the columns of the data sets."""
+    folder = tmp_path_factory.mktemp("documents")
+    for name, rows in ROWS.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder

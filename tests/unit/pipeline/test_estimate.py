@@ -1,0 +1,163 @@
+"""Estimates against what the decoding loop, the objectives and a small study really do."""
+
+from pathlib import Path
+
+import pytest
+
+from tabom.collect.prompts import PromptSource
+from tabom.core.errors import DataError
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.requests import StepView
+from tabom.models.costs import PUBLISHED_SIZES
+from tabom.models.devices import find_device
+from tabom.models.loading import load_model
+from tabom.models.sizes import ReadSizes
+from tabom.pipeline.estimate import (
+    Assumptions,
+    StageEstimate,
+    decoding_work,
+    estimate_study,
+    rows_per_response,
+    total,
+)
+from tabom.pipeline.lengths import PromptLengths, prompt_lengths
+from tabom.pipeline.recipe import ArmConfig, load_recipe
+from tabom.pipeline.study import plan_study
+
+DREAM = ReadSizes(sizes=PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"], source="test")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DecodingConfig(max_new_tokens=12),
+        DecodingConfig(max_new_tokens=12, tokens_per_step=5),
+        DecodingConfig(max_new_tokens=12, block_length=4),
+        DecodingConfig(max_new_tokens=12, block_length=4, tokens_per_step=3),
+    ],
+)
+def test_decoding_work_is_what_the_loop_does(config: DecodingConfig, random_toy: Path) -> None:
+    model = load_model(random_toy, device="cpu")
+    views: list[StepView] = []
+    request = DecodeRequest(id="a", prompt_ids=[5, 6, 7])
+    (decoded,) = decode(model, [request], config, on_step=views.append)
+    work = decoding_work(config, prompt=3)
+    assert work.num_steps == decoded.trajectory.num_forwards == len(views)
+    assert work.num_tokens == len(views) * 15
+    # Rows asked at a step: the slots of the first unfinished block that are open before it.
+    block, rows, is_open = config.block_length or 12, 0, [True] * 12
+    for view in views:
+        first = is_open.index(True) // block
+        rows += sum(is_open[first * block : (first + 1) * block])
+        is_open = view.open_BN[0].tolist()
+    assert work.num_rows == rows
+
+
+def test_decoding_work_of_caches_and_bounds() -> None:
+    base = {"max_new_tokens": 256, "block_length": 32}
+    # Fast-dLLM's counting: 256 prompt tokens, 256 slots, blocks of 32.
+    assert decoding_work(DecodingConfig(**base), prompt=256).num_tokens == 131_072
+    prefix = decoding_work(DecodingConfig(**base, approximate="prefix"), prompt=256)
+    assert prefix.num_tokens == 8 * 512 + 31 * sum(range(32, 257, 32))
+    dual = decoding_work(DecodingConfig(**base, approximate="dual"), prompt=256)
+    assert dual.num_tokens == 8 * 512 + 31 * 256
+    most = DecodingConfig(**base, schedule="threshold", threshold=0.9, policy="confidence")
+    assert decoding_work(most, prompt=256).num_steps == 256
+    official = DecodingConfig(max_new_tokens=256, schedule="official", steps=128)
+    assert decoding_work(official, prompt=256).num_steps == 128
+    # Block-causal with its exact cache: everything once, and each block again at each of its calls.
+    blocks = decoding_work(DecodingConfig(max_new_tokens=256), prompt=256, block_length=4)
+    assert blocks.num_steps == 256
+    assert blocks.num_tokens == 512 + 256 * 4
+
+
+def test_rows_per_response_by_objective() -> None:
+    def rows(**arm: object) -> float:
+        return rows_per_response(ArmConfig(name="a", **arm), 64)  # type: ignore[arg-type]
+
+    # Mean window: cuts c ~ U{0..63}, min(8, 64 - c) rows each: 8 - 28 / 64.
+    assert rows(objective="tabom", options={"window": 8}) == pytest.approx(7.56, abs=0.3)
+    # k ~ U{1..64} masked slots: mean 32.5, standard error 1.6.
+    assert rows(objective="nelbo", data="ground_truth") == pytest.approx(32.5, abs=6)
+
+
+def given(num_prompts: int = 18_000, **changes: object) -> Assumptions:
+    lengths = PromptLengths(num_prompts=num_prompts, tokens=(150,), note="given")
+    fields = {
+        "device": find_device("H200"),
+        "mfu": 0.6 * 790 / 989,
+        "acceptance_rate": 0.5,
+        "train": lengths,
+        "sets": {"sort": lengths, "reverse": lengths},
+        **changes,
+    }
+    return Assumptions(**fields)  # type: ignore[arg-type]
+
+
+def by_label(estimates: list[StageEstimate]) -> dict[str, StageEstimate]:
+    return {e.label: e for e in estimates}
+
+
+def test_a_collection_of_the_published_size(tiny_recipe: Path, tmp_path: Path) -> None:
+    """18k Dream trajectories of 150 + 256 tokens: 14.5 GPU hours at 60 % of 790 TFLOP/s.
+
+    That figure skips one empty step of 256 and two tenths of the last layer (2.4 %): 14.9 here.
+    """
+    overrides = [f"output_dir={tmp_path}", "decoding.max_new_tokens=256", "training.max_steps=-1",
+                 "training.num_train_epochs=5", "training.per_device_train_batch_size=4",
+                 "training.save_strategy=epoch"]  # fmt: skip
+    recipe = load_recipe(str(tiny_recipe), overrides=overrides)
+    found = by_label(estimate_study(recipe, plan_study(recipe), read=DREAM, given=given()))
+    collect = found["seed 0 collect"]
+    assert collect.seconds == pytest.approx(14.9 * 3600, rel=0.01)
+    assert collect.forwards == 18_000 * 256
+    assert collect.disk_bytes == pytest.approx(18_000 * 3600, rel=0.01)
+    train = found["seed 0 train TABOM"]
+    assert (train.num_items, train.forwards) == (9000, 45_000)
+    assert train.disk_bytes == 4 * 5_046_272 * (1 + 3 * 2)  # the adapter, and two checkpoints
+    evaluate = found["base evaluate No-SFT"]
+    assert evaluate.num_items == 3 * 18_000  # sort at two speeds, reverse at one
+    assert evaluate.forwards == 18_000 * (256 + 64 + 256)
+    assert found["seed 0 verify"].seconds is None
+    assert total(list(found.values()))["forwards"] == sum(e.forwards for e in found.values())
+
+
+def test_one_response_a_call_is_bound_by_reading_the_weights(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    overrides = [f"output_dir={tmp_path}", "collection.batch_size=1", "decoding.max_new_tokens=8"]
+    recipe = load_recipe(str(tiny_recipe), overrides=overrides)
+    short = PromptLengths(num_prompts=10, tokens=(4,), note="given")
+    estimates = estimate_study(
+        recipe, plan_study(recipe), read=DREAM, given=given(mfu=1.0, train=short)
+    )
+    collect = by_label(estimates)["seed 0 collect"]
+    assert collect.seconds == pytest.approx(10 * 8 * 2 * DREAM.sizes.num_parameters / 4.8e12)
+
+
+def test_padding_of_batches() -> None:
+    lengths = PromptLengths(num_prompts=4, tokens=(10, 2, 8, 4), note="")
+    assert lengths.padded_mean(1, is_sorted=False) == lengths.mean == 6
+    assert lengths.padded_mean(2, is_sorted=False) == (10 + 10 + 8 + 8) / 4
+    assert lengths.padded_mean(2, is_sorted=True) == (4 + 4 + 10 + 10) / 4
+    assert lengths.longest == 10
+
+
+def test_lengths_are_measured_assumed_or_given(tmp_path: Path, random_toy: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "abcd"}\n{"prompt": "ab"}\n')
+    source, tokenizer = PromptSource(path=str(path)), load_model(random_toy).tokenizer
+    found = prompt_lengths(source, seed=0, tokenizer=tokenizer)
+    assert (found.num_prompts, found.tokens) == (2, (6, 4))  # with <user> and <assistant>
+    assert "measured on 2" in found.note
+    assert "assumed" in prompt_lengths(source, seed=0, tokenizer=None).note
+    assert prompt_lengths(source, seed=0, tokenizer=tokenizer, prompt_tokens=9).tokens == (9,)
+    missing = PromptSource(dataset_name="no/such-data")
+    with pytest.raises(DataError, match="--num_prompts"):
+        prompt_lengths(missing, seed=0, tokenizer=tokenizer)
+    found = prompt_lengths(missing, seed=0, tokenizer=tokenizer, num_prompts=50)
+    assert found.num_prompts == 50
+    assert "assumed" in found.note
+    with pytest.raises(DataError, match="no file"):  # a typing error is not planned around
+        prompt_lengths(PromptSource(path="no.jsonl"), seed=0, tokenizer=None, num_prompts=5)

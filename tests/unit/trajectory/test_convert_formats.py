@@ -1,0 +1,415 @@
+"""Each format of others: what its reader sees, round trips, and every kind of malformed row.
+
+Legend: N response slots.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tabom.core.errors import DataError
+from tabom.toyworld.tokenizer import build_tokenizer
+from tabom.trajectory.convert import authors, d3llm, step_map
+from tabom.trajectory.convert.fields import ConvertOptions, UnfitRowError
+from tabom.trajectory.convert.rows import MalformedRowError, Row
+from tabom.trajectory.convert.vocabulary import Vocabulary
+from tabom.trajectory.record import Trajectory
+
+Make = Callable[..., Trajectory]
+Says = Callable[[Trajectory], Any]
+
+TOKENIZER = build_tokenizer()
+MASK, EOS = TOKENIZER.mask_token_id, TOKENIZER.eos_token_id
+OPTIONS = ConvertOptions(
+    vocabulary=Vocabulary(tokenizer=TOKENIZER, mask_id=MASK, end_ids=(EOS,), size=len(TOKENIZER))
+)
+
+
+def ids_of(text: str) -> list[int]:
+    return [int(i) for i in TOKENIZER(text, add_special_tokens=False)["input_ids"]]
+
+
+RESPONSE = ids_of("21<eos><eos>")
+AUTHORS: dict[str, Any] = {
+    "question": "12",
+    "gen_text": "21",
+    "response_token_ids": RESPONSE,
+    "decoding_order": [3, 1, 0, 3],
+    "non_ltr_positions": [0],
+    "method": "entropy",
+    "data_source": "prm12",
+}
+
+
+def read_authors(cells: dict[str, Any], options: ConvertOptions = OPTIONS) -> Trajectory:
+    return authors.read(Row("f.jsonl, line 3", cells), options).trajectory
+
+
+def as_json(cells: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(json.dumps(cells))
+    return row
+
+
+def their_reader(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What the authors' training script takes from a row."""
+    if "prompt" in row:
+        prompt, response = row["prompt"], row.get("response") or row.get("output")
+    elif "instruction" in row:
+        prompt, response = row["instruction"], row.get("output") or row.get("response")
+    elif "messages" in row:
+        prompt = next(m["content"] for m in row["messages"] if m["role"] == "user")
+        response = next((m["content"] for m in row["messages"] if m["role"] == "assistant"), None)
+    else:
+        prompt = row["question"]
+        response = row.get("gen_text") or row.get("answer") or row.get("output")
+        response = response or row.get("response")
+    same = ("response_token_ids", "decoding_order", "non_ltr_positions", "method", "data_source")
+    return (prompt, response or "", *(row.get(name) for name in same))
+
+
+BARE = {k: v for k, v in AUTHORS.items() if k not in ("question", "gen_text")}
+LAYOUT_ROWS: list[dict[str, Any]] = [
+    AUTHORS,
+    {"prompt": "12", "response": "21", **BARE},
+    {"prompt": "12", "response": "", "output": "21", **BARE},
+    {"instruction": "12", "output": "21", "response": "no", **BARE},
+    {"instruction": "12", "response": "21", **BARE},
+    {"question": "12", "gen_text": "", "answer": "21", "mine": {"deep": [1, None]}, **BARE},
+    {"question": "12", "output": "21", "answer": None, **BARE},
+    {"question": "12", "response": "21", **BARE, "method": "credit"},
+    {"prompt": "12", "question": "no", "gen_text": "no", "output": "21", **BARE},
+    {
+        "messages": [
+            {"role": "system", "content": "be good"},
+            {"role": "user", "content": "12"},
+            {"role": "assistant", "content": "21"},
+            {"role": "user", "content": "again"},
+        ],
+        **BARE,
+    },
+    {
+        "question": "12",
+        "gen_text": "21",
+        "response_token_ids": RESPONSE,
+        "decoding_order": [1, -1, 0, 0],
+    },
+]
+
+
+@pytest.mark.parametrize("row", LAYOUT_ROWS)
+def test_authors_to_ours_to_authors_is_equal_in_every_field(row: dict[str, Any]) -> None:
+    t = read_authors(row)
+    assert (t.prompt, t.response) == ("12", "21")
+    assert t.prompt_ids.tolist() == ids_of("<user>12<assistant>")
+    assert t.step_N.tolist() == row["decoding_order"]
+    assert t.num_forwards == max(row["decoding_order"]) + 1
+    assert np.isnan(t.entropy_N).all()  # nothing is made up
+    assert np.isnan(t.confidence_N).all()
+    assert t.task == row.get("data_source", "")
+    assert t.method == row.get("method", "")
+    back = as_json(authors.write(t, OPTIONS))
+    assert their_reader(back) == their_reader(row)
+    assert {k: v for k, v in back.items() if k in row} == row  # also what they do not read
+    again = read_authors(back, ConvertOptions())  # the block makes the tokenizer superfluous
+    assert again.id == t.id
+    assert as_json(authors.write(again, OPTIONS)) == back
+
+
+def test_an_order_of_others_without_entropies_is_step_then_slot() -> None:
+    assert read_authors(AUTHORS).order_N.tolist() == [2, 1, 0, 3]
+
+
+@pytest.mark.parametrize("i", range(12))
+def test_ours_to_authors_to_ours_is_lossless(make: Make, says: Says, i: int) -> None:
+    changes: dict[str, Any] = {"method": ["entropy", "confidence", "margin", ""][i % 4]}
+    if i % 3 == 2:
+        changes |= {"prompt": "", "response": "", "task": "", "reference": "", "row": {}}
+    t = make(i, **changes)
+    cells = as_json(authors.write(t, ConvertOptions()))
+    assert says(read_authors(cells, ConvertOptions(fingerprint="other"))) == says(t)
+    assert their_reader(cells)[:4] == (
+        t.prompt,
+        t.response,
+        t.response_ids_N.tolist(),
+        t.step_N.tolist(),
+    )
+    # The names under which their trainer keeps rows: LLaDA's least-confidence rule is "default".
+    assert cells["method"] == ["entropy", "default", "topk_margin", ""][i % 4]
+
+
+def test_our_non_ltr_positions_stop_before_the_end(make: Make) -> None:
+    t = make(
+        1, response_ids_N=[*ids_of("213"), EOS, EOS], step_N=[2, 3, 1, 0, 0], num_forwards=4,
+        entropy_N=[0] * 5, confidence_N=[1] * 5,
+    )  # fmt: skip
+    cells = authors.write(t, OPTIONS)
+    assert cells["non_ltr_positions"] == [0, 1]  # slot 2 came early, the end does not count
+    assert cells["tabom"]["non_ltr"] == "ours"
+    assert cells["tabom"]["first_eos_index"] == 3
+    assert "non_ltr_positions" not in authors.write(t, ConvertOptions())
+
+
+def without(name: str) -> dict[str, Any]:
+    return {k: v for k, v in AUTHORS.items() if k != name}
+
+
+BLOCK = {"schema": 1, "id": "x", "prompt_token_ids": [5], "nfe": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "why"),
+    [
+        (without("question"), "prompt", "none of prompt, instruction, messages, question"),
+        ({"question": 7}, "question", "expected text, found 7"),
+        ({"question": ""}, "question", "the prompt is empty"),
+        ({"messages": "hi"}, "messages", "expected a list of"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "messages", "no message has"),
+        ({"gen_text": ["21"]}, "gen_text", "expected text, found"),
+        (without("response_token_ids"), "response_token_ids", "it is missing"),
+        ({"response_token_ids": []}, "response_token_ids", "it is empty"),
+        ({"response_token_ids": "12"}, "response_token_ids", "expected a list of integers"),
+        ({"response_token_ids": [1, 2.0, 1, 1]}, "response_token_ids", "value 1 is 2.0"),
+        ({"response_token_ids": [1, True, 1, 1]}, "response_token_ids", "value 1 is True"),
+        ({"response_token_ids": [1, -3, 1, 1]}, "response_token_ids", "value 1 is -3"),
+        ({"response_token_ids": [9999, 1, 1, 1]}, "response_token_ids", "9999 is outside"),
+        ({"response_token_ids": [MASK, 1, 1, 1]}, "response_token_ids", "slot 0 was revealed at"),
+        (without("decoding_order"), "decoding_order", "it is missing: the order is what is"),
+        ({"decoding_order": [1, 0]}, "decoding_order", "it has 2 values for 4 response_token_ids"),
+        ({"decoding_order": [0] * 5}, "decoding_order", "it has 5 values for 4"),
+        ({"decoding_order": [0, 1, -2, 1]}, "decoding_order", "value 2 is -2; .* >= -1"),
+        ({"decoding_order": [0, 1, None, 1]}, "decoding_order", "value 2 is nothing"),
+        ({"non_ltr_positions": [4]}, "non_ltr_positions", "slot 4 of 4 does not exist"),
+        ({"method": 1}, "method", "expected text"),
+        ({"data_source": {}}, "data_source", "expected text"),
+        ({"tabom": {"schema": 2}}, "tabom", "expected schema 1, found 2"),
+        ({"tabom": []}, "tabom", "expected schema 1, found 'list'"),
+        ({"tabom": {**BLOCK, "nfe": 3}}, "decoding_order", "step 3 is not below num_forwards 3"),
+        ({"tabom": {**BLOCK, "prompt_token_ids": []}}, "tabom.prompt_token_ids", "is empty"),
+        ({"tabom": {**BLOCK, "entropy": [1.0]}}, "tabom.entropy", "entropy has 1 values for 4"),
+        ({"tabom": {**BLOCK, "entropy": [1, None, 1, 1]}}, "tabom.entropy", "not finite"),
+        ({"tabom": {**BLOCK, "confidence": "1"}}, "tabom.confidence", "expected a list of numbers"),
+        ({"tabom": {**BLOCK, "id": ""}}, "tabom.id", "id is empty"),
+        ({"tabom": {**BLOCK, "row": 1}}, "tabom.row", "expected a JSON object"),
+    ],
+)
+def test_malformed_rows_of_the_authors_name_line_field_and_why(
+    changes: dict[str, Any], field: str, why: str
+) -> None:
+    cells = changes if "gen_text" in changes and len(changes) > 1 else {**AUTHORS, **changes}
+    with pytest.raises(
+        MalformedRowError, match=rf"^f\.jsonl, line 3, field '{field}': .*{why}"
+    ) as e:
+        read_authors(cells)
+    assert e.value.field == field
+
+
+def test_a_missing_or_short_order_is_left_to_right_only_if_asked_for() -> None:
+    options = ConvertOptions(vocabulary=OPTIONS.vocabulary, allow_ltr=True)
+    for cells in (without("decoding_order"), {**AUTHORS, "decoding_order": [1, 0]}):
+        item = authors.read(Row("f", cells), options)
+        assert item.is_ltr
+        assert item.trajectory.step_N.tolist() == [0, 1, 2, 3]
+    assert not authors.read(Row("f", AUTHORS), options).is_ltr
+    with pytest.raises(MalformedRowError, match="5 values for 4"):  # too long is another mistake
+        authors.read(Row("f", {**AUTHORS, "decoding_order": [0] * 5}), options)
+
+
+def test_prompt_ids_need_a_block_or_a_tokenizer() -> None:
+    with pytest.raises(DataError, match=r"line 3: the row has no prompt ids.*--model_name_or_path"):
+        read_authors(AUTHORS, ConvertOptions())
+
+
+def test_a_method_is_given_to_rows_that_name_none() -> None:
+    options = ConvertOptions(vocabulary=OPTIONS.vocabulary, method="credit")
+    for cells, method in ((AUTHORS, "entropy"), (without("method"), "credit")):
+        t = read_authors(cells, options)
+        assert t.method == method
+        back = as_json(authors.write(t, OPTIONS))
+        assert back["method"] == method
+        assert read_authors(back).method == method
+    assert (
+        step_map.read(step_map.expand(Row("f", ROLLOUT))[0], options).trajectory.method == "credit"
+    )
+    assert read_d3llm(SNAPSHOTS, options).method == "credit"
+
+
+def test_the_reference_column_is_what_a_verifier_will_compare_with() -> None:
+    options = ConvertOptions(vocabulary=OPTIONS.vocabulary, reference_column="gold")
+    assert read_authors({**AUTHORS, "gold": 21}, options).reference == "21"
+    with pytest.raises(MalformedRowError, match="field 'gold': no such column"):
+        read_authors(AUTHORS, options)
+
+
+# -- dLLM-RL --------------------------------------------------------------------------------------
+
+ROLLOUT = {
+    "question": "12",
+    "ground_truth_answer": "21",
+    "prompt": "<user>12<assistant>",
+    "full_output": ["21<eos><eos>", "2<mask><eos><mask>"],
+    "step_map": [[1, 0, 0, 2], [0, 0, 3, 0]],
+    "correctness": [True, False],
+    "extracted_output": ["21", "2"],
+}
+
+
+def read_step_map(cells: dict[str, Any], options: ConvertOptions = OPTIONS) -> list[Trajectory]:
+    rows = step_map.expand(Row("f.json, row 0", cells))
+    return [step_map.read(row, options).trajectory for row in rows]
+
+
+def test_a_rollout_row_is_one_trajectory_a_sample() -> None:
+    first, second = read_step_map(ROLLOUT)
+    assert first.id != second.id
+    assert first.prompt == "12"
+    assert first.prompt_ids.tolist() == ids_of("<user>12<assistant>")
+    assert first.response_ids_N.tolist() == RESPONSE
+    assert (first.response, first.reference) == ("21", "21")
+    assert first.step_N.tolist() == [1, 0, 0, 2]
+    assert first.num_forwards == 3
+    assert first.row["correctness"] is True
+    # Step 0 is both "the first step" and "never": the mask token tells them apart.
+    assert second.step_N.tolist() == [0, -1, 3, -1]
+    assert second.row["correctness"] is False
+    assert np.isnan(first.entropy_N).all()
+
+
+def test_step_map_round_trips(make: Make, says: Says) -> None:
+    first, second = read_step_map(ROLLOUT)
+    row = as_json(step_map.write(first, OPTIONS))
+    assert row["prompt"] == ROLLOUT["prompt"]
+    assert row["response"] == ROLLOUT["full_output"][0]
+    assert row["step_map"] == [1, 0, 0, 2]
+    assert [says(t) for t in read_step_map(row, ConvertOptions())] == [says(first)]
+    bare = {k: row[k] for k in ("prompt", "response", "step_map")}
+    assert read_step_map(bare)[0].response_ids_N.tolist() == RESPONSE
+    with pytest.raises(UnfitRowError, match="never revealed"):
+        step_map.write(second, OPTIONS)
+    for i in range(12):
+        t = make(i)
+        ids = [min(int(v), len(TOKENIZER) - 1) for v in t.response_ids_N]
+        t = make(i, response_ids_N=ids, prompt_ids=[5, 6], step_N=np.maximum(t.step_N, 0),
+                 entropy_N=[0.5] * len(ids), confidence_N=[np.nan] * len(ids))  # fmt: skip
+        row = as_json(step_map.write(t, OPTIONS))
+        assert says(read_step_map(row, ConvertOptions())[0]) == says(t)
+
+
+def test_a_text_that_does_not_tokenize_to_its_steps_is_left_out() -> None:
+    with pytest.raises(UnfitRowError, match="another number of tokens"):
+        read_step_map({"prompt": "1", "response": "21", "step_map": [0, 1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "why"),
+    [
+        ({"prompt": None}, "prompt", "expected text, found nothing"),
+        ({"prompt": ""}, "prompt", "the prompt is empty"),
+        ({"response": 1}, "response", "expected text"),
+        ({"response": ""}, "response", "it has no tokens"),
+        ({"step_map": None}, "step_map", "it is missing"),
+        ({"step_map": [0, "1"]}, "step_map", "value 1 is '1'"),
+        ({"step_map": [0, -1]}, "step_map", "value 1 is -1"),
+        ({"response": "1<mask>", "step_map": [0, 4]}, "step_map", "slot 1 was revealed at step 4"),
+        ({"full_output": "21"}, "full_output", "expected a list"),
+        ({"full_output": ["21"], "step_map": [[0, 1], []]}, "step_map", "2 entries for 1"),
+        ({"full_output": ["21"], "step_map": None}, "step_map", "no list for 1"),
+        ({"full_output": ["21"], "step_map": [7]}, "step_map", "expected a list"),
+    ],
+)
+def test_malformed_rows_of_dllm_rl(changes: dict[str, Any], field: str, why: str) -> None:
+    row = {"prompt": "<user>1<assistant>", "response": "21", "step_map": [1, 0], **changes}
+    with pytest.raises(MalformedRowError, match=rf"f\.json, row 0.*, field '{field}': .*{why}"):
+        read_step_map(row)
+
+
+# -- d3LLM ----------------------------------------------------------------------------------------
+
+P = ids_of("<user>12<assistant>")
+TWO, ONE = ids_of("21")
+SNAPSHOTS: dict[str, Any] = {
+    "idx": 4,
+    "question": "12",
+    "prompt_ids": P,
+    "trajectory": [
+        [*P, MASK, MASK, EOS, MASK],
+        [*P, MASK, MASK, EOS, MASK],  # a step that revealed nothing
+        [*P, TWO, MASK, EOS, EOS],
+        [*P, TWO, ONE, EOS, EOS],
+    ],
+    "final_output": [*P, TWO, ONE, EOS, EOS],
+    "generated_text": "1221",
+    "gt_answer": "21",
+    "is_correct": True,
+    "nfe": 4,
+}
+
+
+def read_d3llm(cells: dict[str, Any], options: ConvertOptions = OPTIONS) -> Trajectory:
+    return d3llm.read(Row("f.json, row 2", cells), options).trajectory
+
+
+def test_snapshots_give_the_step_at_which_each_slot_appeared() -> None:
+    t = read_d3llm(SNAPSHOTS)
+    assert t.step_N.tolist() == [2, 3, 0, 2]
+    assert t.prompt_ids.tolist() == P
+    assert t.response_ids_N.tolist() == [TWO, ONE, EOS, EOS]
+    assert (t.prompt, t.response, t.reference) == ("12", "21", "21")
+    assert t.num_forwards == 4
+    assert t.row == {
+        "idx": 4, "question": "12", "generated_text": "1221", "gt_answer": "21", "is_correct": True
+    }  # fmt: skip
+    back = as_json(d3llm.write(t, OPTIONS))
+    for name in ("question", "prompt_ids", "trajectory", "final_output", "gt_answer", "nfe"):
+        assert back[name] == SNAPSHOTS[name]
+    assert back["is_correct"] is True
+
+
+def test_ours_to_d3llm_to_ours_is_lossless(make: Make, says: Says) -> None:
+    options = ConvertOptions(vocabulary=Vocabulary(mask_id=99))
+    for i in range(12):
+        t = make(i)
+        row = as_json(d3llm.write(t, options))
+        assert len(row["trajectory"]) == t.num_forwards
+        assert row["is_correct"] is None  # nobody judged it
+        assert says(read_d3llm(row, options)) == says(t)
+    holed = make(2, response_ids_N=[5, 99], step_N=[0, -1], entropy_N=[0, 0], confidence_N=[1, 1])
+    with pytest.raises(UnfitRowError, match="never revealed holds a token"):
+        d3llm.write(holed, ConvertOptions(vocabulary=Vocabulary(mask_id=98)))
+    nothing = make(2, response_ids_N=[99], step_N=[-1], entropy_N=[0], confidence_N=[1],
+                   num_forwards=0)  # fmt: skip
+    with pytest.raises(UnfitRowError, match="no model call"):
+        d3llm.write(nothing, options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "why"),
+    [
+        ({"prompt_ids": None}, "prompt_ids", "expected a list of integers, found nothing"),
+        ({"prompt_ids": []}, "prompt_ids", "it is empty"),
+        ({"trajectory": None}, "trajectory", "expected a list of canvases"),
+        ({"trajectory": [P, P]}, "trajectory", "the prompt and nothing else"),
+        ({"trajectory": [[*P, 1], [*P, 1, 1]]}, r"trajectory\[1\]", "8|it has"),
+        ({"trajectory": [[0, *P]]}, r"trajectory\[0\]", "does not start with prompt_ids"),
+        ({"trajectory": [[*P, TWO], [*P, ONE]]}, r"trajectory\[1\]", "slot 0 was revealed as"),
+        ({"trajectory": [[*P, TWO], [*P, MASK]]}, r"trajectory\[1\]", "a revealed slot must stay"),
+        ({"final_output": [*P, TWO]}, "final_output", "not the last canvas"),
+        ({"nfe": 2}, "nfe", "it is 2 for 4 canvases"),
+        ({"nfe": "4"}, "nfe", "value 0 is '4'"),
+    ],
+)
+def test_malformed_rows_of_d3llm(changes: dict[str, Any], field: str, why: str) -> None:
+    cells = {**SNAPSHOTS, **changes}
+    if "trajectory" in changes:
+        del cells["final_output"], cells["nfe"]
+    with pytest.raises(MalformedRowError, match=rf"f\.json, row 2, field '{field}': .*({why})"):
+        read_d3llm(cells)
+
+
+def test_snapshots_need_the_mask_id(make: Make) -> None:
+    for call in (lambda: read_d3llm(SNAPSHOTS, ConvertOptions()),
+                 lambda: d3llm.write(make(1), ConvertOptions())):  # fmt: skip
+        with pytest.raises(DataError, match="--mask_token_id"):
+            call()
