@@ -47,7 +47,9 @@ evaluation:
   sets:
     - name: sort
       role: in_domain
-      prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: sort, split: eval, num: 4}}}}
+      prompts:
+        function: "tabom.toyworld.tasks:prompts"
+        args: {{task: sort, split: eval, num: 4}}
 diagnostics: {{num_trajectories: 2, mask_ratios: [0.5]}}
 """
 

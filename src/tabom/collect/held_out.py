@@ -2,8 +2,8 @@
 
 Two prompts are the same if they are equal but for case, spacing and a stop at the end. They
 overlap if they share a run of 13 words, or for an evaluation prompt of fewer words, a run of 30
-characters, punctuation left out. A run found in more than ten training prompts is an instruction that many share, and
-does not count.
+characters, punctuation left out. A run found in more than ten training prompts is an instruction
+that many share, and does not count.
 """
 
 import re

@@ -141,7 +141,8 @@ def chat_messages(value: Any, where: str) -> list[dict[str, str]]:
         content = item.get("content", item.get("value")) if isinstance(item, Mapping) else None
         if isinstance(content, list):
             parts = [p.get("text") if isinstance(p, Mapping) else p for p in content]
-            content = "\n".join(parts) if all(isinstance(p, str) for p in parts) else None
+            texts = [p for p in parts if isinstance(p, str)]
+            content = "\n".join(texts) if len(texts) == len(parts) else None
         if not isinstance(role, str) or not isinstance(content, str):
             raise DataError(f"{where} must be a list of {{role, content}} messages")
         role = role.lower()

@@ -39,7 +39,7 @@ def _mask_id_of(config: ConfigDict) -> int | None:
 
 
 def _make_config(published: ConfigDict) -> Any:
-    # Left in, auto_map would be saved, and a later trust_remote_code=True run the repo's code.
+    # Left in, auto_map would be saved, and a later load that trusts remote code run the repo's.
     fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
     if fields.get("use_sliding_window"):
         raise ModelError(

@@ -6,18 +6,34 @@ from typing import Any
 
 from tabom.collect.held_out import Overlap, find_overlap
 from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core import configs
 from tabom.core.errors import DataError
+from tabom.pipeline.identity import prompts_identity
 from tabom.pipeline.recipe import Recipe
 
 
-def check_held_out(recipe: Recipe) -> dict[str, Any]:
+def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> dict[str, Any]:
     """What each evaluation set shares with the training prompts of all seeds.
 
-    Returns: `sets`, with the counts and the first rows that are shared, and `notes` for the report.
+    known: an earlier result; given back as it is if it was about the same prompts.
+    Returns: `sets`, with the counts and the first rows that are shared, `notes` for the report, and
+        a fingerprint of what was compared.
     Raises: DataError if `evaluation.held_out_check` is error and anything is shared.
     """
     if recipe.evaluation.held_out_check == "off" or not recipe.evaluation.sets:
-        return {"sets": [], "notes": []}
+        return {"sets": [], "notes": [], "fingerprint": ""}
+    compared = configs.fingerprint(
+        {
+            "training": [prompts_identity(recipe.prompts), list(recipe.seeds)],
+            "evaluation": [
+                [item.name, prompts_identity(item.prompts)] for item in recipe.evaluation.sets
+            ],
+            "seed": recipe.evaluation.seed,
+            "check": recipe.evaluation.held_out_check,
+        }
+    )
+    if known is not None and known.get("fingerprint") == compared:
+        return known
     training: dict[str, None] = {}
     for seed in recipe.seeds:
         training.update(dict.fromkeys(_texts(recipe.prompts, seed=seed)))
@@ -35,7 +51,11 @@ def check_held_out(recipe: Recipe) -> dict[str, Any]:
             + " Leave them out of the training prompts (prompts.offset, another split), or set "
             "evaluation.held_out_check to warn."
         )
-    return {"sets": [_plain(overlap) for overlap in overlaps], "notes": _notes(overlaps, shared)}
+    return {
+        "sets": [_plain(overlap) for overlap in overlaps],
+        "notes": _notes(overlaps, shared),
+        "fingerprint": compared,
+    }
 
 
 def _texts(source: PromptSource, *, seed: int) -> list[str]:

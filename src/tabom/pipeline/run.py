@@ -1,9 +1,11 @@
 """Run a recipe from end to end, or report on what a run left."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from tabom.core import configs
 from tabom.core.atomic import read_json, write_json, write_text
@@ -31,7 +33,11 @@ def run_recipe(
         before anything starts if `evaluation.held_out_check` is error and a prompt is not held out.
     """
     plan = plan_study(recipe)
-    write_json(Path(recipe.output_dir) / HELD_OUT, check_held_out(recipe))
+    path = Path(recipe.output_dir) / HELD_OUT
+    found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
+    write_json(path, found)
+    if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
+        tqdm.write("\n".join(found["notes"]), file=sys.stderr)
     run_plan(
         plan,
         num_workers=recipe.study.num_workers,

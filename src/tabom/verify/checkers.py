@@ -124,8 +124,8 @@ def _number(_: VerifierConfig) -> Checker:
 
 
 def _math(config: VerifierConfig) -> Checker:
-    from tabom.verify.symbolic import judge_math
     from tabom.verify.math_pool import MathPool
+    from tabom.verify.symbolic import judge_math
 
     unknown = sorted(set(config.args) - {"timeout_s"})
     timeout_s = config.args.get("timeout_s", 10.0)

@@ -32,9 +32,7 @@ class CodeSettings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(
-            timeout_s=self.timeout_s, memory_mb=self.memory_mb, processes=self.processes
-        )
+        return Limits(timeout_s=self.timeout_s, memory_mb=self.memory_mb, processes=self.processes)
 
 
 def code_settings(args: Mapping[str, Any]) -> CodeSettings:

@@ -67,9 +67,7 @@ def extract_function(response: str, *, entry_point: str | None, prompt: str = ""
     if entry_point is None:
         return usable[0]
     whole = [
-        f
-        for f, b in zip(found, blocks, strict=True)
-        if f.code and _defines(b.code, entry_point)
+        f for f, b in zip(found, blocks, strict=True) if f.code and _defines(b.code, entry_point)
     ]
     return (whole or usable)[0]
 
@@ -188,9 +186,10 @@ def _defines(code: str, name: str, *, is_start: bool = False) -> bool:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             if node.name == name:
                 return True
-        elif isinstance(node, ast.Assign):
-            if any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return True
+        elif isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
+            return True
     return False
 
 

@@ -14,19 +14,16 @@ _FORMULA = re.compile(r"\$[^$]+\$\.?|\\\(.+\\\)\.?|\\\[.+\\\]|[^A-Za-z\n]*\d[^A-
 _CURRENCY = re.compile(r"^([-−]?)\s*\\?[$€£¥]\s?(?=[-\d.][^$]*$)")
 _AMOUNT = re.compile(r"((?:[^\W\d]\S* )*)([-−]?\d[\d,]*(?:\.\d+)?)\s?(%|°)?((?: [^\W\d]\S*)*)")
 # Words beside a number that are a part of it, or of another one.
-_MATHEMATICS = frozenset(
-    "pi sqrt root plus minus times over divided or and to between from million millions thousand "
-    "thousands hundred hundreds billion half halves third thirds quarter quarters fifth fifths "
-    "sixth tenth dozen squared cubed choose factorial mod sin cos tan log exp not infinity "
-    "negative theta alpha beta phi".split()
+_MATHEMATICS = re.compile(
+    "pi|sqrt|root|plus|minus|times|over|divided|or|and|to|between|from|dozen|millions?|billions?|"
+    "thousands?|hundreds?|hal(f|ves)|thirds?|quarters?|fifths?|sixths?|tenths?|squared|cubed|"
+    "choose|factorial|mod|sin|cos|tan|log|exp|not|infinity|negative|theta|alpha|beta|phi"
 )
-_SHORT = frozenset("mm cm km kg mg lb lbs oz ft in mi hr hrs ml of is at by he am pm".split())
+_SHORT = re.compile("mm|cm|km|kg|mg|lb|oz|ft|in|mi|hr|ml|of|is|at|by|he|am|pm")
 _AREA = re.compile(r"(?:mm|cm|km|ft|in|mi|m|yd)\^?\{?[23]\}?")
 
 
-def judge_math(
-    response: str, *, reference: str, has_end: bool, pool: MathPool
-) -> tuple[str, str]:
+def judge_math(response: str, *, reference: str, has_end: bool, pool: MathPool) -> tuple[str, str]:
     """(reason, detail) for a response text against the reference's answer.
 
     has_end: whether the response has an end token. Without one, an answer that reaches the end
@@ -83,6 +80,6 @@ def _is_prose(word: str) -> bool:
     parts = re.split(r"[/'’-]", word)
     if not all(part.isalpha() or part == "" for part in parts):
         return False
-    if any(part in _MATHEMATICS for part in parts):
+    if any(_MATHEMATICS.fullmatch(part) for part in parts):
         return False
-    return len(word) > 2 or word in _SHORT
+    return len(word) > 2 or _SHORT.fullmatch(word) is not None

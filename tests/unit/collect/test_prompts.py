@@ -127,18 +127,18 @@ def test_wrong_sources_say_what_to_do(tmp_path: Path) -> None:
         PromptSource()
     with pytest.raises(ConfigError, match="got path and function"):
         PromptSource(path="x", function="a:b")
-    with pytest.raises(DataError, match="no file nowhere.jsonl"):
+    with pytest.raises(DataError, match=r"no file nowhere\.jsonl"):
         load_prompts(PromptSource(path="nowhere.jsonl"), seed=0)
     text = tmp_path / "x.txt"
     text.write_text("hi")
-    with pytest.raises(ConfigError, match="is not one of .jsonl"):
+    with pytest.raises(ConfigError, match=r"is not one of \.jsonl"):
         load_prompts(PromptSource(path=str(text)), seed=0)
     path = jsonl(tmp_path / "few.jsonl", [{"prompt": "a"}])
     with pytest.raises(DataError, match="5 prompts were asked for, 1 are there"):
         load_prompts(PromptSource(path=path, limit=5), seed=0)
     with pytest.raises(DataError, match="no column 'q'"):
         load_prompts(PromptSource(path=path, prompt_column="q"), seed=0)
-    with pytest.raises(ConfigError, match="prompts.args gave"):
+    with pytest.raises(ConfigError, match=r"prompts\.args gave"):
         load_prompts(
             PromptSource(function="tabom.toyworld.tasks:prompts", args={"nonsense": 1}), seed=0
         )

@@ -31,9 +31,7 @@ def evaluate(*arguments: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def evaluated(
-    tiny_dream: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def evaluated(tiny_dream: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("evaluated") / "out"
     done = evaluate(
         "--model_name_or_path", tiny_dream, "--tasks", ",".join(NAMES), "--data_dir", documents,
@@ -86,9 +84,7 @@ def test_the_records_say_what_lm_eval_says(evaluated: Path) -> None:
     }
     for speed, numbers in results.items():
         for task, key in primary.items():
-            own = [
-                r.correct for r in records if r.set == task and r.tokens_per_step == int(speed)
-            ]
+            own = [r.correct for r in records if r.set == task and r.tokens_per_step == int(speed)]
             assert numbers["results"][task][key] == pytest.approx(sum(own) / len(own))
 
 

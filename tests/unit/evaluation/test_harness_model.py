@@ -114,7 +114,7 @@ def test_wrong_batch_size_and_likelihoods(loaded: MaskedDiffusionModel) -> None:
 def test_a_block_may_wait_for_the_budget_of_its_task() -> None:
     config = HarnessConfig.of({"pretrained": "m", "block_length": 512})
     assert config.decoding_for("t", {"max_gen_toks": 1024}).block_length == 512
-    with pytest.raises(ConfigError, match="decoding of task t: .*does not divide"):
+    with pytest.raises(ConfigError, match=r"decoding of task t: .*does not divide"):
         config.decoding_for("t", {"max_gen_toks": 300})
 
 
@@ -275,7 +275,7 @@ def test_requests_of_two_tasks_have_their_own_budgets(loaded: MaskedDiffusionMod
 # -- resuming -------------------------------------------------------------------------------------
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -285,7 +285,7 @@ def counted_decode(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = 
 
     def decode(model: Any, requests: Any, config: Any, **options: Any) -> Iterator[Any]:
         if stop_after is not None and len(asked) >= stop_after:
-            raise Killed
+            raise KilledError
         asked.extend(r.id for r in requests)
         return real(model, requests, config, **options)
 
@@ -302,7 +302,7 @@ def test_a_killed_evaluation_resumes(
     path = tmp_path / "out" / "responses.jsonl"
     with monkeypatch.context() as patch:
         asked = counted_decode(patch, stop_after=6)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             make(loaded, batch_size=2, responses=str(path)).generate_until(requests)
         assert len(asked) == 6
     with path.open("a") as file:
@@ -311,9 +311,7 @@ def test_a_killed_evaluation_resumes(
     resumed = make(loaded, batch_size=3, responses=str(path))
     assert resumed.generate_until(requests) == expected
     assert len(asked) == 4
-    assert resumed.responses == {
-        k: r for k, r in whole.responses.items()
-    }
+    assert resumed.responses == whole.responses
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 10
     assert {"num_forwards", "tokens_per_forward", "end_step"} <= set(rows[0])

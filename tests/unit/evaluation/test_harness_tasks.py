@@ -101,7 +101,7 @@ def test_mbpp_runs_its_asserts() -> None:
         "def twice(n):\n    return 2 * n\n",
         "def twice(n):\n    return n + 2\n",
         "```python\ndef twice(n):\n    return n + n\n```\ntwice",
-        "while True: pass",
+        "import os\nos._exit(0)",
         "",
     ]
     found = code.mbpp([responses], [MBPP])
@@ -146,7 +146,7 @@ def test_missing_tables_are_named_before_decoding(monkeypatch: pytest.MonkeyPatc
     instructions.require(["punctuation:no_comma"])
     monkeypatch.setattr(instructions, "_has_tables", lambda: False)
     instructions.require(["punctuation:no_comma"])
-    with pytest.raises(ConfigError, match="number_sentences.*punkt_tab"):
+    with pytest.raises(ConfigError, match=r"number_sentences.*punkt_tab"):
         instructions.require(["length_constraints:number_sentences"])
     with pytest.raises(DataError, match="'length:none'"):
         instructions.require(["length:none"])
@@ -183,12 +183,14 @@ def test_wrong_rows_are_named(tmp_path: Path, line: str, text: str) -> None:
 
 
 def test_no_documents(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file .*gsm8k.jsonl; it should hold .* question, answer"):
+    with pytest.raises(
+        DataError, match=r"no file .*gsm8k\.jsonl; it should hold .* question, answer"
+    ):
         data.load(documents="gsm8k", data_dir=str(tmp_path))
     (tmp_path / "gsm8k.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no row"):
         data.load(documents="gsm8k", data_dir=str(tmp_path))
-    with pytest.raises(DataError, match="openai/gsm8k.*--data_dir"):
+    with pytest.raises(DataError, match=r"openai/gsm8k.*--data_dir"):
         data.load(documents="gsm8k")
 
 

@@ -72,9 +72,12 @@ def test_program_rows(judge):
         "wrong",
         "test 1: raised RuntimeError: ended with status 3",
     )
-    spaced = "```python\nimport sys\nfor l in sys.stdin: print(sum(map(int, l.split())), ' ')\n\n```"
+    spaced = "```python\nprint(sum(map(int, input().split())), ' ')\nprint()\n\n```"
     assert judge(spaced, PROGRAM)[0] == "accepted"
-    main = SUM.replace("print", "def main(): print").replace("\n```", "\nif __name__ == '__main__': main()\n```")
+    main = (
+        "```python\ndef main():\n    print(sum(map(int, input().split())))\n\n{}\n    main()\n```"
+    )
+    main = main.format("if __name__ == '__main__':")
     assert judge(main, PROGRAM)[0] == "accepted"
 
 

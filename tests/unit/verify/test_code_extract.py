@@ -50,7 +50,7 @@ COMPLETE = "def f(xs):\n    return helper(sum(xs))\n"
         f"Run `pip`:\n```bash\npip install x\n```\n```python\n{COMPLETE}```",
         f"```python\nprint(f([1]))\n```\nand\n```python\n{COMPLETE}```",  # the one that defines it
         f"```python\n{COMPLETE}",  # not closed
-        f"  ```python\n  def f(xs):\n      return helper(sum(xs))\n  ```",
+        "  ```python\n  def f(xs):\n      return helper(sum(xs))\n  ```",
         "```python\nf = lambda xs: helper(sum(xs))\n```",
     ],
 )

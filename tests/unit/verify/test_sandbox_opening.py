@@ -146,7 +146,7 @@ def test_a_killed_parent_leaves_no_program_behind(sandbox, tmp_path):
         "from tabom.verify.sandbox.run import Limits, Sandbox\n"
         f"s = Sandbox(python={sandbox.python!r}, limits=Limits(timeout_s=30), num_slots=1)\n"
         "print('go', flush=True)\n"
-        f"s.run('import os, sys; os.execv(sys.executable, [\"p\", \"-c\", "
+        f's.run(\'import os, sys; os.execv(sys.executable, ["p", "-c", '
         f"\"import time; time.sleep(60)\", \"{marker}\"])', kind='asserts', tests=['pass'])\n"
     )
 

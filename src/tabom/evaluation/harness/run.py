@@ -84,6 +84,7 @@ def run_tasks(
             task.set_fewshot_seed(_FEWSHOT_SEED)
             if num_samples > 1:
                 task.set_config("repeats", num_samples)
+        roles = _roles(list(loaded["tasks"]), in_domain)
         # Not `simple_evaluate`: it would seed the global generators and look around the machine.
         results = evaluate(
             lm,
@@ -97,7 +98,6 @@ def run_tasks(
         )
     assert results is not None
     samples = results.pop("samples")
-    roles = _roles(list(samples), in_domain)
     records = [
         record
         for task, rows in samples.items()

@@ -14,11 +14,16 @@ import resource
 import sys
 import traceback
 import types
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 _MEGABYTE = 2**20
 
+Outcome = tuple[str, str]  # what happened, detail
+Say = Callable[[str, str], None]
 
-def _limit(limits):
+
+def _limit(limits: dict[str, int]) -> None:
     pairs = (
         (resource.RLIMIT_CPU, limits["cpu_s"]),
         (resource.RLIMIT_AS, limits["memory_mb"] * _MEGABYTE),
@@ -31,26 +36,27 @@ def _limit(limits):
         resource.setrlimit(which, (value, value))
 
 
-def _quiet():
+def _quiet() -> None:
     """Standard streams to nowhere: what a solution prints is not wanted, at any length."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
 
 
-def _brief(error):
+def _brief(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return type(error).__name__ + (": " + text[:200] if text else "")
 
 
-def _line_of(error, name, source):
+def _line_of(error: BaseException, name: str, source: str) -> str:
     """The source line of the innermost frame that is in the file `name`."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == name and f.lineno is not None]
     where = source.splitlines()
     return where[lines[-1] - 1].strip()[:300] if lines and lines[-1] <= len(where) else ""
 
 
-def _module(name):
+def _module(name: str) -> dict[str, Any]:
     # A real module, since dataclasses and pickle look their class's module up.
     module = types.ModuleType(name)
     module.__dict__["__builtins__"] = builtins
@@ -58,7 +64,7 @@ def _module(name):
     return module.__dict__
 
 
-def run_asserts(job, say):
+def run_asserts(job: dict[str, Any], say: Say) -> Outcome:
     """The solution once, then each test in its namespace. Returns (what happened, detail)."""
     scope = _module("solution")
     try:
@@ -92,7 +98,7 @@ def run_asserts(job, say):
     return "passed", str(len(tests)) + " tests"
 
 
-def run_programs(job, say):
+def run_programs(job: dict[str, Any], say: Say) -> Outcome:
     """The solution anew for each (input, output), compared line by line without trailing space."""
     try:
         program = compile(job["code"], "<solution>", "exec")
@@ -109,21 +115,21 @@ def run_programs(job, say):
         if status != 0:
             with open("error.txt", encoding="utf-8", errors="replace") as file:
                 why = file.read(300)
-            return "failed", "test %d: %s" % (number, why or "ended with status %d" % status)
+            return "failed", f"test {number}: {why or f'ended with status {status}'}"
         with open("output.txt", encoding="utf-8", errors="replace") as file:
             found = _lines(file.read())
         wanted = _lines(test["output"])
         if found != wanted:
-            shown = "\n".join(found)[:150], "\n".join(wanted)[:150]
-            return "failed", "test %d: printed %r, wanted %r" % (number, *shown)
+            one, other = ("\n".join(lines)[:150] for lines in (found, wanted))
+            return "failed", f"test {number}: printed {one!r}, wanted {other!r}"
     return "passed", str(len(job["tests"])) + " tests"
 
 
-def _lines(text):
+def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
-def _run_program(program):
+def _run_program(program: types.CodeType) -> NoReturn:
     status = 1
     try:
         os.dup2(os.open("input.txt", os.O_RDONLY), 0)
@@ -150,14 +156,14 @@ def _run_program(program):
         os._exit(status)
 
 
-def main():
+def main() -> None:
     """Read a job, answer with its outcome."""
     job = json.loads(sys.stdin.buffer.read())
     os.ftruncate(0, 0)  # the file is still open in a parent, whose /proc entry can be read
     nonce = job.pop("nonce")
     write, channel, end = os.write, os.dup(1), os._exit  # kept: a solution may replace them
 
-    def say(kind, detail):
+    def say(kind: str, detail: str) -> None:
         line = json.dumps([kind, detail])
         write(channel, (nonce + " " + line + "\n").encode())
 
