@@ -23,8 +23,8 @@ from tabom.trajectory.record import Trajectory
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checkers import Checker, row_of
 
-# `f(*, row, response, step)`: the prompt row; the response with all its slots as text, "_" for a
-# slot without text (end, filler, mask); the step of each slot. None: does not apply.
+# `f(*, row, slots, step)`: the prompt row; the text of each slot, "_" for a slot without text (end,
+# filler, mask); the step of each slot. None: does not apply.
 Metric = Callable[..., float | bool | None]
 NO_TEXT = "_"
 
@@ -153,10 +153,10 @@ def _record(
     end_ids = model.ids.eos
     numbers: dict[str, float | None] = {}
     if metrics:
-        response = "".join(t or NO_TEXT for t in slot_texts(model, trajectory, cache=texts))
+        slots = [t or NO_TEXT for t in slot_texts(model, trajectory, cache=texts)]
         arguments: dict[str, Any] = {
             "row": row_of(trajectory),
-            "response": response,
+            "slots": slots,
             "step": trajectory.step_N.tolist(),
         }
         for label, metric in metrics.items():

@@ -74,7 +74,7 @@ class EvaluationSet:
     from (the seed is `evaluation.seed`, the same for every arm and seed, so arms are paired).
     verifier, decoding: what differs from the recipe's own. tokens_per_step: the decoding speeds
     measured. metrics: further per-response metrics, name -> "package.module:function" called with
-    row, response and step.
+    row, slots and step.
     """
 
     name: str

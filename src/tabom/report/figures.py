@@ -35,9 +35,7 @@ def arm_styles(summary: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return styles
 
 
-def table(
-    summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a table of arms in measured order; a cell holds texts, a sort value, a drawing.
 
     metrics: the columns, of `summary["metrics"]`.

@@ -59,7 +59,7 @@ MIXTURE = Stage(
     batch_size=96,
     learning_rate=3e-3,
     final_rate=0.05,
-    shares={"reverse": 0.2, "sort": 0.24, "sudoku": 0.29, "hops": 0.25, "chain": 0.02},
+    shares={"reverse": 0.2, "sort": 0.24, "sudoku": 0.29, "hops": 0.255, "chain": 0.015},
     other_surface=0.06,
 )
 STAGES = (MAPS, MIXTURE)

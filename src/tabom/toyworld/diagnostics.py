@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tabom.toyworld.alphabet import EQUALS, NUM_SLOTS
+from tabom.toyworld.alphabet import NUM_SLOTS
 from tabom.toyworld.tasks import pad
 
 TASKS_WITH_PATH = ("chain", "hops")
 
 
-def premature_commit(*, row: Mapping[str, str], response: str, step: Sequence[int]) -> bool | None:
+def premature_commit(
+    *, row: Mapping[str, str], slots: Sequence[str], step: Sequence[int]
+) -> bool | None:
     """Whether the first wrong token was a commitment made too early.
 
     A node of the path depends on the node before it, the answer on the path's last node. The
@@ -20,7 +22,7 @@ def premature_commit(*, row: Mapping[str, str], response: str, step: Sequence[in
 
     Args:
         row: a row of `tasks.prompts`.
-        response: one character a slot, 16 slots, EOS slots shown as `EOS_CHAR`.
+        slots: the text of each of the 16 slots, EOS slots shown as `EOS_CHAR`.
         step: the step that revealed each slot, -1 for never.
 
     Returns:
@@ -29,18 +31,16 @@ def premature_commit(*, row: Mapping[str, str], response: str, step: Sequence[in
     """
     if row["task"] not in TASKS_WITH_PATH:
         return None
-    if len(response) != NUM_SLOTS or len(step) != NUM_SLOTS:
-        raise ValueError(
-            f"expected {NUM_SLOTS} slots, got a response of {len(response)} and {len(step)} steps"
-        )
+    if len(slots) != NUM_SLOTS or len(step) != NUM_SLOTS:
+        raise ValueError(f"expected {NUM_SLOTS} slots, got {len(slots)} and {len(step)} steps")
     # A response counts as written in the surface it starts in.
-    surface = "ground_truth" if response[0].isupper() else "reference"
+    surface = "ground_truth" if slots[0].isupper() else "reference"
     wanted = pad(row[surface])
     revealed = [value if value >= 0 else NUM_SLOTS for value in step]
-    wrong = [slot for slot in range(NUM_SLOTS) if response[slot] != wanted[slot]]
+    wrong = [slot for slot in range(NUM_SLOTS) if slots[slot] != wanted[slot]]
     if not wrong:
         return False
-    needs = _dependencies(row[surface], answer_first=surface == "reference")
+    needs = _dependencies(row[surface])
     first = min(revealed[slot] for slot in wrong)
     return any(
         revealed[slot] == first and slot in needs and revealed[slot] <= revealed[needs[slot]]
@@ -48,9 +48,6 @@ def premature_commit(*, row: Mapping[str, str], response: str, step: Sequence[in
     )
 
 
-def _dependencies(text: str, *, answer_first: bool) -> dict[int, int]:
-    """Slot -> the slot it depends on, for a response of either surface."""
-    path = range(2, len(text)) if answer_first else range(text.index(EQUALS))
-    needs = {slot: slot - 1 for slot in path[1:]}
-    needs[0 if answer_first else len(text) - 1] = path[-1]
-    return needs
+def _dependencies(text: str) -> dict[int, int]:
+    """Slot -> the slot it depends on: the answer (slot 0) on the path's end, a node on the last."""
+    return {0: len(text) - 1} | {slot: slot - 1 for slot in range(3, len(text))}

@@ -189,11 +189,8 @@ def pointer_example(pointers: dict[str, str], *, start: str, num_hops: int) -> t
         path += node
     entries = "".join(source.upper() + target for source, target in pointers.items())
     # The answer comes first, so left to right is the wrong order and easy-to-hard the right one.
-    return (
-        f"{entries}{START}{start}{num_hops}",
-        f"{path[-1]}{EQUALS}{path}",
-        f"{path}{EQUALS}{path[-1]}".upper(),
-    )
+    response = f"{path[-1]}{EQUALS}{path}"
+    return f"{entries}{START}{start}{num_hops}", response, response.upper()
 
 
 def digest(text: str) -> int:

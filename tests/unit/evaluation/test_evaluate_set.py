@@ -144,18 +144,18 @@ def test_recording_fields_changes_no_answer(model, requests):
 def test_metrics_see_row_slots_and_steps(model, requests):
     seen = []
 
-    def metric(*, row, response, step):
-        seen.append((row, response, step))
+    def metric(*, row, slots, step):
+        seen.append((row, slots, step))
         return None if row["task"] == "sort" else len(seen) > 1
 
     result = run(model, requests, extra_metrics={"m": metric})
     assert [r.metrics["m"] for r in result.records] == [0.0, 1.0, 1.0, None, None]
-    row, response, step = seen[0]
+    row, slots, step = seen[0]
     assert (row["id"], row["prompt"]) == (requests[0].id, requests[0].prompt)
     assert row["ground_truth"] == requests[0].row["ground_truth"]
-    assert len(response) == len(step) == NUM_SLOTS
+    assert len(slots) == len(step) == NUM_SLOTS
     texts = slot_texts(model, result.trajectories[0])
-    assert response == "".join(t or "_" for t in texts)
+    assert slots == [t or "_" for t in texts]
 
 
 def test_the_toy_worlds_metric_fits(model, requests):
@@ -181,7 +181,7 @@ def test_errors(model, requests):
     with pytest.raises(DataError, match=r"speeds \[1, 1\]"):
         run(model, requests, tokens_per_step=(1, 1))
 
-    def broken(*, row, response, step):
+    def broken(*, row, slots, step):
         raise ValueError("no such column")
 
     with pytest.raises(DataError, match=r"metric 'm' failed on .* ValueError: no such column"):

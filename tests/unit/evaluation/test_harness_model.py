@@ -219,6 +219,12 @@ def test_long_prompts_keep_their_end(loaded: MaskedDiffusionModel) -> None:
     assert other.responses["t", 0, 0].response_ids == long.response_ids
 
 
+def test_a_prompt_that_the_tokenizer_cannot_read(random_toy: Path) -> None:
+    lm = TabomLM(model=load_model(random_toy), quiet=True)
+    with pytest.raises(DataError, match="cannot read the prompt of document 0 of task 't'"):
+        lm.generate_until(instances(["Ünwritable"]))
+
+
 # -- decoding -------------------------------------------------------------------------------------
 
 
@@ -328,6 +334,14 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"r\.jsonl, line 1: not a stored response"):
         ResponseFile(path)
     assert path.read_text() == '{"id": "x"}\n'
+
+
+def test_two_processes_do_not_share_a_file(tmp_path: Path) -> None:
+    with ResponseFile(tmp_path / "r.jsonl"):
+        with pytest.raises(DataError, match="another process is writing"):
+            ResponseFile(tmp_path / "r.jsonl").__enter__()
+    with ResponseFile(tmp_path / "r.jsonl"):
+        pass
 
 
 def test_weights_have_a_fingerprint(loaded: MaskedDiffusionModel, random_toy: Path) -> None:

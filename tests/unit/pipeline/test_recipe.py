@@ -41,9 +41,7 @@ def test_recipes_of_the_package_load_and_their_objectives_exist(name: str) -> No
         ("verifier={type: function}", "verifier.function"),
     ],
 )
-def test_wrong_keys_and_values_are_errors(
-    tiny_recipe: Path, override: str, message: str
-) -> None:
+def test_wrong_keys_and_values_are_errors(tiny_recipe: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe = load_recipe(str(tiny_recipe), overrides=[override])
         for item in recipe.evaluation.sets:

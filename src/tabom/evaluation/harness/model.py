@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tabom._version import __version__
 from tabom.core import configs, keys
-from tabom.core.errors import ConfigError
+from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, decode
 from tabom.evaluation.harness.identity import weights_fingerprint
@@ -207,7 +207,7 @@ class TabomLM(LM):
             # lm-eval asks for several samples by repeating a request.
             sample = seen[task, doc_id, context]
             seen[task, doc_id, context] += 1
-            ids = self.tokenizer.encode(context, add_special_tokens=False)
+            ids = self._encode(context, task=task, doc_id=doc_id)
             limit = self.config.prompt_limit
             dropped = 0 if limit is None else max(0, len(ids) - limit)
             ids = ids[dropped:]
@@ -231,6 +231,16 @@ class TabomLM(LM):
                     __version__, self._weights, decoding, self.config.seed
                 ),
             )
+
+    def _encode(self, context: str, *, task: str, doc_id: int) -> list[int]:
+        try:
+            return [int(i) for i in self.tokenizer.encode(context, add_special_tokens=False)]
+        except Exception as error:  # the tokenizers library raises no narrower kind
+            raise DataError(
+                f"the tokenizer of {self.model.name_or_path} cannot read the prompt of document "
+                f"{doc_id} of task {task!r} ({error}); the toy world's knows its own characters "
+                "alone"
+            ) from error
 
     def _decode(
         self, part: Mapping[str, _Job], decoding: DecodingConfig, stored: ResponseFile, bar: Any

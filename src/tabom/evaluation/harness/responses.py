@@ -3,6 +3,7 @@
 The file also is the record of how each response was decoded.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -90,6 +91,14 @@ class ResponseFile:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._file.close()
+                raise DataError(
+                    f"{self.path}: another process is writing to it; wait for that evaluation, "
+                    "or name another file"
+                ) from error
         return self
 
     def __exit__(

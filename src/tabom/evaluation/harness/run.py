@@ -62,11 +62,17 @@ def run_tasks(
             f"several samples of a document are judged one by one only by the tasks "
             f"{', '.join(NAMES)}; {stock[0]!r} looks at the first alone"
         )
-    manager = TaskManager(
-        include_path=[str(folder()), *([include_path] if include_path else [])],
-        include_defaults=bool(stock),  # reading all of lm-eval's task files takes ten seconds
-        metadata=None if data_dir is None else {"data_dir": data_dir},
-    )
+
+    def manager_of(include_defaults: bool) -> Any:
+        return TaskManager(
+            include_path=[str(folder()), *([include_path] if include_path else [])],
+            include_defaults=include_defaults,
+            metadata=None if data_dir is None else {"data_dir": data_dir},
+        )
+
+    manager = manager_of(False)
+    if not all(manager.match_tasks([task]) for task in tasks):
+        manager = manager_of(True)  # lm-eval's own: reading all its task files takes ten seconds
     names: list[str] = []
     for task in tasks:
         matches = manager.match_tasks([task])
