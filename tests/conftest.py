@@ -57,9 +57,10 @@ def random_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+ROWS = "tabom.toyworld.tasks:prompts"
 RECIPE = """name: tiny
 model: {{model_name_or_path: {model}}}
-prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: sort, split: train, num: 24}}}}
+prompts: {{function: "{rows}", args: {{task: sort, split: train, num: 24}}}}
 decoding: {{max_new_tokens: 16}}
 verifier: {{type: accept_all}}
 collection: {{batch_size: 8}}
@@ -80,12 +81,12 @@ evaluation:
     - name: sort
       role: in_domain
       tokens_per_step: [1, 4]
-      prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: sort, split: eval, num: 8}}}}
+      prompts: {{function: "{rows}", args: {{task: sort, split: eval, num: 8}}}}
       metrics: {{premature_commit: "tabom.toyworld.diagnostics:premature_commit"}}
     - name: reverse
       role: out_of_domain
       verifier: {{type: function, function: "tabom.toyworld.tasks:check"}}
-      prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: reverse, split: eval, num: 8}}}}
+      prompts: {{function: "{rows}", args: {{task: reverse, split: eval, num: 8}}}}
 diagnostics: {{num_trajectories: 4, mask_ratios: [0.5]}}
 """
 
@@ -94,5 +95,5 @@ diagnostics: {{num_trajectories: 4, mask_ratios: [0.5]}}
 def tiny_recipe(tmp_path: Path, random_toy: Path) -> Path:
     """A recipe that runs in seconds on the random toy model; it writes nowhere by itself."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(model=random_toy))
+    path.write_text(RECIPE.format(model=random_toy, rows=ROWS))
     return path

@@ -16,7 +16,8 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate", "pyarrow")
 
 def loaded_after(statement: str) -> set[str]:
     """The heavy packages that a fresh interpreter has loaded after a statement."""
-    code = f"import sys, json\n{statement}\nprint(json.dumps([m for m in sys.modules if '.' not in m]))"
+    names = "[m for m in sys.modules if '.' not in m]"
+    code = f"import sys, json\n{statement}\nprint(json.dumps({names}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1])) & set(HEAVY)
 

@@ -169,6 +169,8 @@ def _wrap(model: MaskedDiffusionModel, config: Any, *, where: str = "LoRA") -> A
 
     was_training = model.training
     devices = [model.device.index or 0] if model.device.type == "cuda" else []
+    # PEFT takes the base's name from here, and warns if the adapter's configuration has another.
+    model.lm.name_or_path = model.name_or_path  # type: ignore[assignment]
     # PEFT draws from the global generator, and asks transformers under a deprecated name.
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")

@@ -169,6 +169,9 @@ class Recipe:
             if arm.objective is None and arm.data == "ground_truth":
                 raise ConfigError(f"arms: {arm.name!r} has data but no objective to train with")
             self.training_of(arm)
+        for item in self.evaluation.sets:
+            for speed in item.tokens_per_step:
+                self.decoding_of(item, speed)
 
     @property
     def base_arm(self) -> ArmConfig | None:

@@ -11,8 +11,9 @@ from tabom.core import configs
 from tabom.core.atomic import read_json, write_json, write_text
 from tabom.core.errors import StageError
 from tabom.pipeline.held_out import check_held_out
+from tabom.pipeline.preflight import check_names
 from tabom.pipeline.recipe import Recipe, load_recipe
-from tabom.pipeline.study import Plan, plan_study, run_plan
+from tabom.pipeline.study import Plan, pending_stages, plan_study, run_stages
 from tabom.pipeline.summary import summarize_study
 from tabom.report.build import build_report
 from tabom.report.data import clean
@@ -33,17 +34,21 @@ def run_recipe(
         before anything starts if `evaluation.held_out_check` is error and a prompt is not held out.
     """
     plan = plan_study(recipe)
+    todo = pending_stages(plan, overwrite=overwrite)
+    if not is_quiet and len(todo) < len(plan.stages):
+        tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
+    if todo:
+        check_names(recipe)
     path = Path(recipe.output_dir) / HELD_OUT
     found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
     write_json(path, found)
     if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
         tqdm.write("\n".join(found["notes"]), file=sys.stderr)
-    run_plan(
-        plan,
+    run_stages(
+        todo,
         num_workers=recipe.study.num_workers,
         threads_per_worker=recipe.study.threads_per_worker,
         is_quiet=is_quiet,
-        overwrite=overwrite,
     )
     return _report(recipe, plan, command)
 

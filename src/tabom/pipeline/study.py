@@ -112,29 +112,29 @@ def plan_study(recipe: Recipe) -> Plan:
     return Plan(collect=collect, verify=verify, runs=tuple(runs))
 
 
-def run_plan(
-    plan: Plan,
-    *,
-    num_workers: int,
-    threads_per_worker: int | None,
-    is_quiet: bool = False,
-    overwrite: bool = False,
-) -> None:
-    """Run every stage that is not complete. All folders are checked before anything starts."""
+def pending_stages(plan: Plan, *, overwrite: bool = False) -> list[Stage]:
+    """The stages that are not complete, in order. Every folder is checked.
+
+    overwrite: empty the folders that hold another recipe's stage; else they are an error.
+    """
     todo = []
     for stage in plan.stages:
-        if overwrite:
-            try:
-                is_complete = stage.is_complete()
-            except StageError:
-                manifest.reset(stage.folder)
-                is_complete = False
-        else:
+        try:
             is_complete = stage.is_complete()
+        except StageError:
+            if not overwrite:
+                raise
+            manifest.reset(stage.folder)
+            is_complete = False
         if not is_complete:
             todo.append(stage)
-    if not is_quiet and len(todo) < len(plan.stages):
-        tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
+    return todo
+
+
+def run_stages(
+    todo: list[Stage], *, num_workers: int, threads_per_worker: int | None, is_quiet: bool = False
+) -> None:
+    """Run stages that `pending_stages` gave, in this process or side by side."""
     if not todo:
         return
     if num_workers <= 1 or len(todo) == 1:

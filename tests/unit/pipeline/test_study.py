@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tabom.core.errors import DataError, StageError
+from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
 from tabom.pipeline.recipe import Recipe, load_recipe
 from tabom.pipeline.run import report_folder, run_recipe
-from tabom.pipeline.study import plan_study, run_plan
+from tabom.pipeline.study import pending_stages, plan_study, run_stages
 
 
 def recipe_in(path: Path, folder: Path, *overrides: str) -> Recipe:
@@ -84,7 +84,7 @@ def test_overwrite_replaces_only_what_differs(finished: tuple[Recipe, dict[str, 
 def test_side_by_side_equals_one_process(
     finished: tuple[Recipe, dict[str, Any]], tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    recipe, summary = finished
+    _, summary = finished
     side = recipe_in(
         tiny_recipe, tmp_path / "side", "study={num_workers: 2, threads_per_worker: 1}"
     )
@@ -128,5 +128,23 @@ def test_an_error_in_a_worker_reaches_the_parent(tiny_recipe: Path, tmp_path: Pa
 def test_a_run_without_evaluation_sets_still_trains(tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = recipe_in(tiny_recipe, tmp_path / "out", "evaluation.sets=[]")
     plan = plan_study(recipe)
-    run_plan(plan, num_workers=1, threads_per_worker=None, is_quiet=True)
+    run_stages(pending_stages(plan), num_workers=1, threads_per_worker=None, is_quiet=True)
     assert (tmp_path / "out" / "seed-0" / "tabom" / "train" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("arms.1.objective=tabon", "arms.TABOM: unknown objective 'tabon'; did you mean 'tabom'"),
+        ("arms.1.options={windw: 4}", "arms.TABOM: .*did you mean 'window'"),
+        ("evaluation.sets.0.metrics={m: 'tabom.nothing:f'}", "evaluation.sets.sort.metrics.m"),
+        ("verifier={type: function, function: 'json:nope'}", "verifier: .*nope"),
+    ],
+)
+def test_names_are_checked_before_anything_starts(
+    tiny_recipe: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    recipe = recipe_in(tiny_recipe, tmp_path / "out", override)
+    with pytest.raises(ConfigError, match=message):
+        run_recipe(recipe, command="test", is_quiet=True)
+    assert not (tmp_path / "out").exists()
