@@ -33,7 +33,7 @@ class Stage:
             makes every later training look good, because any decay improves it.
         shares: task (or `WARMUP`) -> share of the examples.
         other_surface: share of the `hops` examples answered in the ground truth's surface. A base
-            has seen how others write; without it that surface is not learnt afterwards.
+            has seen how others write.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tabom.toyworld.alphabet import NUM_SLOTS
+from tabom.toyworld.alphabet import BLANK, NUM_SLOTS, START
 from tabom.toyworld.tasks import pad
 
 TASKS_WITH_PATH = ("chain", "hops")
@@ -17,8 +17,8 @@ def premature_commit(
 
     A node of the path depends on the node before it, the answer on the path's last node. The
     first wrong token (by step) is premature if what it depends on was not visible yet: revealed
-    later, or in the same step. The path's first node depends on the prompt alone; the equals sign
-    and the EOS filler are no commitments to a node.
+    later, or in the same step. The path's first node depends on the prompt alone; signs and the
+    EOS filler are no commitments to a node.
 
     Args:
         row: a row of `tasks.prompts`.
@@ -33,8 +33,8 @@ def premature_commit(
         return None
     if len(slots) != NUM_SLOTS or len(step) != NUM_SLOTS:
         raise ValueError(f"expected {NUM_SLOTS} slots, got {len(slots)} and {len(step)} steps")
-    # A response counts as written in the surface it starts in.
-    surface = "ground_truth" if slots[0].isupper() else "reference"
+    # A response counts as written in the surface whose sign follows its answer.
+    surface = "ground_truth" if slots[1] == START else "reference"
     wanted = pad(row[surface])
     revealed = [value if value >= 0 else NUM_SLOTS for value in step]
     wrong = [slot for slot in range(NUM_SLOTS) if slots[slot] != wanted[slot]]
@@ -50,4 +50,5 @@ def premature_commit(
 
 def _dependencies(text: str) -> dict[int, int]:
     """Slot -> the slot it depends on: the answer (slot 0) on the path's end, a node on the last."""
-    return {0: len(text) - 1} | {slot: slot - 1 for slot in range(3, len(text))}
+    end = len(text.rstrip(BLANK))
+    return {0: end - 1} | {slot: slot - 1 for slot in range(3, end)}

@@ -5,7 +5,7 @@ an example is a pure function of (seed, split, task, index).
 
 | task    | prompt                     | response        | ground truth, the other surface |
 |---------|----------------------------|-----------------|---------------------------------|
-| chain   | `AdBbCaDeEcFgGjHiIhJf:c6`  | `c=adecadc`...  | path first, answer last         |
+| chain   | `AcBdCaDfEbFeGjHiIhJg:b6`  | `f=dfebdf`      | `f:dfebdf.`                     |
 | hops    | the same, 1-4 hops         |                 |                                 |
 | reverse | `<gabbed`                  | `debbag`        | the same                        |
 | sort    | `/gabbed`                  | `abbdeg`        | the same                        |
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from tabom.toyworld.alphabet import (
+    BLANK,
     EOS_CHAR,
     EQUALS,
     NODES,
@@ -190,7 +191,9 @@ def pointer_example(pointers: dict[str, str], *, start: str, num_hops: int) -> t
     entries = "".join(source.upper() + target for source, target in pointers.items())
     # The answer comes first, so left to right is the wrong order and easy-to-hard the right one.
     response = f"{path[-1]}{EQUALS}{path}"
-    return f"{entries}{START}{start}{num_hops}", response, response.upper()
+    # Another hand writes the same with a colon and a full stop: learnable, yet not the model's own.
+    other = f"{path[-1]}{START}{path}{BLANK}"
+    return f"{entries}{START}{start}{num_hops}", response, other
 
 
 def digest(text: str) -> int:

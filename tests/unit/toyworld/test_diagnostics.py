@@ -11,7 +11,7 @@ ROW = {
     "task": "chain",
     "prompt": "AbBcCdDeEfFaGhHgIjJi:a6",
     "reference": "a=bcdefa",
-    "ground_truth": "A=BCDEFA",
+    "ground_truth": "a:bcdefa.",
 }
 IN_ORDER = [7, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]
 
@@ -19,7 +19,7 @@ IN_ORDER = [7, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15]
 def test_right_response_is_not_premature_whatever_its_order() -> None:
     assert premature_commit(row=ROW, slots=pad("a=bcdefa"), step=IN_ORDER) is False
     assert premature_commit(row=ROW, slots=pad("a=bcdefa"), step=list(range(16))) is False
-    assert premature_commit(row=ROW, slots=pad("A=BCDEFA"), step=list(range(16))) is False
+    assert premature_commit(row=ROW, slots=pad("a:bcdefa."), step=list(range(16))) is False
 
 
 def test_answer_before_the_end_of_the_path() -> None:
@@ -59,11 +59,11 @@ def test_node_never_revealed_is_not_visible() -> None:
 
 
 def test_other_surface_is_read_by_the_same_order() -> None:
-    assert premature_commit(row=ROW, slots=pad("C=BCDEFA"), step=IN_ORDER) is False
-    assert premature_commit(row=ROW, slots=pad("C=BCDEFA"), step=list(range(16))) is True
-    single = {**ROW, "reference": "b=b", "ground_truth": "B=B"}
-    assert premature_commit(row=single, slots=pad("C=B"), step=list(range(16))) is True
-    assert premature_commit(row=single, slots=pad("B=C"), step=list(range(16))) is False
+    assert premature_commit(row=ROW, slots=pad("c:bcdefa."), step=IN_ORDER) is False
+    assert premature_commit(row=ROW, slots=pad("c:bcdefa."), step=list(range(16))) is True
+    single = {**ROW, "reference": "b=b", "ground_truth": "b:b."}
+    assert premature_commit(row=single, slots=pad("c:b."), step=list(range(16))) is True
+    assert premature_commit(row=single, slots=pad("b:c."), step=list(range(16))) is False
 
 
 def test_tasks_without_a_path_have_no_finding() -> None:

@@ -1,0 +1,148 @@
+"""The recipe of the base (on a few steps) and the checkpoint that travels with the package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tabom.toyworld.alphabet import NUM_SLOTS
+from tabom.toyworld.base import build_config, build_model, encode, nelbo, pretrain, rate
+from tabom.toyworld.curriculum import MAPS, MIXTURE, STAGES, WARMUP, draw_pair
+from tabom.toyworld.tasks import DOMAINS, prompts, split_of
+from tabom.toyworld.tokenizer import build_tokenizer
+
+SHIPPED = Path(str(files("tabom"))) / "assets" / "toy-base"
+TINY = (replace(MAPS, num_steps=2, batch_size=4), replace(MIXTURE, num_steps=2, batch_size=4))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> LlamaForCausalLM:
+    model, info = LlamaForCausalLM.from_pretrained(SHIPPED, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.eval()
+
+
+def test_shipped_configuration_is_as_promised(shipped: LlamaForCausalLM) -> None:
+    config = json.loads((SHIPPED / "config.json").read_text())
+    assert config["tabom_family"] == "toy"
+    assert config["model_type"] == "llama"
+    assert config["is_causal"] is False
+    assert config["use_cache"] is False
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED)
+    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert config["vocab_size"] == len(tokenizer)
+    assert config["mask_token_id"] == tokenizer.mask_token_id
+    assert (SHIPPED / "model.safetensors").stat().st_size < 1_000_000
+
+
+def test_shipped_record_is_of_this_code() -> None:
+    """A checkpoint whose recipe has changed since could not be made again."""
+    record = json.loads((SHIPPED / "pretraining.json").read_text())
+    stages = [{**vars(stage), "shares": dict(stage.shares)} for stage in STAGES]
+    assert record["stages"] == stages
+    assert record["command"].startswith("tabom toyworld pretrain")
+
+
+def test_shipped_base_attends_both_ways_and_not_to_padding(shipped: LlamaForCausalLM) -> None:
+    tokenizer = build_tokenizer()
+    rows = prompts(task="chain", split="eval", seed=0, num=1)
+    alone = encode(tokenizer, [(rows[0]["prompt"], rows[0]["reference"])])
+    longer = encode(
+        tokenizer, [(rows[0]["prompt"], rows[0]["reference"]), ("#" + "1" * 16, "1" * 16)]
+    )
+    with torch.no_grad():
+        wanted = shipped(**alone).logits[0, -NUM_SLOTS:]
+        padded = shipped(**longer).logits[0, -NUM_SLOTS:]
+        changed = dict(alone, input_ids=alone["input_ids"].clone())
+        changed["input_ids"][0, -1] = shipped.config.mask_token_id
+        other = shipped(**changed).logits[0, -NUM_SLOTS:]
+    assert longer["attention_mask"][0].min() == 0
+    torch.testing.assert_close(padded, wanted, rtol=1e-4, atol=1e-4)
+    assert (other[0] - wanted[0]).abs().max() > 1e-3
+
+
+def test_shipped_base_knows_the_world(shipped: LlamaForCausalLM) -> None:
+    """One slot hidden, the rest given: at least nine of ten right in every task. An untrained net
+    gets one in a hundred, so this cannot pass by chance."""
+    tokenizer = build_tokenizer()
+    for task in DOMAINS:
+        rows = prompts(task=task, split="eval", seed=1, num=60)
+        batch = encode(tokenizer, [(row["prompt"], row["reference"]) for row in rows])
+        slots = torch.tensor([3 % len(row["reference"]) for row in rows])
+        places = slots + batch["input_ids"].shape[1] - NUM_SLOTS
+        wanted = batch["input_ids"].gather(1, places[:, None])[:, 0]
+        batch["input_ids"][torch.arange(len(rows)), places] = shipped.config.mask_token_id
+        with torch.no_grad():
+            logits = shipped(**batch).logits[torch.arange(len(rows)), places]
+        assert (logits.argmax(-1) == wanted).float().mean() >= 0.9, task
+
+
+def test_pretraining_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        torch.manual_seed(len(weights))  # the caller's random state must not matter
+        pretrain(tmp_path / name, seed=seed, stages=TINY)
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    one, again, other = weights
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+    record = json.loads((tmp_path / "other" / "pretraining.json").read_text())
+    assert record["seed"] == 4
+    assert set(record["cpu_seconds"]) == {"maps", "mixture"}
+
+
+def test_base_reads_its_own_split_only() -> None:
+    for stage in STAGES:
+        assert sum(stage.shares.values()) == pytest.approx(1.0)
+        assert set(stage.shares) <= {WARMUP, *DOMAINS}
+        pairs = [draw_pair(stage, seed=0, step=700, row=row) for row in range(60)]
+        assert {split_of(prompt) for prompt, _ in pairs} == {"pretrain"}
+        assert pairs == [draw_pair(stage, seed=0, step=700, row=row) for row in range(60)]
+
+
+def test_first_maps_follow_the_alphabet() -> None:
+    """The crutch without which the look-up is not found: it must be there, and go away."""
+
+    def share_in_order(step: int) -> float:
+        hits = total = 0
+        for row in range(80):
+            prompt, _ = draw_pair(MAPS, seed=0, step=step, row=row)
+            entries = prompt.split(":")[0]
+            sources, targets = entries[::2].lower(), entries[1::2]
+            hits += sum(a == b for a, b in zip(sources[1:] + sources[:1], targets, strict=True))
+            total += len(sources)
+        return hits / total
+
+    assert share_in_order(0) == 1.0
+    assert share_in_order(1050) < 0.25
+
+
+def test_rate_ends_at_its_share() -> None:
+    assert rate(0, stage=MIXTURE) < MIXTURE.learning_rate / 20
+    end = rate(MIXTURE.num_steps, stage=MIXTURE)
+    assert end == pytest.approx(MIXTURE.learning_rate * MIXTURE.final_rate)
+
+
+def test_loss_of_an_untrained_net_is_that_of_a_guess() -> None:
+    tokenizer = build_tokenizer()
+    model = build_model(build_config(tokenizer), seed=0)
+    rows = prompts(task="sort", split="pretrain", seed=0, num=32)
+    batch = encode(tokenizer, [(row["prompt"], row["reference"]) for row in rows])
+    loss = nelbo(model, batch, generator=torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(torch.tensor(float(len(tokenizer))).log().item(), abs=0.15)
