@@ -146,7 +146,7 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         sizes = [int(s.get("num_documents") or 0) for s in summary["sets"] if s.get("role") == role]
         facts.append((str(role).replace("_", " "), count(sum(sizes), "prompt")))
     if number(summary.get("seconds")):
-        facts.append(("took", duration(number(summary["seconds"]))))
+        facts.append(("work, all stages", duration(number(summary["seconds"]))))
     return facts
 
 

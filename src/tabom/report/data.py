@@ -112,7 +112,7 @@ class Summary(TypedDict, total=False):
     schema: int
     name: str
     created: str
-    seconds: float
+    seconds: float  # of all stages together, also of those that ran side by side
     command: str
     recipe: dict[str, Any]
     versions: dict[str, Any]

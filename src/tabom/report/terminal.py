@@ -87,7 +87,7 @@ def _title(summary: Mapping[str, Any]) -> str:
     if summary.get("seeds"):
         parts.append(count(len(summary["seeds"]), "seed"))
     if number(summary.get("seconds")):
-        parts.append(duration(number(summary["seconds"])))
+        parts.append(f"{duration(number(summary['seconds']))} of work")
     return "  |  ".join(parts)
 
 
@@ -95,7 +95,7 @@ def _foot(summary: Mapping[str, Any]) -> str:
     level = number(summary.get("level"))
     interval = f"{100 * level:g}% interval" if level else "interval"
     text = f"mean, change against {_plain(summary['base_arm'])}, [{interval} of the change]"
-    lower = [m for m in summary.get("metrics") or () if m.get("better") == "lower"]
+    lower = [m for m in split_metrics(summary)[0] if m.get("better") == "lower"]
     names = ", ".join(_plain(m.get("label") or m["key"]) for m in lower)
     return text + (f"; lower is better: {names}" if names else "")
 
