@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tabom.decoding.config import DecodingConfig
 
 Get = Callable[[str], Any]
@@ -24,7 +26,8 @@ def config_of(options: dict[str, Any]) -> DecodingConfig:
     )
 
 
-def check(official: Get, *, is_sampled: bool) -> None:
+def check(official: Get, *, is_sampled: bool) -> list[str]:
+    """Compare every case of one kind; the names of those compared."""
     golden, checked = official("dream"), []
     for case in golden.cases:
         if ((case["options"].get("temperature") or 0) > 0) != is_sampled:
@@ -33,27 +36,33 @@ def check(official: Get, *, is_sampled: bool) -> None:
         assert ids == case["response_ids"], (case["name"], case["options"])
         assert steps == case["decode_step"], (case["name"], case["options"])
         checked.append(case["name"])
-    assert checked
+    return checked
 
 
 def test_every_greedy_case_in_tokens_and_steps(official: Get) -> None:
-    check(official, is_sampled=False)
+    assert check(official, is_sampled=False)
 
 
 def test_every_sampled_case_draw_for_draw(official: Get) -> None:
     # A stretch: equal draws need equal probabilities to the last bit, as on the CPU that made them.
-    check(official, is_sampled=True)
+    if not check(official, is_sampled=True):
+        pytest.skip("this golden set has no sampled case")
 
 
 def test_the_schedule_reveals_nothing_first_and_two_last(official: Get) -> None:
     golden = official("dream")
     case = next(
-        c
-        for c in golden.cases
-        if c["options"]["steps"] == c["options"]["max_new_tokens"]
-        and not c["options"].get("temperature")
-        and not c["left_masked"]
+        (
+            c
+            for c in golden.cases
+            if c["options"]["steps"] == c["options"]["max_new_tokens"]
+            and not c["options"].get("temperature")
+            and not c["left_masked"]
+        ),
+        None,
     )
+    if case is None:
+        pytest.skip("this golden set has no greedy case of one slot a step")
     _, steps = golden.decode(case, config_of(case["options"]))
     last = case["options"]["steps"] - 1
     for row in steps:
@@ -62,7 +71,9 @@ def test_the_schedule_reveals_nothing_first_and_two_last(official: Get) -> None:
 
 def test_another_seed_or_policy_is_noticed(official: Get) -> None:
     golden = official("dream")
-    case = next(c for c in golden.cases if c["options"]["alg"] == "entropy")
+    case = next((c for c in golden.cases if c["options"]["alg"] == "entropy"), None)
+    if case is None:
+        pytest.skip("this golden set has no case of the entropy policy")
     config = config_of({**case["options"], "temperature": 1.0})
     one, other = (golden.decode({**case, "torch_seed": s}, config) for s in (1, 2))
     assert one != other

@@ -91,13 +91,18 @@ def test_every_case_gives_the_release_loss_and_row_gradients(golden: Path) -> No
 
 
 def test_a_change_of_the_rule_would_be_seen(golden: Path) -> None:
-    """Each case must tell its margin, weight and cut from near ones (guards the test above)."""
+    """The cases must tell margins, weights and cuts from near ones (guards the test above).
+
+    Some case must, not each: with one ranked slot, or a tiny weight, a margin has no effect.
+    """
+    effects: dict[str, list[float]] = {}
     for case in _cases(golden):
         if not case["cuts_drawn"]:
             continue  # every response skipped
-        changes: list[dict[str, Any]] = [{"cuts_drawn": [c + 1 for c in case["cuts_drawn"]]}]
+        changes: dict[str, Any] = {"cuts_drawn": [c + 1 for c in case["cuts_drawn"]]}
         if case["rank_weight"] > 0:
-            changes += [{"margin": case["margin"] + 0.01}, {"rank_weight": 0}]
-        for change in changes:
-            loss, _ = _release_loss({**case, **change})
-            assert abs(loss.item() - case["loss"]) > 1e-4, change
+            changes |= {"margin": case["margin"] + 0.01, "rank_weight": 0}
+        for name, value in changes.items():
+            loss, _ = _release_loss({**case, name: value})
+            effects.setdefault(name, []).append(abs(loss.item() - case["loss"]))
+    assert all(max(sizes) > 1e-4 for sizes in effects.values()), effects

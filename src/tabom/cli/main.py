@@ -59,10 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"tabom {args.verb}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except OSError as error:  # no space, no permission, a vanished folder
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"tabom {args.verb}: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ntabom {args.verb}: interrupted; run it again to go on", file=sys.stderr)

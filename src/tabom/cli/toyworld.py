@@ -1,6 +1,10 @@
 """`tabom toyworld pretrain DIR`: make the embedded base model again."""
 
 import argparse
+import sys
+
+NUM_PROMPTS = 64
+LEAST_HOPS = 90.0  # percent; below, the look-up in a map was not learnt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,9 +16,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pretrain."""
+    """Pretrain, then measure: a base that did not learn its tasks should not go unnoticed."""
     from tabom.toyworld.base import pretrain
 
     pretrain(args.output_dir, seed=args.seed)
-    print(args.output_dir)
+    accuracy = measure(args.output_dir)
+    for task, percent in accuracy.items():
+        print(f"{task}: {percent:.1f}")
+    print(f"output: {args.output_dir}")
+    if accuracy["hops"] < LEAST_HOPS:
+        print(
+            f"warning: hops are at {accuracy['hops']:.0f}%, so this base did not learn to look up "
+            "a map; take another --seed, or a longer stage `maps` in toyworld/curriculum.py",
+            file=sys.stderr,
+        )
     return 0
+
+
+def measure(folder: str) -> dict[str, float]:
+    """Percent of held-out prompts of each task that a base answers right, one slot a step."""
+    from tabom.decoding.config import DecodingConfig
+    from tabom.decoding.loop import DecodeRequest, decode
+    from tabom.models.loading import load_model
+    from tabom.toyworld.alphabet import NUM_SLOTS
+    from tabom.toyworld.tasks import DOMAINS, check, prompts
+
+    model = load_model(folder)
+    accuracy = {}
+    for task in DOMAINS:
+        rows = prompts(task=task, split="eval", seed=0, num=NUM_PROMPTS)
+        requests = [
+            DecodeRequest(
+                id=row["id"], prompt_ids=model.encode_prompt(row["prompt"]), row=dict(row)
+            )
+            for row in rows
+        ]
+        config = DecodingConfig(max_new_tokens=NUM_SLOTS)
+        found = [
+            check(response=item.trajectory.response, row=item.trajectory.row)[0] == "accepted"
+            for item in decode(model, requests, config, batch_size=NUM_PROMPTS)
+        ]
+        accuracy[task] = 100 * sum(found) / len(found)
+    return accuracy

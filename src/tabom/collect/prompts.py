@@ -153,7 +153,11 @@ def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
             raise ConfigError(
                 f"prompts.path: {path.name} is not one of {', '.join(FILE_READERS)} files"
             )
-        return str(path), datasets.load_dataset(reader, data_files=str(path), split="train")
+        try:
+            return str(path), datasets.load_dataset(reader, data_files=str(path), split="train")
+        except Exception as error:  # many kinds; the reason is often in what caused it
+            cause = error.__cause__ or error
+            raise DataError(f"{path}: not a {path.suffix} file of rows ({cause})") from error
     assert source.dataset_name is not None
     try:
         data = datasets.load_dataset(
@@ -185,18 +189,29 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     import json
 
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    # As bytes, which \n alone ends. A byte order mark is no mistake: some editors write one.
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if not text.strip():
+                    continue
+                row = json.loads(text, parse_constant=_constant)
+                if "\\u" in text:  # an escape may be half a character, which no file can hold
+                    json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeError as error:
+                raise DataError(f"{path}, line {number}: not UTF-8 text ({error})") from error
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: a row must be a JSON object")
             rows.append(row)
     return rows
+
+
+def _constant(name: str) -> float | None:
+    """NaN is no value, as everywhere here."""
+    return None if name == "NaN" else float(name.replace("Infinity", "inf"))
 
 
 def _prompt(source: PromptSource, row: Mapping[str, Any], index: int, where: str) -> Prompt:
@@ -229,6 +244,8 @@ def _prompt(source: PromptSource, row: Mapping[str, Any], index: int, where: str
             raise DataError(f"{at}: {column} must be a list of {{role, content}} messages")
         prompt = messages
     else:
+        if isinstance(prompt, bool) or prompt != prompt:
+            raise DataError(f"{at}: {column} is {prompt!r}, expected the prompt's text")
         prompt = str(prompt)
         if not prompt.strip():
             raise DataError(f"{at}: the prompt is empty")

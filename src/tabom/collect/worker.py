@@ -81,10 +81,10 @@ def collect(
     progress: called with (done, total) of this rank.
     Returns: counts (prompts, too_long, resumed, decoded, forwards) and seconds.
     """
-    if config.num_samples > 1 and decoding.temperature == 0:
+    if config.num_samples > 1 and not decoding.draws_tokens:
         raise ConfigError(
-            "collection.num_samples > 1 at decoding.temperature 0 would repeat one trajectory; "
-            "set decoding.temperature above 0"
+            "collection.num_samples > 1 at decoding.temperature 0, or with greedy_tokens, would "
+            "repeat one trajectory; set decoding.temperature above 0 alone"
         )
     started = time.perf_counter()
     requests, num_too_long = make_requests(model, prompts, config)

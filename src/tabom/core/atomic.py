@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, also after a power cut."""
 
+import fcntl
 import json
 import os
 import uuid
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tabom.core.errors import DataError
+from tabom.core.errors import DataError, StageError
 from tabom.core.plain import to_plain
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -81,3 +82,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def only_one(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a folder for this process; the lock ends with the process, however that ends.
+
+    Raises: StageError if another process holds it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (Path(folder) / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(
+                f"{folder}: another run is writing here; wait for it, or take another --output_dir"
+            ) from error
+        yield

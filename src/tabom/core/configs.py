@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import difflib
+import math
 import os
 import types
 import typing
@@ -15,7 +16,7 @@ import yaml
 from tabom.core.errors import ConfigError
 from tabom.core.plain import fingerprint, to_plain
 
-__all__ = ["apply_overrides", "build", "fingerprint", "load_yaml", "to_plain"]
+__all__ = ["apply_overrides", "build", "fingerprint", "load_yaml", "require_finite", "to_plain"]
 
 T = TypeVar("T")
 
@@ -44,7 +45,34 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    try:
+        content = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    except RecursionError as error:
+        raise ConfigError("line 1: not valid YAML (nested too deeply)") from error
+    _require_plain(content, "", (), set())
+    return content
+
+
+def _require_plain(value: Any, where: str, above: tuple[int, ...], seen: set[int]) -> None:
+    """Refuse what YAML can say and a manifest cannot: dates, sets, bytes, a value inside itself."""
+    place = where or "the top"
+    if isinstance(value, (dict, list)):
+        if id(value) in above:
+            raise ConfigError(f"{place}: a YAML alias (*name) that contains itself")
+        if id(value) in seen:  # an alias: looked at already
+            return
+        seen.add(id(value))
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            _require_plain(inner, _join(where, key), (*above, id(value)), seen)
+    elif isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise ConfigError(f"{place}: {value!r} is not valid Unicode text (a lone surrogate)")
+    elif value is not None and not isinstance(value, (int, float)):
+        kind = type(value).__name__
+        raise ConfigError(
+            f"{place}: {str(value)!r} is read as a {kind}; for text, put it in quotes"
+        )
 
 
 def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -88,7 +116,11 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
             raise ConfigError(f"override {override!r}: expected 'section.key=value'")
         try:
             value = _parse(text)
-        except (yaml.YAMLError, ConfigError) as error:
+        except ConfigError as error:
+            raise ConfigError(
+                f"override {override!r}: {text!r} is not valid YAML ({error})"
+            ) from error
+        except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from error
         target: Any = result
         for i, key in enumerate(keys):
@@ -131,6 +163,17 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, where: str = "", source: 
         if not source:
             raise
         raise ConfigError(f"{source}: {error}") from error
+
+
+def require_finite(settings: Any, where: str) -> None:
+    """Raise ConfigError if a number of a settings object is NaN or infinite.
+
+    settings: a dataclass instance. where: its name in messages, "training".
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where} {field.name} must be a finite number, got {value}")
 
 
 def _build(cls: type[T], mapping: Any, where: str) -> T:

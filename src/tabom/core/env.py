@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "math-verify")
 
 
 @cache

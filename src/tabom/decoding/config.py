@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from tabom.core.configs import require_finite
 from tabom.core.errors import ConfigError
 
 Policy = Literal[
@@ -56,6 +57,8 @@ class DecodingConfig:
     temperature: 0 takes the argmax; above 0 samples with keyed draws, and the policy's score is
         taken from the tempered, truncated distribution (as Dream does).
     top_p, top_k: truncation of the sampling distribution; None: off.
+    greedy_tokens: above temperature 0 take the argmax all the same; temperature, top_p and top_k
+        then shape the policy's score alone (as the release's evaluation of Dream does).
     suppress_mask: give the mask token no probability (it can never be an answer); None: yes,
         except under the official schedule, which never does.
     approximate: reuse keys and values that are out of date: prefix (of all before the block) or
@@ -78,6 +81,7 @@ class DecodingConfig:
     temperature: float = 0.0
     top_p: float | None = None
     top_k: int | None = None
+    greedy_tokens: bool = False
     suppress_mask: bool | None = None
     approximate: Approximate | None = None
     steps: int | None = None
@@ -92,10 +96,16 @@ class DecodingConfig:
         return self.schedule == "official"
 
     @property
+    def draws_tokens(self) -> bool:
+        """Whether a token is drawn, so that two samples of one prompt can differ by it."""
+        return self.temperature > 0 and not self.greedy_tokens
+
+    @property
     def is_mask_suppressed(self) -> bool:
         return not self.is_official if self.suppress_mask is None else self.suppress_mask
 
     def __post_init__(self) -> None:
+        require_finite(self, "decoding")
         self._check_choices()
         self._check_numbers()
         for name, (schedule, neutral) in OPTIONS_OF.items():
@@ -162,6 +172,11 @@ class DecodingConfig:
                     f"decoding schedule {self.schedule!r} compares confidences; policy is "
                     f"{self.policy!r}, take confidence"
                 )
+        if self.greedy_tokens and (self.is_official or self.temperature == 0):
+            raise ConfigError(
+                "decoding greedy_tokens is for a temperature above 0, and a schedule other than "
+                f"official; got temperature {self.temperature} and schedule {self.schedule!r}"
+            )
         if self.approximate is not None and (self.is_official or self.block_length is None):
             raise ConfigError(
                 f"decoding approximate {self.approximate!r} needs a block_length, and a schedule "

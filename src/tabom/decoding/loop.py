@@ -261,7 +261,7 @@ def ask(
     order_uniform_R = token_uniform_R = None
     if config.policy == "random":
         order_uniform_R = uniform(seed, key_R, step, slot_R)
-    if config.temperature > 0:
+    if config.draws_tokens:
         token_uniform_R = uniform(seed, key_R, step, slot_R, TOKEN_STREAM)
     weight_VD = model.head_weight_VD
     rows = max(1, max_logit_bytes // (4 * weight_VD.shape[0]))

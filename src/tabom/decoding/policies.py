@@ -43,24 +43,25 @@ def row_stats(
 
     logits_RV: any float dtype, of the rows that predict the slots. Float32 logits are overwritten
         (at the full vocabulary, every copy that is saved counts).
-    token_uniform_R: float64 keyed draws, needed above temperature 0.
+    token_uniform_R: float64 keyed draws, needed where tokens are drawn.
     order_uniform_R: float64 keyed draws, needed by the random policy.
     Source: TABOM section 4 (decoding by least entropy); Dream's sampler for temperature > 0.
     """
     plain_RV = logits_RV.float()
     choice_RV = plain_RV if config.is_mask_suppressed else plain_RV.clone()
     plain_RV.index_fill_(1, torch.tensor([mask_id], device=plain_RV.device), LOWEST)
+    if not config.draws_tokens:
+        token_R = choice_RV.argmax(dim=-1)  # the first of equal values: the lowest id
     if config.temperature > 0:
-        assert token_uniform_R is not None
         # The clamp undoes LOWEST / T = -inf, which would make 0 * log 0 a NaN.
         choice_RV = truncate(
             (choice_RV / config.temperature).clamp(min=LOWEST),
             top_p=config.top_p,
             top_k=config.top_k,
         )
-        token_R = draw(choice_RV, token_uniform_R)
-    else:
-        token_R = choice_RV.argmax(dim=-1)  # the first of equal values: the lowest id
+        if config.draws_tokens:
+            assert token_uniform_R is not None
+            token_R = draw(choice_RV, token_uniform_R)
     is_same = choice_RV is plain_RV
     plain = distribution_(plain_RV)
     entropy_R = plain.entropy_nats()

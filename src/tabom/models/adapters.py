@@ -213,9 +213,11 @@ def _read_config(folder: Path) -> Any:
         if not (folder / name).is_file():
             raise ModelError(f"adapter folder {folder} has no {name}; pass a PEFT adapter folder")
     try:
-        fields = json.loads((folder / CONFIG_FILE).read_text())
-    except json.JSONDecodeError as error:
+        fields = json.loads((folder / CONFIG_FILE).read_bytes())
+    except ValueError as error:  # not UTF-8, or not JSON
         raise ModelError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ModelError(f"{folder / CONFIG_FILE} holds no JSON object; restore the file")
     if fields.get("peft_type") != "LORA":
         raise ModelError(f"adapter {folder} is a {fields.get('peft_type')!r}; only LORA is known")
     if fields.get("modules_to_save"):
@@ -223,14 +225,23 @@ def _read_config(folder: Path) -> Any:
             f"adapter {folder} saves whole modules {fields['modules_to_save']}; only LoRA "
             "matrices are supported"
         )
-    config = LoraConfig.from_pretrained(str(folder))
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{folder / CONFIG_FILE} is not a LoRA config: {error}") from error
     return replace(config, task_type=None)  # a task type would only add generation hooks
 
 
 def _read_state(family: Family, folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state = load_file(str(folder / WEIGHTS_FILE))
+    try:
+        state = load_file(str(folder / WEIGHTS_FILE))
+    except SafetensorError as error:
+        raise ModelError(
+            f"{folder / WEIGHTS_FILE} cannot be read ({error}); it may be cut short: copy it again"
+        ) from error
     return {rename(key, family.adapter_key_mapping): tensor for key, tensor in state.items()}
 
 

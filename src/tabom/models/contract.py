@@ -66,6 +66,14 @@ class MaskedDiffusionModel(nn.Module):
                 f"mask token id {ids.mask} (from {ids.sources.get('mask', '?')}) is outside the "
                 f"vocabulary of {vocab_size}; pass --mask_token_id with the id of the mask token"
             )
+        for name, known in (("EOS", ids.eos), ("pad", (ids.pad,))):
+            for token in known:
+                if not 0 <= token < vocab_size:
+                    raise ModelError(
+                        f"{name_or_path}: the {name} id {token} (from "
+                        f"{ids.sources.get(name.lower(), '?')}) is outside the vocabulary of "
+                        f"{vocab_size}; correct it in config.json or the tokenizer"
+                    )
 
     @property
     def base_lm(self) -> nn.Module:
@@ -197,9 +205,16 @@ class MaskedDiffusionModel(nn.Module):
                 "checkpoint into the folder"
             )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        ids = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # the template raises what it likes, tokenizers bare Exceptions
+            last = messages[-1]["content"] if messages else ""
+            raise ModelError(
+                f"{self.name_or_path}: the prompt {last[:60]!a} does not go through the chat "
+                f"template and the tokenizer ({type(error).__name__}: {error})"
+            ) from error
         return [int(i) for i in ids]
 
     def decode_response(self, response_ids: list[int]) -> str:

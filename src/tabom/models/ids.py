@@ -17,7 +17,8 @@ def resolve_ids(
     Returns: the ids and their sources. `eos` holds every id that ends a response, the filler
         first; the tokenizer's EOS and the family's end-of-turn tokens are added to the config's.
     Raises: `ModelError` if an id cannot be found, if config and tokenizer name different mask
-        ids, or if the mask is an ordinary word of the tokenizer, an end or a pad token.
+        ids, if the config's is not the one that the tokenizer calls a mask, or if the mask is an
+            ordinary word of the tokenizer, an end or a pad token.
     """
     mask, mask_source = _mask(config, family, tokenizer, mask_token_id)
     _require_no_word(mask, mask_source, tokenizer)
@@ -48,7 +49,10 @@ def _mask(config: ConfigDict, family: Family, tokenizer: Any, user: int | None) 
             f"({tokenizer.mask_token!r}); pass --mask_token_id with the id of the mask token"
         )
     if in_config is not None:
-        return int(in_config), "config.json mask_token_id"
+        if type(in_config) is not int:
+            raise ModelError(f"config.json has mask_token_id {in_config!r}, expected a token id")
+        _require_named_mask(in_config, tokenizer)
+        return in_config, "config.json mask_token_id"
     if in_tokenizer is not None:
         return int(in_tokenizer), f"tokenizer mask_token {tokenizer.mask_token!r}"
     default = family.spec.default_mask_id
@@ -72,6 +76,19 @@ def _require_no_word(mask: int, source: str, tokenizer: Any) -> None:
         raise ModelError(
             f"mask token id {mask} (from {source}) is the ordinary token {token!r} of the "
             "tokenizer; the mask is a special token: pass --mask_token_id with its id"
+        )
+
+
+def _require_named_mask(mask: int, tokenizer: Any) -> None:
+    """A tokenizer without a mask_token attribute (LLaDA's) still has the token, under its name."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    masks = {i: str(token) for i, token in added.items() if "mask" in str(token).lower()}
+    if masks and mask not in masks:
+        found = repr(str(added[mask])) if mask in added else "no special token"
+        raise ModelError(
+            f"config.json says mask_token_id {mask}, which is {found} of the tokenizer, and the "
+            f"tokenizer has {', '.join(f'{text!r} ({i})' for i, text in masks.items())}; pass "
+            "--mask_token_id with the id of the mask token"
         )
 
 

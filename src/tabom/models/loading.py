@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tabom.core.errors import ModelError
+from tabom.core.errors import ModelError, TabomError
 from tabom.models.contract import MaskedDiffusionModel, TokenIds
 from tabom.models.families import detect_family, get_family
 from tabom.models.family import ConfigDict, Family, rename
@@ -49,7 +49,7 @@ def load_model(
     published = read_config(folder)
     family = detect_family(published, where=str(folder))
     tokenizer = load_tokenizer(family, folder, required=require_tokenizer)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = pick_device(device)
     lm = load_lm(
         folder,
         family=family,
@@ -144,12 +144,26 @@ def read_config(folder: Path) -> ConfigDict:
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json; pass the folder of a checkpoint")
     try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:  # not UTF-8, or not JSON
         raise ModelError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object; pass the folder of a checkpoint")
     return config
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The torch device of a flag; None is CUDA if there is one, else the CPU."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if place.type == "meta":
+            raise ModelError("device 'meta' holds no numbers; take cpu or cuda")
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"device {str(device)!r} is not there ({_line(error)}); take cpu or cuda"
+        ) from error
+    return place
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -194,7 +208,15 @@ def load_lm(
 
     `dtype` is applied while loading: a later `.to(bfloat16)` would also round the rotary table.
     """
-    config = family.make_config(published)
+    try:
+        config = family.make_config(published)
+    except TabomError:
+        raise
+    except Exception as error:  # transformers checks the fields with errors of many kinds
+        raise ModelError(
+            f"{folder}/config.json does not describe a model of family {family.spec.name}: "
+            f"{_line(error)}"
+        ) from error
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
     if family.key_mapping is not None:
         options["key_mapping"] = dict(family.key_mapping)
@@ -203,8 +225,11 @@ def load_lm(
             lm, info = family.lm_class.from_pretrained(
                 folder, attn_implementation=attn_implementation, **options
             )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder}: the weights do not load: {_line(error)}") from error
+    except Exception as error:  # many kinds: safetensors has its own, torch asserts
+        raise ModelError(
+            f"{folder}: the weights do not load: {_line(error)}; a file may be cut short, or "
+            "config.json of another checkpoint"
+        ) from error
     problems = {
         kind: sorted(str(key) for key in info[kind])
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")

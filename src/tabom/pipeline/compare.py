@@ -50,11 +50,15 @@ class TaskTest:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Accuracy and cost of one arm on one set at one speed, over its seeds."""
+    """Accuracy and cost of one arm on one set at one speed, over its seeds.
+
+    schedule: what sets the speed, for people: "2" tokens a step, "threshold 0.9", "factor 1".
+    """
 
     arm: str
     set: str
     tokens_per_step: int
+    schedule: str
     accuracy: float
     tokens_per_forward: float
     num_forwards: float
@@ -193,21 +197,36 @@ def _tests(runs: Sequence[EvaluatedRun], bases: Sequence[EvaluatedRun]) -> list[
 
 def _speeds(runs: Sequence[EvaluatedRun]) -> list[Speed]:
     groups: dict[tuple[str, str, int], list[Any]] = {}
+    schedules: dict[tuple[str, str, int], str] = {}
     for run in runs:
         for summary in summarize(run.records):
             key = (run.arm, summary.set, summary.tokens_per_step)
             groups.setdefault(key, []).append(summary)
+            schedules.setdefault(key, _schedule(run, summary.set, summary.tokens_per_step))
     return [
         Speed(
             arm=arm,
             set=name,
             tokens_per_step=speed,
+            schedule=schedules[arm, name, speed],
             accuracy=float(np.mean([s.accuracy.estimate for s in group])),
             tokens_per_forward=float(np.mean([s.tokens_per_forward for s in group])),
             num_forwards=float(np.mean([s.num_forwards for s in group])),
         )
         for (arm, name, speed), group in groups.items()
     ]
+
+
+def _schedule(run: EvaluatedRun, name: str, speed: int) -> str:
+    """From the evaluation manifest: under a threshold, tokens a step are not what is set."""
+    decoding = run.manifests.get(name, {}).get(str(speed), {}).get("decoding", {})
+    kind = decoding.get("schedule", "fixed")
+    if kind in ("threshold", "factor"):
+        return f"{kind} {decoding.get(kind):g}"
+    if kind == "official":
+        steps = decoding.get("steps")
+        return "official" if steps is None else f"official, {steps} steps"
+    return str(speed)
 
 
 def _samples(

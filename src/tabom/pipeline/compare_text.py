@@ -27,7 +27,7 @@ def to_rows(comparison: Comparison) -> str:
             place = ["mcnemar", t.arm, t.seed, t.set, t.tokens_per_step]
             writer.writerow([*place, key, getattr(t, key)])
     for s in comparison.speeds:
-        for key in ("accuracy", "tokens_per_forward", "num_forwards"):
+        for key in ("schedule", "accuracy", "tokens_per_forward", "num_forwards"):
             writer.writerow(["speed", s.arm, None, s.set, s.tokens_per_step, key, getattr(s, key)])
     for item in comparison.samples:
         head = ["pass", item.arm, None, item.set, item.tokens_per_step]
@@ -95,14 +95,21 @@ def _speeds(comparison: Comparison) -> str:
         [
             s.arm,
             s.set,
-            str(s.tokens_per_step),
+            s.schedule,
             f"{s.tokens_per_forward:.2f}",
             f"{s.num_forwards:.1f}",
             f"{100 * s.accuracy:.1f}",
         ]
         for s in comparison.speeds
     ]
-    columns = ["arm", "task", "tokens a step", "tokens per forward", "forwards", "accuracy"]
+    columns = [
+        "arm",
+        "task",
+        "tokens a step, or schedule",
+        "tokens per forward",
+        "forwards",
+        "accuracy",
+    ]
     return _markdown("Accuracy against speed", columns, lines)
 
 

@@ -16,9 +16,10 @@ def check_names(recipe: Recipe) -> None:
         if arm.objective is not None:
             with _where(f"arms.{arm.name}"):
                 build_objective(arm.objective, **arm.options)
-    functions = {"verifier": recipe.verifier.function}
+    functions = {"verifier": recipe.verifier.function, "prompts": recipe.prompts.function}
     for item in recipe.evaluation.sets:
         where = f"evaluation.sets.{item.name}"
+        functions[f"{where}.prompts"] = item.prompts.function
         functions |= {f"{where}.metrics.{name}": f for name, f in item.metrics.items()}
         if item.verifier is not None:
             functions[f"{where}.verifier"] = item.verifier.function

@@ -19,6 +19,14 @@ from tabom.verify.config import VerifierConfig
 Role = Literal["in_domain", "out_of_domain"]
 HeldOutCheck = Literal["warn", "error", "off"]
 ArmData = Literal["self_distilled", "ground_truth", "none"]
+_TAKEN = ("", ".", "..", "collect", "verify")  # folders that a seed's own stages write
+_MAX_NAME = 100  # it names a folder
+
+
+def _at_least(where: str, least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"{where}.{name} must be at least {least}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +48,20 @@ class ModelConfig:
     device: str | None = None
     mask_token_id: int | None = None
 
+    def __post_init__(self) -> None:
+        # An empty path is the current folder to `pathlib`.
+        if not self.model_name_or_path.strip():
+            raise ConfigError("model.model_name_or_path is empty; name a folder or a hub id")
+        if self.adapter is not None and not self.adapter.strip():
+            raise ConfigError("model.adapter is empty; name a folder, or null for no adapter")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmConfig:
     """One objective in a study.
 
-    name: as it appears in tables. objective: a preset (see `tabom recipes objectives`), null for
-    the untrained base. data: self_distilled (accepted trajectories) or ground_truth (the data
+    name: as it appears in tables. objective: a preset (see docs/objectives.md), null for the
+    untrained base. data: self_distilled (accepted trajectories) or ground_truth (the data
     set's own answers). options: of the preset. training: fields of `training` that differ.
     """
 
@@ -55,6 +70,18 @@ class ArmConfig:
     data: ArmData = "self_distilled"
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.slug.strip("- ") in _TAKEN or not self.name.isprintable():
+            raise ConfigError(
+                f"arms: {self.name!r} cannot name an arm's folder; take a name with letters, and "
+                "not 'collect' or 'verify'"
+            )
+        if len(self.name) > _MAX_NAME:
+            raise ConfigError(
+                f"arms: the name {self.name[:20] + '...'!r} has {len(self.name)} characters; "
+                f"at most {_MAX_NAME} fit"
+            )
 
     @property
     def is_trained(self) -> bool:
@@ -85,6 +112,16 @@ class EvaluationSet:
     tokens_per_step: tuple[int, ...] = (1,)
     metrics: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not self.name.isprintable():
+            raise ConfigError(f"evaluation.sets: {self.name!r} cannot name a set")
+        speeds = self.tokens_per_step
+        if not speeds or len(set(speeds)) < len(speeds):
+            raise ConfigError(
+                f"evaluation.sets.{self.name}.tokens_per_step: expected one or more different "
+                f"numbers, got {list(speeds)}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -102,6 +139,10 @@ class EvaluationConfig:
     num_fields: int = 64
     held_out_check: HeldOutCheck = "warn"
 
+    def __post_init__(self) -> None:
+        _at_least("evaluation", 1, batch_size=self.batch_size)
+        _at_least("evaluation", 0, num_fields=self.num_fields)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsConfig:
@@ -117,6 +158,20 @@ class DiagnosticsConfig:
     mask_ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     batch_size: int = 32
 
+    def __post_init__(self) -> None:
+        _at_least("diagnostics", 0, num_trajectories=self.num_trajectories)
+        _at_least(
+            "diagnostics",
+            1,
+            cuts_per_trajectory=self.cuts_per_trajectory,
+            batch_size=self.batch_size,
+        )
+        if not self.mask_ratios or not all(0 < ratio <= 1 for ratio in self.mask_ratios):
+            raise ConfigError(
+                "diagnostics.mask_ratios: expected one or more numbers above 0 and up to 1, "
+                f"got {list(self.mask_ratios)}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
@@ -128,6 +183,11 @@ class StudyConfig:
 
     num_workers: int = 1
     threads_per_worker: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("study", 1, num_workers=self.num_workers)
+        if self.threads_per_worker is not None:
+            _at_least("study", 1, threads_per_worker=self.threads_per_worker)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +225,9 @@ class Recipe:
             raise ConfigError("arms: a recipe needs at least one arm")
         if not self.seeds:
             raise ConfigError("seeds: a recipe needs at least one seed")
+        for seed in (*self.seeds, self.evaluation.seed):
+            if not 0 <= seed < 2**32:  # what every generator on the way takes
+                raise ConfigError(f"seeds: a seed must be from 0 to 2**32 - 1, got {seed}")
         for arm in self.arms:
             if arm.objective is None and arm.data == "ground_truth":
                 raise ConfigError(f"arms: {arm.name!r} has data but no objective to train with")

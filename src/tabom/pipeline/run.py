@@ -8,7 +8,7 @@ import yaml
 from tqdm import tqdm
 
 from tabom.core import configs
-from tabom.core.atomic import read_json, write_json, write_text
+from tabom.core.atomic import only_one, read_json, write_json, write_text
 from tabom.core.errors import StageError
 from tabom.pipeline.held_out import check_held_out
 from tabom.pipeline.preflight import check_names
@@ -39,18 +39,19 @@ def run_recipe(
         tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
     if todo:
         check_names(recipe)
-    path = Path(recipe.output_dir) / HELD_OUT
-    found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
-    write_json(path, found)
-    if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
-        tqdm.write("\n".join(found["notes"]), file=sys.stderr)
-    run_stages(
-        todo,
-        num_workers=recipe.study.num_workers,
-        threads_per_worker=recipe.study.threads_per_worker,
-        is_quiet=is_quiet,
-    )
-    return _report(recipe, plan, command)
+    with only_one(recipe.output_dir):
+        path = Path(recipe.output_dir) / HELD_OUT
+        found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
+        write_json(path, found)
+        if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
+            tqdm.write("\n".join(found["notes"]), file=sys.stderr)
+        run_stages(
+            todo,
+            num_workers=recipe.study.num_workers,
+            threads_per_worker=recipe.study.threads_per_worker,
+            is_quiet=is_quiet,
+        )
+        return _report(recipe, plan, command)
 
 
 def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:

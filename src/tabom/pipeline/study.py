@@ -2,11 +2,12 @@
 
 import os
 import queue
+import signal
 import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,18 @@ _events: Any = None  # in a worker: the queue to the parent, set once by `_start
 def _start_worker(events: Any, threads: int | None) -> None:
     global _events
     _events = events
+    # Ctrl-C reaches the whole group: the parent alone acts on it, and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     _limit_threads(threads)
+
+
+def _follow_parent() -> None:
+    """End with the parent. One that is killed cannot end its workers, which would wait for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -18,9 +18,8 @@ from tabom.evaluation.records import EvaluationRecord, read_records, summarize
 from tabom.evaluation.stats import LEVEL
 from tabom.pipeline.recipe import ArmConfig, Recipe
 from tabom.pipeline.study import ArmRun, Plan
-from tabom.pipeline.work import FIELDS, RECORDS, TRAJECTORIES, num_shown
+from tabom.pipeline.work import FIELDS, RECORDS, num_shown, read_evaluated
 from tabom.report.data import SCHEMA
-from tabom.trajectory.store import TrajectoryStore
 from tabom.trajectory.verdicts import REASONS
 
 LABELS = {
@@ -83,7 +82,7 @@ def summarize_study(recipe: Recipe, plan: Plan, *, command: str) -> dict[str, An
             "loss_ratio": _loss_ratios(plan),
             "training": _training_curves(plan),
         },
-        "examples": _examples(recipe, plan, runs, notes),
+        "examples": _examples(recipe, plan, notes),
         "notes": [],
     }
 
@@ -215,9 +214,8 @@ def _entropy_curves(recipe: Recipe, plan: Plan) -> list[dict[str, Any]]:
         for run in plan.runs:
             if run.arm != arm:
                 continue
-            roles = {r.id: r.role for r in read_records(run.evaluate.folder / RECORDS)}
-            for t in TrajectoryStore.from_parquet(run.evaluate.folder / TRAJECTORIES):
-                if roles.get(t.id) == "in_domain":
+            for record, t in read_evaluated(run.evaluate.folder):
+                if record.role == "in_domain":
                     steps.append(t.step_N)
                     entropies.append(t.entropy_N)
         if not steps:
@@ -271,7 +269,6 @@ def _training_curves(plan: Plan) -> list[dict[str, Any]]:
 def _examples(
     recipe: Recipe,
     plan: Plan,
-    runs: dict[tuple[str, int | None], list[EvaluationRecord]],
     notes: dict[tuple[str, int | None], Any],
 ) -> list[dict[str, Any]]:
     """A few responses of every arm (its first seed) for the viewer, the same prompts for each."""
@@ -281,15 +278,13 @@ def _examples(
         run = next((r for r in plan.runs if r.arm == arm), None)
         if run is None:
             continue
-        key = (arm.name, run.seed)
-        by_id: dict[str, EvaluationRecord] = {}
-        for record in runs[key]:
-            by_id.setdefault(record.id, record)
+        kept = notes[arm.name, run.seed]
         shown: dict[str, int] = {}
-        for t in TrajectoryStore.from_parquet(run.evaluate.folder / TRAJECTORIES):
-            record = by_id[t.id]
+        for record, t in read_evaluated(run.evaluate.folder):
             limit = most if record.role == "in_domain" else 1
-            if t.id not in notes[key]["fields"] or shown.get(record.set, 0) >= limit:
+            if t.id not in kept["fields"] or shown.get(record.set, 0) >= limit:
+                continue
+            if kept.get("set_of", {}).get(t.id, record.set) != record.set:
                 continue
             shown[record.set] = shown.get(record.set, 0) + 1
             examples.append(
@@ -300,10 +295,10 @@ def _examples(
                     "reference": t.reference,
                     "response": t.response,
                     "is_correct": bool(record.correct),
-                    "tokens": notes[key]["tokens"][t.id],
+                    "tokens": kept["tokens"][t.id],
                     "step": t.step_N.tolist(),
                     "entropy": t.entropy_N.tolist(),
-                    "field": notes[key]["fields"][t.id],
+                    "field": kept["fields"][t.id],
                 }
             )
     return examples

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom._version import __version__
-from tabom.core import configs
+from tabom.core import configs, keys
 from tabom.core.errors import ConfigError
 from tabom.pipeline.identity import model_identity
 from tabom.pipeline.recipe import ModelConfig
@@ -166,7 +166,12 @@ def tasks_work(
             for task, rows in run.samples.items():
                 manifests.setdefault(task, {})[str(speed)] = {
                     **lm.manifest_of(task),
-                    "data": settings["data"].get(task, {}),
+                    "data": {
+                        **settings["data"].get(task, {}),
+                        # What was asked, wherever it came from: a name on the hub may move.
+                        "documents": keys.content_id(*sorted({str(r["doc_hash"]) for r in rows})),
+                    },
+                    "unsafe_exec": config.unsafe_exec,
                     "chat_template": config.apply_chat_template,
                     "num_samples": config.num_samples,
                     "num_documents": config.num_documents,

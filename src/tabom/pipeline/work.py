@@ -1,20 +1,22 @@
 """What each stage does. Everything heavy is imported inside, in the process that needs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tabom.collect.prompts import load_prompts
-from tabom.core.errors import StageError
+from tabom.core.errors import DataError, StageError
 from tabom.pipeline.identity import prompts_identity
 from tabom.pipeline.recipe import ArmConfig, ModelConfig, Recipe
 from tabom.trajectory.store import TrajectoryStore
 from tabom.trajectory.verdicts import read_verdicts, write_verdicts
 
 if TYPE_CHECKING:
+    from tabom.evaluation.records import EvaluationRecord
     from tabom.models.contract import MaskedDiffusionModel
+    from tabom.trajectory.record import Trajectory
 
 Done = Callable[[int, int], None]  # (done, total)
 VERDICTS = "verdicts.parquet"
@@ -166,6 +168,33 @@ TRAJECTORIES = "trajectories.parquet"
 FIELDS = "fields.json"
 
 
+def read_evaluated(folder: Path) -> Iterator[tuple["EvaluationRecord", "Trajectory"]]:
+    """Each stored trajectory with its record, which is the one at the set's first speed.
+
+    Paired by place: two sets may ask the same prompts, and ids are then no key.
+    """
+    from tabom.evaluation.records import read_records
+
+    first: dict[str, int] = {}
+    records = [
+        r
+        for r in read_records(folder / RECORDS)
+        if r.tokens_per_step == first.setdefault(r.set, r.tokens_per_step)
+    ]
+    store = TrajectoryStore.from_parquet(folder / TRAJECTORIES)
+    if len(records) != len(store):
+        raise DataError(
+            f"{folder}: {len(store)} trajectories for {len(records)} records; evaluate again"
+        )
+    for record, trajectory in zip(records, store, strict=True):
+        if record.id != trajectory.id:
+            raise DataError(
+                f"{folder}: trajectory {trajectory.id!r} stands where {record.id!r} was recorded; "
+                "evaluate again"
+            )
+        yield record, trajectory
+
+
 def evaluate_work(
     *,
     folder: Path,
@@ -191,7 +220,8 @@ def evaluate_work(
 
     model = open_model(recipe.model, trained=trained_folder)
     records, trajectories = [], []
-    notes: dict[str, Any] = {"tds": {}, "fields": {}, "tokens": {}}
+    # set_of: the set whose response to a prompt is kept for the viewer; sets may share prompts.
+    notes: dict[str, Any] = {"tds": {}, "fields": {}, "tokens": {}, "set_of": {}}
     manifests: dict[str, dict[str, Any]] = {}
     loaded = [
         (item, load_prompts(item.prompts, seed=recipe.evaluation.seed))
@@ -235,12 +265,13 @@ def evaluate_work(
                 "average": _plain(np.asarray(result.tds.average)),
             }
         shown = num_shown(recipe.decoding.max_new_tokens)
-        notes["fields"] |= {k: _plain(v) for k, v in list(result.fields.items())[:shown]}
-    for trajectory in trajectories:
-        if trajectory.id in notes["fields"]:
-            notes["tokens"][trajectory.id] = [
-                model.tokenizer.decode([t]) for t in trajectory.response_ids_N.tolist()
-            ]
+        for trajectory in result.trajectories[:shown]:
+            name = trajectory.id
+            if name in result.fields and name not in notes["set_of"]:
+                ids = trajectory.response_ids_N.tolist()
+                notes["set_of"][name] = item.name
+                notes["fields"][name] = _plain(result.fields[name])
+                notes["tokens"][name] = [model.tokenizer.decode([t]) for t in ids]
     with replacing(folder / TRAJECTORIES) as temporary:
         table = pa.Table.from_batches([to_arrow(trajectories)])
         pq.write_table(table, temporary, compression="zstd")
@@ -276,24 +307,22 @@ def diagnose_work(
     trained_folder: Path | None,
     base_evaluate_folder: Path,
 ) -> dict[str, Any]:
-    """Order agreement and loss ratio on the base's own held-out, accepted responses."""
+    """Order agreement and loss ratio on the base's own held-out, accepted responses.
+
+    Those of the sets' first speed. The loss ratio's canvas is the recipe's, or the largest that was
+    decoded: an evaluation set may have more slots than the trajectories of training.
+    """
     from tabom.core.atomic import write_json
     from tabom.diagnostics.loss_ratio import loss_ratio
     from tabom.diagnostics.model_order import context_agreement, context_entropies
-    from tabom.evaluation.records import read_records
     from tabom.training.dataset import examples_from_text
 
     model = open_model(recipe.model, trained=trained_folder)
     config = recipe.diagnostics
-    right = {
-        r.id
-        for r in read_records(base_evaluate_folder / RECORDS)
-        if r.correct and r.role == "in_domain"
-    }
     found = [
-        t
-        for t in TrajectoryStore.from_parquet(base_evaluate_folder / TRAJECTORIES)
-        if t.id in right
+        trajectory
+        for record, trajectory in read_evaluated(base_evaluate_folder)
+        if record.correct and record.role == "in_domain"
     ][: config.num_trajectories]
     result: dict[str, Any] = {"num_trajectories": len(found)}
     if found:
@@ -307,11 +336,12 @@ def diagnose_work(
         agreement = context_agreement(contexts)
         result |= {"order_agreement": agreement.accuracy, "kendall_tau": agreement.tau}
         report(1, 2)
+        num_slots = max(recipe.decoding.max_new_tokens, *(t.num_slots for t in found))
         with_truth = [t for t in found if t.row.get("ground_truth")]
         truth = examples_from_text(
             [(t.prompt, str(t.row["ground_truth"])) for t in with_truth],
             model=model,
-            max_new_tokens=recipe.decoding.max_new_tokens,
+            max_new_tokens=num_slots,
         )
         by_prompt = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth}
         pairs = [t for t in with_truth if t.prompt_ids.tobytes() in by_prompt]
@@ -323,7 +353,7 @@ def diagnose_work(
                 seed=recipe.evaluation.seed,
                 batch_size=config.batch_size,
                 ratios=config.mask_ratios,
-                num_slots=recipe.decoding.max_new_tokens,
+                num_slots=num_slots,
             )
             result["loss_ratio"] = ratio.ratio_M.tolist()
             result["mask_ratios"] = list(config.mask_ratios)

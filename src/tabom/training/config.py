@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from tabom.core.configs import require_finite
 from tabom.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class TrainingConfig:
     resume: Resume = "auto"
 
     def __post_init__(self) -> None:
+        require_finite(self, "training")
         for name, kind in (
             ("save_strategy", Strategy),
             ("eval_strategy", Strategy),
@@ -105,6 +107,8 @@ class TrainingConfig:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"training {name} must be at least 1, got {getattr(self, name)}")
+        if self.max_steps == 0:
+            raise ConfigError("training max_steps is 0; set at least 1, or -1 to train by epochs")
         if self.max_steps < 1 and self.num_train_epochs <= 0:
             raise ConfigError(
                 "training has no length: set num_train_epochs above 0, or max_steps at least 1"

@@ -100,7 +100,13 @@ def examples_from_text(
     """
     examples, dropped = [], Counter[str]()
     for prompt, text in rows:
-        answer = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        try:
+            answer = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # tokenizers raise bare Exceptions
+            raise DataError(
+                f"the answer {text[:60]!a} does not go through the tokenizer of "
+                f"{model.name_or_path} ({type(error).__name__}: {error})"
+            ) from error
         length = len(answer) + 1
         if not answer:
             dropped["empty answer"] += 1

@@ -166,6 +166,15 @@ def _code(config: VerifierConfig) -> Checker:
     return Checker(name=name, judge=judge, num_parallel=num_workers)
 
 
+def _python(_: VerifierConfig) -> Checker:
+    from tabom.verify.code import judge_python
+
+    return Checker(
+        name="python",
+        judge=lambda trajectory, has_end: judge_python(trajectory.response, has_end=has_end),
+    )
+
+
 def _num_workers(config: VerifierConfig) -> int:
     """The setting, or the cores that this process may use."""
     if config.num_workers is not None:
@@ -219,6 +228,7 @@ CHECKERS: dict[str, Callable[[VerifierConfig], Checker]] = {
     "number": _number,
     "math": _math,
     "code": _code,
+    "python": _python,
     "function": _function,
     "accept_all": _accept_all,
 }

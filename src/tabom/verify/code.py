@@ -6,12 +6,20 @@ before them), `test` with `entry_point` (HumanEval: a `check(candidate)` functio
 """
 
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from tabom.core.errors import ConfigError
-from tabom.verify.extract import called_function, extract_function, extract_program, parses
+from tabom.verify.extract import (
+    called_function,
+    does_something,
+    extract_function,
+    extract_program,
+    parses,
+    python_texts,
+)
 from tabom.verify.sandbox.run import Limits, Sandbox
 
 
@@ -142,3 +150,24 @@ def judge_code(
     if outcome.state == "bad_tests":
         return "unverifiable", outcome.detail
     return ("truncated" if is_cut else "wrong"), outcome.detail
+
+
+def judge_python(response: str, *, has_end: bool) -> tuple[str, str]:
+    """(reason, detail) of a response to a row without tests: it ended, and its Python code parses.
+
+    Nothing is run. Says that a response is whole, not that it is right.
+    """
+    if not response.strip():
+        return "no_answer", "the response is empty"
+    if not has_end:
+        return "truncated", "no end token"
+    texts = python_texts(response)
+    if not any(map(does_something, texts)):
+        if texts:
+            return "wrong", "no Python block is a program"
+        return "no_answer", "no Python code in the response"
+    # An excerpt may be indented.
+    broken = [i for i, text in enumerate(texts, 1) if not parses(textwrap.dedent(text))]
+    if broken:
+        return "wrong", f"Python block {broken[0]} of {len(texts)} does not compile"
+    return "accepted", f"{len(texts)} Python block" + ("" if len(texts) == 1 else "s")

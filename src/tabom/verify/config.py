@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from tabom.core.errors import ConfigError
 
-CheckerType = Literal["exact", "number", "math", "code", "function", "accept_all"]
+CheckerType = Literal["exact", "number", "math", "code", "python", "function", "accept_all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,8 @@ class VerifierConfig:
 
     type: exact (the whole response equals the reference), number (the final number equals the
         reference's: the light checker), math (symbolic equality by math-verify), code (the row's
-        tests, in a sandbox), function (one of yours), accept_all.
+        tests, in a sandbox), python (it ended and its Python compiles; nothing is run), function
+        (one of yours), accept_all.
     function: "package.module:name" of `f(*, response, row, **args) -> (reason, detail)`; only for
         type function.
     args: further keyword arguments of that function; for math timeout_s, for code the limits of

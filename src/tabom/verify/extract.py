@@ -72,6 +72,32 @@ def extract_function(response: str, *, entry_point: str | None, prompt: str = ""
     return (whole or usable)[0]
 
 
+def python_texts(response: str) -> list[str]:
+    """Every text of a response that is meant to be Python.
+
+    The fenced blocks that say so, all of them; else, of the blocks that name no language and of
+    the text outside any, what parses and does something. Blocks of other languages are left out.
+    """
+    blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(response)]
+    named = [code for name, code in blocks if name in _PYTHON and name and code.strip()]
+    if named:
+        return named
+    if blocks:
+        return [code for name, code in blocks if not name and does_something(code)]
+    found = response if does_something(response) else _longest_program(response)
+    return [found] if does_something(found) else []
+
+
+def does_something(code: str) -> bool:
+    """Whether a text is a program that defines or calls anything; the word "Yes" parses too."""
+    tree = _parse(textwrap.dedent(code))
+    return tree is not None and any(
+        isinstance(node, _KEPT)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await))
+        for node in tree.body
+    )
+
+
 def called_function(tests: list[str]) -> str | None:
     """The function that asserts call, where they all call one that is no builtin."""
     names: list[set[str]] = []

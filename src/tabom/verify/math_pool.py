@@ -42,11 +42,15 @@ class MathPool:
             self._workers.put(worker)
         self._finalizer = weakref.finalize(self, _stop_all, workers)
 
-    def compare(self, reference: str, answer: str) -> tuple[str, str]:
-        """(reason, detail) of an answer against a reference."""
+    def compare(self, reference: str, answer: str, *, is_whole: bool = False) -> tuple[str, str]:
+        """(reason, detail) of an answer against a reference.
+
+        is_whole: `answer` is a whole response, in which math-verify looks for the answer itself;
+            the detail is then what it found.
+        """
         worker = self._workers.get()
         try:
-            return worker.ask(reference, answer, timeout_s=self.timeout_s)
+            return worker.ask(reference, answer, is_whole=is_whole, timeout_s=self.timeout_s)
         finally:
             self._workers.put(worker)
 
@@ -67,10 +71,12 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
 
-    def ask(self, reference: str, answer: str, *, timeout_s: float) -> tuple[str, str]:
+    def ask(
+        self, reference: str, answer: str, *, is_whole: bool, timeout_s: float
+    ) -> tuple[str, str]:
         process = self._start()
         assert process.stdin is not None
-        question = json.dumps([reference, answer]).encode() + b"\n"
+        question = json.dumps([reference, answer, is_whole]).encode() + b"\n"
         try:
             process.stdin.write(question)
             process.stdin.flush()
@@ -104,7 +110,7 @@ class _Worker:
         )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, EOFError):
-            self._process.stdin.write(b'["1", "1"]\n')
+            self._process.stdin.write(b'["1", "1", false]\n')
             self._process.stdin.flush()
             deadline = time.monotonic() + _START_S
             if self._line(deadline) == b"gold" and self._line(deadline) is not None:

@@ -1,8 +1,9 @@
 """One worker of the pool: compares answers with math-verify, in the main thread of its process.
 
 math-verify stops an endless simplification with SIGALRM, which only a main thread may use.
-Reads one JSON [reference, answer] a line; writes "gold", then one JSON [reason, detail] a line. A
-parent that has seen "gold" knows that it is the answer which takes too long.
+Reads one JSON [reference, answer, whether it is a whole response] a line; writes "gold", then one
+JSON [reason, detail] a line. A parent that has seen "gold" knows that it is the answer which takes
+too long.
 """
 
 import contextlib
@@ -39,6 +40,21 @@ def compare(reference: str, answer: str, *, tell_gold: Any = None) -> tuple[str,
     return "wrong", f"{answer[:60]}, wanted {reference[:60]}"
 
 
+def compare_whole(reference: str, response: str, *, tell_gold: Any = None) -> tuple[str, str]:
+    """(reason, answer) of a whole response: anything in it that math-verify takes for an answer."""
+    from math_verify import parse, verify
+
+    gold = parse(f"${reference}$")
+    if tell_gold is not None:
+        tell_gold()
+    if not gold:
+        return "unverifiable", ""
+    found = parse(response)
+    if not found:
+        return "no_answer", ""
+    return "accepted" if verify(gold, found) else "wrong", str(found[-1])
+
+
 def _parse(text: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 
@@ -70,9 +86,10 @@ def main() -> None:
         channel.flush()
 
     for line in sys.stdin:
-        reference, answer = json.loads(line)
+        reference, answer, is_whole = json.loads(line)
+        judge = compare_whole if is_whole else compare
         try:
-            verdict = compare(reference, answer, tell_gold=lambda: write("gold"))
+            verdict = judge(reference, answer, tell_gold=lambda: write("gold"))
         except (Exception, RecursionError, MemoryError) as error:
             verdict = "wrong", f"could not be compared: {type(error).__name__}"
         write(json.dumps(verdict))

@@ -113,6 +113,10 @@ def test_shuffle_is_a_permutation_keyed_by_the_seed(tmp_path: Path) -> None:
         ([{"messages": [{"role": "user"}]}], "row 0: messages must be a list"),
         ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "'a' occurs twice"),
         ([], "no prompts left of 0 rows"),
+        (['{"prompt": "a \\ud800"}'], "line 1: not UTF-8 text .*surrogates not allowed"),
+        (['{"prompt": ' + "[" * 9000 + "]" * 9000 + "}"], "line 1: not JSON"),
+        ([{"prompt": True}], "row 0: prompt is True, expected the prompt's text"),
+        (['{"prompt": NaN}'], "row 0: no prompt"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, lines: list[Any], message: str) -> None:
@@ -120,6 +124,19 @@ def test_malformed_rows_are_named(tmp_path: Path, lines: list[Any], message: str
     with pytest.raises(DataError, match=message) as error:
         load_prompts(PromptSource(path=path), seed=0)
     assert "bad.jsonl" in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n')
+    source = PromptSource(path=str(tmp_path / "bom.jsonl"))
+    assert [p.prompt for p in load_prompts(source, seed=0)] == ["a"]
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    for name, data in (("a.jsonl", b'{"prompt": "\xe9"}'), ("a.parquet", b"PAR1"), ("a.csv", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=name):
+            load_prompts(PromptSource(path=str(tmp_path / name)), seed=0)
 
 
 def test_wrong_sources_say_what_to_do(tmp_path: Path) -> None:

@@ -148,6 +148,11 @@ def test_load_yaml(tmp_path: Path) -> None:
         ("- 1\n", r"expected 'key: value' lines at the top, found \[1\]"),
         ("", r"at the top, found nothing"),
         ("a: !!python/object/apply:os.getcwd []\n", r"line 1: not valid YAML"),
+        ("a: " + "[" * 3000 + "]" * 3000, r"nested too deeply"),
+        ("a: {b: &x [*x]}\n", r"a\.b\.0: a YAML alias \(\*name\) that contains itself"),
+        ("a: [2024-01-01]\n", r"a\.0: '2024-01-01' is read as a date; for text, put it in quotes"),
+        ("a: !!binary aGk=\n", r"a: .* is read as a bytes"),
+        ('a: "\\ud800"\n', r"a: .* \(a lone surrogate\)"),
     ],
 )
 def test_load_yaml_names_file_and_line(tmp_path: Path, text: str, message: str) -> None:

@@ -32,6 +32,8 @@ from tabom.decoding.policies import candidates_in_block, factor_quota, threshold
         ({"schedule": "official", "alg_temp": -1.0}, "alg_temp must be >= 0"),
         ({"schedule": "threshold", "policy": "confidence", "threshold": 1.5}, "threshold must be"),
         ({"schedule": "factor", "policy": "confidence", "factor": 0.0}, "factor must be above 0"),
+        ({"greedy_tokens": True}, "greedy_tokens is for a temperature above 0.*temperature 0.0"),
+        ({"greedy_tokens": True, "temperature": 1.0, "schedule": "official"}, "'official'"),
         ({"approximate": "dual"}, "needs a block_length"),
         ({"approximate": "both", "block_length": 8}, "'both' is not one of prefix, dual"),
         ({"approximate": "prefix", "block_length": 8, "schedule": "official"}, "other than off"),

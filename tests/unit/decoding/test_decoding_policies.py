@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.policies import (
+    RowStats,
     candidates_in_block,
     distribution_,
     fixed_quota,
@@ -60,6 +61,27 @@ def test_tempered_score_untempered_record() -> None:
     assert stats.score_R.item() == pytest.approx(1 / 6)
     assert stats.confidence_R.item() == pytest.approx(0.25)
     assert stats.entropy_R.item() == pytest.approx(1.5 * math.log(2))
+
+
+def test_greedy_tokens_with_a_tempered_order() -> None:
+    # Row 0: two of three tokens are left by top-p 0.7, (2/3, 1/3); row 1: one, of probability 1.
+    # Untempered the entropies say the same, the confidences (0.5 and 0.8) are other numbers.
+    logits = torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]).log()
+    logits = torch.cat([logits, torch.full((2, 1), 7.0)], dim=1)  # the mask
+
+    def stats(policy: str) -> RowStats:
+        config = DecodingConfig(temperature=1.0, top_p=0.7, policy=policy, greedy_tokens=True)  # type: ignore[arg-type]
+        return row_stats(logits.clone(), config=config, mask_id=3)  # no draws are asked for
+
+    for policy in ("entropy", "confidence", "margin"):
+        assert stats(policy).token_R.tolist() == [1, 2]
+        torch.testing.assert_close(stats(policy).confidence_R, torch.tensor([0.5, 0.8]))
+    torch.testing.assert_close(stats("confidence").score_R, torch.tensor([2 / 3, 1.0]))
+    h = 2 / 3 * math.log(3 / 2) + 1 / 3 * math.log(3)
+    torch.testing.assert_close(stats("entropy").score_R, torch.tensor([-h, 0.0]))
+    assert not DecodingConfig(temperature=1.0, greedy_tokens=True).draws_tokens
+    assert DecodingConfig(temperature=1.0).draws_tokens
+    assert not DecodingConfig().draws_tokens
 
 
 @pytest.mark.parametrize("policy", ["entropy", "confidence", "margin"])

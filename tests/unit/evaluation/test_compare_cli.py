@@ -158,6 +158,27 @@ def test_speed_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "McNemar" not in shown.out  # nothing to compare with
 
 
+@pytest.mark.parametrize(
+    ("decoding", "shown"),
+    [
+        ({"schedule": "threshold", "threshold": 0.9}, "threshold 0.9"),
+        ({"schedule": "factor", "factor": 1.0}, "factor 1"),
+        ({"schedule": "official", "steps": 8}, "official, 8 steps"),
+        ({"schedule": "official", "steps": None}, "official"),
+    ],
+)
+def test_speed_by_threshold_is_not_called_a_token_a_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], decoding: dict[str, Any], shown: str
+) -> None:
+    one = evaluation(tmp_path / "one", {"m": [1, 0]}, forwards=16)
+    two = evaluation(tmp_path / "two", {"m": [1, 1]}, manifest={"decoding": decoding}, forwards=4)
+    out = compare(capsys, one, two).out
+    assert "| one | m | 1 | 1.00 | 16.0 | 50.0 |" in out
+    assert f"| two | m | {shown} | 4.00 | 4.0 | 100.0 |" in out
+    kept = rows(tmp_path / "one" / "compare" / "compare_details.csv")
+    assert [r["value"] for r in kept if r["key"] == "schedule"] == ["1", shown]
+
+
 def test_wrong_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no such folder" in compare(capsys, tmp_path / "no", status=2).err
     (tmp_path / "empty").mkdir()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def test_five_tasks_through_tabom_evaluate(evaluated: Path) -> None:
     one = found["gsm8k_tabom"]["1"]
     assert one["data"]["file"] == "gsm8k.jsonl"
     assert {"batch_size", "dtype", "versions", "setting", "cut", "lm_eval"} <= set(one)
+    assert (one["unsafe_exec"], one["versions"]["math-verify"]) == (False, version("math-verify"))
+    assert len({m["1"]["data"]["documents"] for m in found.values()}) == 5
+    assert one["data"]["documents"] == found["gsm8k_tabom"]["3"]["data"]["documents"]
     results = json.loads((evaluated / "results.json").read_text())
     assert "exact_match,flexible-extract" in results["1"]["results"]["gsm8k_tabom"]
     assert results["3"]["decoding"]["ifeval_tabom"]["num_forwards"] == 4.0

@@ -146,6 +146,11 @@ def test_paper_and_release_differ_where_they_do() -> None:
     assert budget("llada_release", "gsm8k") == (256, 8)
     for setting in SETTINGS:
         assert budget(setting, "math500")[0] == 512
+    for setting, is_drawn in (("dream_paper", True), ("dream_release", False)):
+        config = HarnessConfig.of({"pretrained": "m", "setting": setting})
+        decoding = config.decoding_for("gsm8k_tabom", {})
+        assert (decoding.temperature, decoding.top_p) == (0.1, 0.9)
+        assert decoding.draws_tokens is is_drawn
     release = HarnessConfig.of({"pretrained": "m", "setting": "llada_release"})
     assert release.decoding_for("mbpp_tabom", {}).confidence_eos_eot_inf
     assert release.decoding_for("humaneval_tabom", {}).logits_eos_inf

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.core.errors import ConfigError, DataError
-from tabom.evaluation.tasks import NAMES, answers, code, data, folder, instructions, judged
+from tabom.evaluation.tasks import (
+    NAMES,
+    answers,
+    code,
+    data,
+    folder,
+    instructions,
+    judged,
+    mathematics,
+)
 
 
 def marks(verdicts: list[list[dict[str, Any]]]) -> list[list[int]]:
@@ -69,6 +78,21 @@ def test_formulas() -> None:
     docs = [{"answer": r"\frac{1}{2}"}]
     assert marks(answers.math_whole([responses], docs)) == [[1, 1, 0, 0]]
     assert marks(answers.math_stated([responses], docs)) == [[1, 0, 0, 0]]
+    judged = answers.math_whole([responses], docs)[0]
+    assert [v["reason"] for v in judged] == ["accepted", "accepted", "wrong", "no_answer"]
+    assert [v["answer"] for v in judged[2:]] == ["7", ""]
+    assert answers.math_whole([["1"]], [{"answer": ""}])[0][0]["reason"] == "unverifiable"
+
+
+def test_a_formula_without_end_does_not_hold_an_evaluation_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mathematics, "_WHOLE_S", 1.5)
+    responses = [r"\boxed{9^{9^{9^9}}}", r"\boxed{3}"]
+    assert marks(answers.math_whole([responses], [{"answer": "3"}])) == [[0, 1]]
+    # Not in this process, whose memory and clock an evaluation needs.
+    monkeypatch.setattr("math_verify.parse", None)
+    assert marks(answers.math_whole([responses[1:]], [{"answer": "3"}])) == [[1]]
 
 
 # -- code -----------------------------------------------------------------------------------------

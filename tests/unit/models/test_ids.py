@@ -83,3 +83,28 @@ def test_no_eos_anywhere() -> None:
 def test_mask_that_is_also_another_special(taken: int, name: str) -> None:
     with pytest.raises(ModelError, match=f"mask token id {taken} .* is also the {name} id"):
         resolve_ids(CONFIG, family=DREAM, tokenizer=None, mask_token_id=taken)
+
+
+@pytest.mark.parametrize(
+    "mask, words",
+    [
+        (
+            93,
+            r"mask_token_id 93, which is '<\|eot_id\|>' of the tokenizer.*'<\|mdm_mask\|>' \(95\)",
+        ),
+        (96, r"mask_token_id 96, which is no special token of the tokenizer"),
+        ("95", "has mask_token_id '95', expected a token id"),
+    ],
+)
+def test_a_config_that_names_another_special_token(mask: Any, words: str) -> None:
+    # LLaDA's tokenizer has no mask_token attribute: its vocabulary alone knows the mask.
+    tok = tokenizer(eos_token_id=94)
+    tok.added_tokens_decoder = {93: "<|eot_id|>", 94: "<|endoftext|>", 95: "<|mdm_mask|>"}
+    tok.all_special_ids = [94]
+    config = {"mask_token_id": mask, "eos_token_id": 94}
+    llada = get_family("llada")
+    with pytest.raises(ModelError, match=words):
+        resolve_ids(config, family=llada, tokenizer=tok)
+    assert resolve_ids({**config, "mask_token_id": 95}, family=llada, tokenizer=tok).mask == 95
+    if mask == 93:  # the user's word counts
+        assert resolve_ids(config, family=llada, tokenizer=tok, mask_token_id=93).mask == 93

@@ -65,3 +65,40 @@ def test_arms_and_sets_override_the_recipe(tiny_recipe: Path) -> None:
 def test_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'toy-quick'"):
         load_recipe("toy-quik")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('arms.1.name=".."', r"arms: '\.\.' cannot name an arm's folder"),
+        ('arms.1.name="."', "cannot name an arm's folder"),
+        ('arms.1.name=""', "cannot name an arm's folder"),
+        ("arms.1.name=Collect", "cannot name an arm's folder"),
+        ("arms.1.name=verify", "cannot name an arm's folder"),
+        ('arms.1.name="a\\nb"', "cannot name an arm's folder"),
+        (f"arms.1.name={'x' * 300}", "has 300 characters; at most 100 fit"),
+        ("seeds=[-1]", r"from 0 to 2\*\*32 - 1, got -1"),
+        ("seeds=[4294967296]", "got 4294967296"),
+        ("evaluation.seed=-1", "got -1"),
+        ('evaluation.sets.0.name=""', "cannot name a set"),
+        ("evaluation.sets.0.tokens_per_step=[]", r"one or more different numbers, got \[\]"),
+        ("evaluation.sets.0.tokens_per_step=[2, 2]", r"got \[2, 2\]"),
+        ("evaluation.batch_size=0", "evaluation.batch_size must be at least 1, got 0"),
+        ("evaluation.num_fields=-1", "evaluation.num_fields must be at least 0, got -1"),
+        ("diagnostics.batch_size=0", "diagnostics.batch_size must be at least 1, got 0"),
+        ("diagnostics.mask_ratios=[0]", "diagnostics.mask_ratios"),
+        ("diagnostics.mask_ratios=[.nan]", "diagnostics.mask_ratios"),
+        ("study.num_workers=0", "study.num_workers must be at least 1, got 0"),
+        ("study.threads_per_worker=0", "study.threads_per_worker must be at least 1"),
+        ('model.model_name_or_path=""', "model.model_name_or_path is empty"),
+        ("training.learning_rate=.nan", "learning_rate must be a finite number, got nan"),
+        ("decoding.temperature=.inf", "temperature must be a finite number, got inf"),
+        ("prompts.args.day=2024-01-01", "read as a date; for text, put it in quotes"),
+        ("prompts.args.x=&a [*a]", "a YAML alias .* that contains itself"),
+    ],
+)
+def test_a_value_that_would_fail_later_fails_at_once(
+    tiny_recipe: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(tiny_recipe), overrides=[override])

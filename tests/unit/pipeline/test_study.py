@@ -5,13 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
+from tabom.evaluation.records import EvaluationRecord, write_records
 from tabom.pipeline.recipe import Recipe, load_recipe
 from tabom.pipeline.run import report_folder, run_recipe
 from tabom.pipeline.study import pending_stages, plan_study, run_stages
+from tabom.pipeline.work import RECORDS, TRAJECTORIES, read_evaluated
+from tabom.trajectory.record import Trajectory
+from tabom.trajectory.schema import to_arrow
 
 
 def recipe_in(path: Path, folder: Path, *overrides: str) -> Recipe:
@@ -148,3 +154,84 @@ def test_names_are_checked_before_anything_starts(
     with pytest.raises(ConfigError, match=message):
         run_recipe(recipe, command="test", is_quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("num_slots", [8, 24])
+def test_a_set_has_its_own_number_of_slots(
+    tiny_recipe: Path, tmp_path: Path, num_slots: int
+) -> None:
+    """As the published recipes: 512 slots to answer in, 256 in the trajectories of training."""
+    recipe = recipe_in(
+        tiny_recipe, tmp_path / "out", f"evaluation.sets.0.decoding.max_new_tokens={num_slots}"
+    )
+    summary, _ = run_recipe(recipe, command="test", is_quiet=True)
+    assert summary["curves"]["loss_ratio"]["values"]
+    widths = {(e["set"], len(e["step"])) for e in summary["examples"]}
+    assert widths == {("sort", num_slots), ("reverse", 16)}
+
+
+def test_two_sets_may_ask_the_same_prompts(tiny_recipe: Path, tmp_path: Path) -> None:
+    """One task decoded in two ways: each set keeps its own responses, roles and viewer."""
+    recipe = recipe_in(tiny_recipe, tmp_path / "out")
+    first = recipe.evaluation.sets[0]
+    other = replace(
+        first,
+        name="again",
+        role="out_of_domain",
+        tokens_per_step=(2,),
+        decoding={"policy": "confidence", "max_new_tokens": 12},
+    )
+    recipe = replace(recipe, evaluation=replace(recipe.evaluation, sets=(first, other)))
+    summary, _ = run_recipe(recipe, command="test", is_quiet=True)
+    assert summary["arms"][0]["means"].keys() >= {"set:sort", "set:again"}
+    # Only the in-domain set counts: one slot a step gives 16 steps, two a step would give 6.
+    entropy = summary["curves"]["entropy"][0]
+    assert entropy["steps"] == list(range(16))
+    for example in summary["examples"]:
+        assert example["set"] == "sort"
+        assert {len(row) for row in example["field"]} == {len(example["tokens"])} == {16}
+
+
+def test_a_trajectory_is_paired_with_its_own_record(tmp_path: Path) -> None:
+    """Right at two slots a step and wrong at one: what is stored is the wrong response."""
+
+    def record(name: str, speed: int, correct: int, of: str = "a") -> EvaluationRecord:
+        return EvaluationRecord(
+            set=of, role="in_domain", id=name, tokens_per_step=speed, correct=correct,
+            reason="accepted" if correct else "wrong", num_forwards=1, length=1,
+            tokens_per_forward=1.0, end_step=-1,
+        )  # fmt: skip
+
+    def trajectory(name: str) -> Trajectory:
+        return Trajectory(
+            id=name, prompt="p", prompt_ids=[1], response="r", response_ids_N=[2], step_N=[0],
+            entropy_N=[0.5], confidence_N=[0.5], num_forwards=1,
+        )  # fmt: skip
+
+    records = [record("x", 1, 0), record("y", 1, 1), record("x", 2, 1), record("y", 2, 0),
+               record("x", 2, 1, "b")]  # fmt: skip
+    write_records(tmp_path / RECORDS, records)
+
+    def store(*names: str) -> None:
+        batch = to_arrow([trajectory(name) for name in names])
+        pq.write_table(pa.Table.from_batches([batch]), tmp_path / TRAJECTORIES)
+
+    store("x", "y", "x")
+    found = [(r.set, t.id, r.correct) for r, t in read_evaluated(tmp_path)]
+    assert found == [("a", "x", 0), ("a", "y", 1), ("b", "x", 1)]
+    store("x", "y")
+    with pytest.raises(DataError, match="2 trajectories for 3 records"):
+        list(read_evaluated(tmp_path))
+    store("y", "x", "x")
+    with pytest.raises(DataError, match="'y' stands where 'x'"):
+        list(read_evaluated(tmp_path))
+
+
+def test_two_runs_in_one_folder_are_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    from tabom.core.atomic import only_one
+
+    recipe = recipe_in(tiny_recipe, tmp_path / "out")
+    with only_one(tmp_path / "out"):
+        with pytest.raises(StageError, match="another run is writing here"):
+            run_recipe(recipe, command="test", is_quiet=True)
+    assert list((tmp_path / "out").rglob("manifest.json")) == []

@@ -95,6 +95,18 @@ def test_text_gets_an_end_and_filler_and_what_does_not_fit_is_counted() -> None:
     assert found.dropped == {"answer longer than max_new_tokens 4": 1, "empty answer": 1}
 
 
+def test_an_answer_that_the_tokenizer_refuses_is_named() -> None:
+    class Refusing(FakeModel):
+        name_or_path = "tiny"
+
+        @staticmethod
+        def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+            raise Exception("Missing [UNK] token")  # as tokenizers do
+
+    with pytest.raises(DataError, match=r"the answer 'b\\u20ac' .* of tiny .*Missing \[UNK\]"):
+        examples_from_text([("a", "b€")], model=Refusing(), max_new_tokens=4)  # type: ignore[arg-type]
+
+
 def test_collate_by_hand() -> None:
     batch = collate([example([3, 4, 5]), example([6], name="f")], pad_id=PAD, mask_id=MASK)
     assert batch.prompt_ids_BP.tolist() == [[3, 4, 5], [PAD, PAD, 6]]

@@ -86,6 +86,18 @@ def test_accept_all_accepts_even_a_response_with_holes():
     assert verdict.verifier == "accept_all"
 
 
+def test_python_is_wired():
+    config = VerifierConfig(type="python")
+    verdict = judge(config, make("def f():\n    return 1\n"))
+    assert (verdict.reason, verdict.detail, verdict.verifier) == (
+        "accepted",
+        "1 Python block",
+        "python",
+    )
+    assert judge(config, make("def f(): pass", ids=[5, 6, 7])).reason == "truncated"
+    assert judge(config, make("def f(): pass", ids=[5, MASK, END])).reason == "truncated"
+
+
 def test_function_gets_response_row_and_args(module):
     seen = {}
 
@@ -147,7 +159,7 @@ def test_number_type_is_wired():
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"type": "exakt"}, "'exakt' is not one of exact, number, math, code, function"),
+        ({"type": "exakt"}, "'exakt' is not one of exact, number, math, code, python, function"),
         ({"type": "function"}, "needs verifier.function"),
         ({"type": "exact", "function": "a:b"}, "takes no function"),
         ({"type": "number", "args": {"a": 1}}, "takes no function and no args"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tabom.verify.code import judge_python
 from tabom.verify.extract import called_function, extract_function, extract_program
 
 PROMPT = '''from typing import List
@@ -131,3 +132,35 @@ def test_text_that_breaks_parsers_is_no_code(bomb):
 def test_odd_escapes_warn_nobody(recwarn):
     extract_function("def f(x):\n    return '\\d'\n", entry_point="f")
     assert not recwarn.list
+
+
+PYTHON = "```python\ndef f(x):\n    return x\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        (f"Sure.\n{PYTHON}Done.", "accepted"),
+        (f"{PYTHON}It prints:\n```\n3 apples left\n```\n", "accepted"),  # an example of output
+        (f"```cpp\nint f() {{ return 1; }}\n```\nIn Python:\n{PYTHON}", "accepted"),
+        ("Add it:\n```py\n    x = f(1)\n    return_value = x\n```\n", "accepted"),  # an excerpt
+        ("```\nimport os\nprint(os.name)\n```\n", "accepted"),
+        ("```python\nprint(1)\n```\n", "accepted"),
+        ("def f(x):\n    return x\n", "accepted"),
+        ("Here it is.\ndef f(x):\n    return x\n\nThis gives x.", "accepted"),
+        (f"{PYTHON}```python\nf(1\n```\n", "wrong"),
+        ("```python\ndef f(x:\n    return x\n```\n", "wrong"),
+        ("```python\nreturn 1\n```\n", "wrong"),
+        ("```python\n# to do\n```\n", "wrong"),
+        ("```cpp\nint f() { return 1; }\n```\n", "no_answer"),
+        ("```\nint f() { return 1; }\n```\n", "no_answer"),
+        ("Yes", "no_answer"),
+        ("from what is said, no", "no_answer"),
+        (" ", "no_answer"),
+    ],
+)
+def test_python_that_compiles(response, reason):
+    assert judge_python(response, has_end=True)[0] == reason
+    assert judge_python(response, has_end=False)[0] == (
+        "truncated" if response.strip() else "no_answer"
+    )

@@ -245,10 +245,10 @@ class TabomLM(LM):
     def _decode(
         self, part: Mapping[str, _Job], decoding: DecodingConfig, stored: ResponseFile, bar: Any
     ) -> None:
-        if decoding.temperature == 0 and any(job.sample > 0 for job in part.values()):
+        if not decoding.draws_tokens and any(job.sample > 0 for job in part.values()):
             raise ConfigError(
-                "several samples of one document at temperature 0 would all be the same; give a "
-                "temperature above 0, or ask for one sample"
+                "several samples of one document would all be the same where no token is drawn; "
+                "give a temperature above 0 without greedy_tokens, or ask for one sample"
             )
         # By length: batches hold little padding, and each is on disk as soon as it is decoded.
         jobs = sorted(part.values(), key=lambda job: (len(job.request.prompt_ids), job.request.id))

@@ -3,8 +3,8 @@
 Source: TABOM Table 8 (paper), and the evaluation scripts of its release. A setting is taken whole:
 an option that it fixes cannot be given beside it.
 
-The release's Dream evaluation never draws a token: its temperature and top-p shape the order alone.
-Here a token is drawn at that temperature, which differs where the model is torn between two.
+The paper names a temperature and top-p for Dream, so dream_paper draws tokens at them. The release
+never draws one: in dream_release they shape the order alone (`greedy_tokens`).
 """
 
 import difflib
@@ -58,7 +58,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "dream_release": Setting(
         source="the release's evaluation script for Dream",
-        common=_DREAM,
+        common={**_DREAM, "greedy_tokens": True},
         tasks=_dream(gsm8k=256, math500=512, mbpp=512, humaneval=768, ifeval=512),
         cut="release",
         max_prompt_tokens=1024,
