@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.cli.flags import need
     from tabom.core import configs
     from tabom.core.errors import ConfigError
+    from tabom.objectives.presets import build_objective
     from tabom.pipeline import stages
     from tabom.pipeline.recipe import ArmConfig
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         args, need=("model", "prompts") if args.ground_truth else ("model",)
     )
     options = configs.apply_overrides({}, args.options)
+    build_objective(args.objective, **options)  # a misspelt one is told before data are read
     arm = ArmConfig(
         name=args.objective,
         objective=args.objective,

@@ -212,8 +212,8 @@ class MaskedDiffusionModel(nn.Module):
         except Exception as error:  # the template raises what it likes, tokenizers bare Exceptions
             last = messages[-1]["content"] if messages else ""
             raise ModelError(
-                f"{self.name_or_path}: the prompt {last[:60]!a} does not go through the chat "
-                f"template and the tokenizer ({type(error).__name__}: {error})"
+                f"the tokenizer of {self.name_or_path} does not take this prompt: {last[:60]!a} "
+                f"({type(error).__name__}: {error})"
             ) from error
         return [int(i) for i in ids]
 

@@ -39,12 +39,12 @@ def run_recipe(
         tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
     if todo:
         check_names(recipe)
+    path = Path(recipe.output_dir) / HELD_OUT
+    found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
+    if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
+        tqdm.write("\n".join(found["notes"]), file=sys.stderr)
     with only_one(recipe.output_dir):
-        path = Path(recipe.output_dir) / HELD_OUT
-        found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
         write_json(path, found)
-        if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
-            tqdm.write("\n".join(found["notes"]), file=sys.stderr)
         run_stages(
             todo,
             num_workers=recipe.study.num_workers,

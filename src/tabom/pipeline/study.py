@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -261,6 +262,11 @@ def _run_side_by_side(
                     counts = future.result()
                 except TabomError as error:
                     raise _at(stage, error) from error
+                except BrokenProcessPool as error:
+                    raise StageError(
+                        f"{stage.label}: a worker process was killed, perhaps for want of memory; "
+                        "lower study.num_workers or a batch size, then run again: it goes on"
+                    ) from error
                 shares[str(stage.folder)] = 1.0
                 redraw()
                 _tell(stage, counts, is_quiet)
