@@ -69,27 +69,12 @@ def decoding_of(overrides: Sequence[str], base: "DecodingConfig | None" = None) 
     return configs.build(DecodingConfig, mapping["decoding"], where="decoding")
 
 
-def encode(model: "MaskedDiffusionModel", prompt: str | Messages) -> list[int]:
-    """The templated prompt's ids; what the template or the tokenizer refuses is a DataError."""
-    from tabom.core.errors import DataError, TabomError
-
-    try:
-        return model.encode_prompt(prompt)
-    except TabomError:
-        raise
-    except Exception as error:  # templates and tokenizers raise kinds of their own
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"the tokenizer of {model.name_or_path} does not take this prompt: {reason}"
-        ) from error
-
-
 def request_of(model: "MaskedDiffusionModel", prompt: str | Messages, name: str) -> "DecodeRequest":
     """A request whose draws are keyed by its name and tokens."""
     from tabom.core import keys
     from tabom.decoding.requests import DecodeRequest
 
-    ids = encode(model, prompt)
+    ids = model.encode_prompt(prompt)
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     key = keys.content_id(name, ",".join(map(str, ids)))
     return DecodeRequest(id=key, prompt_ids=ids, prompt=text)
