@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tabom.cli import speak
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.probes import ProbeResult, run_probes
 
@@ -83,7 +82,7 @@ def _template(
     reason = ""
     for text in (SAMPLE, _own_words(model)) if prompt is None else (prompt,):
         try:
-            ids = speak.encode(model, text)
+            ids = model.encode_prompt(text)
         except TabomError as error:
             reason = reason or str(error)
             continue
