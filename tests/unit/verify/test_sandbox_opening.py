@@ -59,7 +59,9 @@ def test_the_probe_finds_what_a_plain_process_can_do():
     assert "the network was reached" in found
     assert "a program that ends itself passed" not in found
     if os.geteuid() == 0:
-        assert "40 processes were started" in found
+        # The attack has a clock too: on a machine that is busy it may not get its forks in time.
+        forked = "40 processes were started"
+        assert any(forked in probe.probe(unsafe(processes=8)) for _ in range(5))
 
 
 def test_the_probe_passes_where_the_sandbox_holds(sandbox):
