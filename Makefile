@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo study test lint bench clean help
+.PHONY: demo study test lint clean help
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Set up, then run the whole pipeline on the embedded toy world
 	$(BIN)/tabom run toy-demo
 
-study: $(STAMP)  ## The larger study behind docs/results.md (ten seeds; about an hour)
+study: $(STAMP)  ## The larger study behind docs/results.md (ten seeds; 20 to 30 minutes on two free cores)
 	$(BIN)/tabom run toy-study
 
 test: $(STAMP) lint  ## Set up, then lint, type check and test
