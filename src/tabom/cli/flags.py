@@ -59,6 +59,20 @@ def add_section(
         )
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the recipe of a whole study, --set and --output_dir."""
+    parser.add_argument("recipe", help="a recipe file, or the name of one of the package")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
+    )
+    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="where to write")
+
+
 def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
     """Add --config, --set, --output_dir, --overwrite and --quiet."""
     parser.add_argument("--config", metavar="RECIPE", help="a recipe file or a recipe's name")

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from tabom.cli.flags import add_recipe
+
 if TYPE_CHECKING:
     from tabom.decoding.config import DecodingConfig
     from tabom.models.sizes import ReadSizes
@@ -14,16 +16,7 @@ GIB = 2**30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom plan`."""
-    parser.add_argument("recipe", help="a recipe file, or the name of one of the package")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
-    )
-    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="where the run writes")
+    add_recipe(parser)
     parser.add_argument(
         "--device_name", "--device-name", metavar="NAME", help="e.g. H200; this machine if left out"
     )

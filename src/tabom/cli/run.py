@@ -6,19 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tabom.cli.flags import add_recipe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom run`."""
-    parser.add_argument("recipe", help="a recipe file, or the name of one of the package")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
-    )
-    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="where to write")
+    add_recipe(parser)
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
     parser.add_argument(
         "--num_workers", "--num-workers", type=int, help="stages side by side, a process each"

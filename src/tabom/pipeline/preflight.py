@@ -1,5 +1,8 @@
 """What can be checked before a study starts, so that it does not stop after hours of collecting."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tabom.core.errors import ConfigError, TabomError
 from tabom.core.hooks import load_function
 from tabom.pipeline.recipe import Recipe
@@ -14,7 +17,7 @@ def check_names(recipe: Recipe) -> None:
 
     for arm in recipe.arms:
         if arm.objective is not None:
-            with _where(f"arms.{arm.name}"):
+            with _at(f"arms.{arm.name}"):
                 build_objective(arm.objective, **arm.options)
     functions = {"verifier": recipe.verifier.function, "prompts": recipe.prompts.function}
     for item in recipe.evaluation.sets:
@@ -25,19 +28,14 @@ def check_names(recipe: Recipe) -> None:
             functions[f"{where}.verifier"] = item.verifier.function
     for where, name in functions.items():
         if name is not None:
-            with _where(where):
+            with _at(where):
                 load_function(name)
 
 
-class _where:  # noqa: N801
-    """A context that puts the place of a setting in front of its error."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TabomError):
-            raise ConfigError(f"{self.place}: {error}") from error
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Put the place of a setting in front of its error."""
+    try:
+        yield
+    except TabomError as error:
+        raise ConfigError(f"{place}: {error}") from error
