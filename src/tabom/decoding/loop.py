@@ -294,6 +294,5 @@ def hidden_rows(
     if len(live_L) < len(ids_LS):
         ids_LS, mask_LS = ids_LS[live_L], None if mask_LS is None else mask_LS[live_L]
         row_R = torch.searchsorted(live_L, batch_R)
-    hidden_LSD = model.hidden_states(ids_LS, mask_LS)
     prompt_width = ids_LS.shape[1] - canvas.open_BN.shape[1]
-    return model.gather_rows(hidden_LSD, row_R, prompt_width + slot_R)
+    return model.asked_hidden(ids_LS, mask_LS, row_R, prompt_width + slot_R)

@@ -196,6 +196,20 @@ class MaskedDiffusionModel(nn.Module):
             position_R = (position_R - 1).clamp(min=0)
         return hidden_BSD[batch_R, position_R]
 
+    def asked_hidden(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor | None,
+        batch_R: Tensor,
+        position_R: Tensor,
+    ) -> Tensor:
+        """The hidden rows `[R, D]` whose logits predict `position_R` of rows `batch_R`.
+
+        As `hidden_states`, then `gather_rows`; what only the other positions need may be left out.
+        """
+        hidden_BSD = self.hidden_states(input_ids_BS, attention_mask_BS)
+        return self.gather_rows(hidden_BSD, batch_R, position_R)
+
     def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
         """Chat-templated prompt ids, the assistant turn opened; a string is one user message."""
         if getattr(self.tokenizer, "chat_template", None) is None:

@@ -39,9 +39,11 @@ class ObjectiveStep(nn.Module):
         """
         num_prompt = prompt_ids_BP.shape[1]
         input_ids_BS = torch.cat([prompt_ids_BP, context.input_ids_BN], dim=1)
-        hidden_BSD = self.model.hidden_states(input_ids_BS, attention_mask_BS)
-        hidden_RD = self.model.gather_rows(
-            hidden_BSD, context.row_batch_R, context.row_slot_R + num_prompt
+        hidden_RD = self.model.asked_hidden(
+            input_ids_BS,
+            attention_mask_BS,
+            context.row_batch_R,
+            context.row_slot_R + num_prompt,
         )
         # Entropies and cross-entropies are float32 by contract; autocast would round the logits.
         with torch.autocast(hidden_RD.device.type, enabled=False):
