@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCHMARKS := head ranking step collector scaling loading
 
-.PHONY: demo study test lint clean help
+.PHONY: demo study bench test lint clean help
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -21,6 +22,11 @@ demo: $(STAMP)  ## Set up, then run the whole pipeline on the embedded toy world
 
 study: $(STAMP)  ## The larger study behind docs/results.md (ten seeds; 20 to 30 minutes on two free cores)
 	$(BIN)/tabom run toy-study
+
+bench: $(STAMP)  ## Measure speed and memory against the usual way (about 15 minutes on two free cores)
+	set -e; export OMP_NUM_THREADS=1; for name in $(BENCHMARKS); do \
+	  echo "$$name"; $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python benchmarks/tables.py
 
 test: $(STAMP) lint  ## Set up, then lint, type check and test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

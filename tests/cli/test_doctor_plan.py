@@ -234,6 +234,60 @@ def test_a_plan_prints_what_it_takes_for_granted(
     assert "per_device_train_batch_size" in text
 
 
+PUBLISHED = ("dream_prm12k", "dream_ling_coder", "llada_prm12k", "llada_ling_coder")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that is asked of the hub fails the test; a model's config is not there."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    def load_dataset(*args: Any, **kwargs: Any) -> Any:
+        assert constants.HF_HUB_OFFLINE
+        assert datasets.config.HF_HUB_OFFLINE
+        raise ConnectionError("offline")
+
+    def snapshot_download(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+@pytest.mark.parametrize("name", [n + f for n in PUBLISHED for f in ("", "-release")])
+@pytest.mark.usefixtures("no_hub")
+def test_a_published_recipe_is_planned_without_the_hub(
+    name: str, tmp_path: Path, capsys: Capture
+) -> None:
+    from huggingface_hub import constants
+
+    options = ["--device_name", "H200", "--num_set_prompts", "HumanEval=10"]
+    found = plan(capsys, Path(name), tmp_path / "out", *options)
+    num_prompts = 12_000 if "prm12k" in name else 18_000
+    assert found["by"]["seed 0 collect"]["num_items"] == num_prompts
+    assert found["by"]["seed 0 collect"]["forwards"] == num_prompts * 256
+    speeds = 2 if "dream_prm12k" in name else 1  # with the paper's parallel decoding of GSM8K
+    assert found["by"]["base evaluate No-SFT"]["num_items"] == 1319 * speeds + 500 + 10
+    assert found["total"]["seconds"] > 3600
+    notes = " ".join(found["assumptions"])
+    assert "prompts of set GSM8K: 1319 of 150 tokens, assumed; assumed size (openai/gsm8k" in notes
+    assert "prompts of set HumanEval: 10 of 150 tokens, assumed; number as given" in notes
+    assert constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_set_of_unknown_size_is_named(tiny_recipe: Path, capsys: Capture) -> None:
+    sets = "[{name: in, role: in_domain, prompts: {dataset_name: no/data}}]"
+    change = ["--set", f"evaluation.sets={sets}"]
+    err = run(capsys, "plan", tiny_recipe, *change, status=2)
+    assert "evaluation set in: the data set no/data is not on this machine" in err
+    assert "--num_set_prompts in=N" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -242,6 +296,13 @@ def test_a_plan_prints_what_it_takes_for_granted(
         (["--num_prompts", 0], "--num_prompts 0"),
         (["--device_name", "abacus"], "abacus"),
         (["--set", "prompts={path: no.jsonl}"], "no file no.jsonl"),
+        (["--set", "prompts={dataset_name: no/data}"], "no/data is not on this machine"),
+        (
+            ["--num_set_prompts", "nothing=5"],
+            "expected SET=N, with a set of the recipe (sort, reverse)",
+        ),
+        (["--num_set_prompts", "5"], "expected SET=N"),
+        (["--num_set_prompts", "sort=many"], "'many' is no number of prompts"),
     ],
 )
 def test_plan_refuses(arguments: list[Any], words: str, tiny_recipe: Path, capsys: Capture) -> None:

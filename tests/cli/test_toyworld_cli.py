@@ -18,8 +18,15 @@ def test_a_base_that_learnt_nothing_is_told(
 ) -> None:
     from tabom.cli.main import main
 
-    monkeypatch.setattr("tabom.toyworld.base.pretrain", lambda folder, *, seed: folder)
-    assert main(["toyworld", "pretrain", str(random_toy)]) == 0
+    asked = {}
+    monkeypatch.setattr("tabom.toyworld.base.pretrain", lambda folder, **given: asked.update(given))
+    assert main(["toyworld", "pretrain", str(random_toy), "--chain_share", "0.001"]) == 0
     out, err = capsys.readouterr()
+    shares = asked["stages"][1].shares
+    assert shares["chain"] == 0.001
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert asked["options"] == " --chain_share 0.001"
+    assert main(["toyworld", "pretrain", str(random_toy), "--chain_share", "0.5"]) == 2
+    assert "chain_share 0.5 is taken from the share of hops" in capsys.readouterr().err
     assert "chain: 0.0" in out
     assert "did not learn to look up" in err

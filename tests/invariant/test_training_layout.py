@@ -7,6 +7,7 @@ were killed and resumed. 20 responses make 2 full steps and an uneven last one o
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,10 @@ import pytest
 import torch
 
 from tabom.core.errors import StageError
+from tabom.training.checkpoints import last_checkpoint
 
+# Of the machine and of how the step was cut up, not of the result.
+MACHINE = {"seconds", "tokens_per_second", "padding", "mfu", "peak_memory_gib"}
 TOLERANCE = 1e-9  # float64 throughout; the Trainer adds up `loss` itself in float32
 FLOAT32 = {"loss": 2e-6, "eval_loss": 2e-6, "grad_norm": 1e-6}
 
@@ -27,7 +31,7 @@ def assert_same_journal(left: list[dict[str, Any]], right: list[dict[str, Any]])
     assert [line["step"] for line in left] == [line["step"] for line in right]
     for a, b in zip(left, right, strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"seconds"}:
+        for name in a.keys() - MACHINE:
             expected = pytest.approx(b[name], abs=FLOAT32.get(name, 2e-8), rel=1e-6)
             assert a[name] == expected, (a["step"], name)
 
@@ -83,13 +87,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> None:
-    """2 ranks x 2 x 2 under gloo; the held-out set of 5 does not divide by two either."""
-    settings = {
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "per_device_eval_batch_size": 2,
-    }
+def two_ranks(world: ModuleType, folder: Path, **settings: Any) -> tuple[list[int], str]:
+    """Exit statuses and the output of two processes under gloo."""
     environment = {
         **os.environ,
         "WORLD_SIZE": "2",
@@ -98,9 +97,17 @@ def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> Non
         "MASTER_PORT": str(free_port()),
         "GLOO_SOCKET_IFNAME": "lo",
     }
+    if settings.get("fsdp"):
+        environment |= {
+            "ACCELERATE_USE_FSDP": "true",
+            "FSDP_VERSION": "2",
+            "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+            "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+            "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+        }
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(world.__file__), str(tmp_path), json.dumps(settings)],
+            [sys.executable, str(world.__file__), str(folder), json.dumps(settings)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -109,11 +116,105 @@ def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> Non
         for rank in (0, 1)
     ]
     outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
+    return [rank.returncode for rank in ranks], "\n".join(outputs)
+
+
+def trained_weights(world: ModuleType, folder: Path) -> dict[str, torch.Tensor]:
     trained = world.tiny_model()
-    trained.lm = type(trained.lm).from_pretrained(tmp_path, dtype=torch.float64)
-    assert_close(world.weights(trained), reference[0])
+    trained.lm = type(trained.lm).from_pretrained(folder, dtype=torch.float64)
+    return world.weights(trained)
+
+
+def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> None:
+    """2 ranks x 2 x 2 under gloo; the held-out set of 5 does not divide by two either.
+
+    In the middle one of the two gets a SIGTERM: both stop after the same step, and save it. One
+    process, in micro-batches of another size, goes on from there.
+    """
+    settings = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "per_device_eval_batch_size": 2,
+    }
+    codes, output = two_ranks(world, tmp_path, sigterm_at=[1, 3], **settings)
+    assert codes == [143, 143], output
+    # Noted while step 3 ended; known to all when step 4 began.
+    assert "stopped by SIGTERM after step 4 of 6; checkpoint-4" in output
+    assert not (tmp_path / "tabom_manifest.json").exists()
+    model, result = world.run(
+        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    assert result.resumed_from == 4
+    assert_close(world.weights(model), reference[0])
     assert_same_journal(world.journal(tmp_path), reference[1])
+
+
+@pytest.mark.slow
+def test_two_sharded_processes(world: ModuleType, reference: Any, tmp_path: Path) -> None:
+    """FSDP: checkpoints are in shards, and what is left is a whole model in the usual layout."""
+    settings = {
+        "use_cpu": True,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "fsdp": True,
+    }
+    codes, output = two_ranks(world, tmp_path, **settings)
+    assert codes == [0, 0], output
+    assert (tmp_path / "checkpoint-3" / "pytorch_model_fsdp_0").is_dir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
+    assert_close(trained_weights(world, tmp_path), reference[0])
+    assert_same_journal(world.journal(tmp_path), reference[1])
+    assert json.loads((tmp_path / "config.json").read_text())["tabom_family"] == "toy"
+
+
+def test_sigterm_loses_nothing(
+    world: ModuleType, reference: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One process: the step that it met is finished and saved, whatever save_strategy says."""
+
+    def terminate(done: int, total: int, metrics: dict[str, float]) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    with pytest.raises(SystemExit) as stopped:
+        world.run(tmp_path, progress=terminate, **settings)
+    assert stopped.value.code == 143
+    assert "after step 3 of 6" in caplog.text
+    assert [f.name for f in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    model, result = world.run(tmp_path, **settings)
+    assert result.resumed_from == 3
+    assert_close(world.weights(model), reference[0])
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_grouping_by_length_is_blind_to_the_layout(
+    world: ModuleType, reference: Any, tmp_path: Path, group: bool
+) -> None:
+    """With the flag other responses meet in a step, but whichever the layout, the same ones."""
+    whole, parts = (
+        world.weights(
+            world.run(
+                tmp_path / str(batch),
+                group_by_length=group,
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=8 // batch,
+            )[0]
+        )
+        for batch in (4, 1)
+    )
+    assert_close(whole, parts)
+    differs = max(float((whole[n] - reference[0][n]).abs().max()) for n in whole)
+    assert (differs > 1e-4) == group
+
+
+def test_the_fused_optimiser_is_adamw(world: ModuleType, reference: Any, tmp_path: Path) -> None:
+    plain, _ = world.run(
+        tmp_path, optim="adamw_torch", per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    assert_close(world.weights(plain), reference[0])
 
 
 class KilledError(Exception):
@@ -158,7 +259,7 @@ def test_resumed_run_is_bit_equal(
     assert result.steps == 6
     expected, found = world.weights(whole), world.weights(resumed)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    keep = [[{k: v for k, v in line.items() if k != "seconds"} for line in world.journal(f)]
+    keep = [[{k: v for k, v in line.items() if k not in MACHINE} for line in world.journal(f)]
             for f in (tmp_path / "whole", tmp_path / "cut")]  # fmt: skip
     assert keep[0] == keep[1]
 

@@ -2,10 +2,13 @@
 
     python training_world.py OUTPUT_DIR '{"per_device_train_batch_size": 2, ...}'
 
+"sigterm_at": [rank, step] among the settings sends that process a SIGTERM, "fsdp": true shards.
 Float64, so that equal results are equal to rounding and a wrong divisor cannot hide.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -131,8 +134,37 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def allow_fsdp_on_cpu() -> None:
+    """accelerate has FSDP for accelerators only, though torch's runs on CPUs just as well."""
+    from accelerate import state
+    from accelerate.utils import DistributedType
+
+    start = state.AcceleratorState.__init__
+
+    def patched(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        if kwargs.get("fsdp_plugin") is not None:
+            state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, kwargs["fsdp_plugin"]
+
+    state.AcceleratorState.__init__ = patched
+
+
+def sigterm_at(rank: int, step: int) -> Any:
+    def progress(done: int, total: int, metrics: dict[str, float]) -> None:
+        if done == step and os.environ["RANK"] == str(rank):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return progress
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    settings = json.loads(sys.argv[2])
+    if settings.pop("fsdp", False):
+        allow_fsdp_on_cpu()
+    if "sigterm_at" in settings:
+        settings["progress"] = sigterm_at(*settings.pop("sigterm_at"))
+    run(Path(sys.argv[1]), **settings)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,24 @@ def test_public_names_resolve() -> None:
 
 def test_no_weights_above_five_megabytes() -> None:
     assert [p for p in SOURCE.rglob("*") if p.is_file() and p.stat().st_size > 5 * 2**20] == []
+
+
+def test_the_wheel_carries_every_file_of_the_package(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    listed = subprocess.run(
+        ["git", "ls-files", "src/tabom"], cwd=root, capture_output=True, text=True, check=False
+    ).stdout.split()
+    if not listed:
+        pytest.skip("not a git checkout, so nothing says which files belong to the package")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {name.removeprefix("src/") for name in listed if (root / name).exists()}
+    assert expected <= names
+    assert not {n for n in names if n.startswith("tests/") or n.endswith((".pyc", ".whl"))}

@@ -115,7 +115,10 @@ def run(args: argparse.Namespace) -> int:
     recipe = sections.partial_recipe(args, need=("model",))
     train = None if args.trained is None else sections.finished(args.trained, "train")
     if args.tasks:
-        return sections.run_stage(_tasks_stage(args, recipe, train), args)
+        stage = _tasks_stage(args, recipe, train)
+        status = sections.run_stage(stage, args)
+        _print_held_out(stage.folder)
+        return status
     _refuse_task_flags(args)
     recipe = sections.with_one_set(recipe, args)
     stage = stages.evaluate_stage(
@@ -160,6 +163,16 @@ def _tasks_stage(args: argparse.Namespace, recipe: Any, train: "Stage | None") -
     return tasks_stage(
         config, model=recipe.model, train=train, folder=Path(sections.output_dir(args))
     )
+
+
+def _print_held_out(folder: Path) -> None:
+    from tabom.core.atomic import read_json
+    from tabom.evaluation.manifest import EVALUATION, HELD_OUT
+
+    manifests = [one for speeds in read_json(folder / EVALUATION).values()
+                 for one in speeds.values()]  # fmt: skip
+    for note in dict.fromkeys(one[HELD_OUT]["note"] for one in manifests if one.get(HELD_OUT)):
+        print(note)
 
 
 def _names(given: list[str]) -> tuple[str, ...]:

@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="training prompts; counted if left out and the data are here",
     )
+    parser.add_argument(
+        "--num_set_prompts",
+        "--num-set-prompts",
+        metavar="SET=N",
+        action="append",
+        default=[],
+        help="prompts of an evaluation set; counted if left out and the data are here; repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
@@ -115,6 +123,7 @@ def _assumptions(
 
     tokenizer = _tokenizer(recipe.model.model_name_or_path)
     common = {"tokenizer": tokenizer, "prompt_tokens": args.prompt_tokens}
+    given = _set_prompts(args.num_set_prompts, [s.name for s in recipe.evaluation.sets])
     return Assumptions(
         device=device,
         mfu=args.mfu,
@@ -123,10 +132,35 @@ def _assumptions(
             recipe.prompts, seed=recipe.seeds[0], num_prompts=args.num_prompts, **common
         ),
         sets={
-            item.name: prompt_lengths(item.prompts, seed=recipe.evaluation.seed, **common)
+            item.name: prompt_lengths(
+                item.prompts,
+                seed=recipe.evaluation.seed,
+                num_prompts=given.get(item.name),
+                what=f"evaluation set {item.name}",
+                flag=f"--num_set_prompts {item.name}=N",
+                **common,
+            )
             for item in recipe.evaluation.sets
         },
     )
+
+
+def _set_prompts(flags: list[str], names: list[str]) -> dict[str, int]:
+    """`SET=N` flags by name. Raises ConfigError for another form or a set that is not there."""
+    from tabom.core.errors import ConfigError
+
+    found: dict[str, int] = {}
+    for flag in flags:
+        name, _, number = flag.rpartition("=")
+        if name not in names:
+            raise ConfigError(
+                f"--num_set_prompts {flag}: expected SET=N, with a set of the recipe "
+                f"({', '.join(names) or 'it has none'})"
+            )
+        if not number.isdecimal() or int(number) < 1:
+            raise ConfigError(f"--num_set_prompts {flag}: {number!r} is no number of prompts")
+        found[name] = int(number)
+    return found
 
 
 def _tokenizer(name: str) -> Any:

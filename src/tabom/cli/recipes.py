@@ -22,8 +22,10 @@ def run(args: argparse.Namespace) -> int:
     from tabom.pipeline.recipe import recipe_names, recipe_path
 
     if args.action == "ls":
-        for name in recipe_names():
-            print(f"{name:<22} {recipe_path(name).read_text().splitlines()[0].lstrip('# ')}")
+        names = recipe_names()
+        width = max(map(len, names))
+        for name in names:
+            print(f"{name:<{width}}  {recipe_path(name).read_text().splitlines()[0].lstrip('# ')}")
         return 0
     text = recipe_path(args.name).read_text(encoding="utf-8")
     if args.action == "show":

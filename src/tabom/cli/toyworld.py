@@ -13,13 +13,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain = actions.add_parser("pretrain", help="train the toy base from scratch")
     pretrain.add_argument("output_dir", help="where to write the checkpoint")
     pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument(
+        "--chain_share",
+        type=float,
+        help="share of the new domain in the mixture (default: 0.015); 0.0003 makes a hasty base",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain, then measure: a base that did not learn its tasks should not go unnoticed."""
     from tabom.toyworld.base import pretrain
+    from tabom.toyworld.curriculum import STAGES, curriculum
 
-    pretrain(args.output_dir, seed=args.seed)
+    stages, options = STAGES, ""
+    if args.chain_share is not None:
+        stages = curriculum(chain_share=args.chain_share)
+        options = f" --chain_share {args.chain_share:g}"
+    pretrain(args.output_dir, seed=args.seed, stages=stages, options=options)
     accuracy = measure(args.output_dir)
     for task, percent in accuracy.items():
         print(f"{task}: {percent:.1f}")

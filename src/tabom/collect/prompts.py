@@ -1,6 +1,7 @@
 """Where prompts come from: a JSONL, Parquet or CSV file, a `datasets` id, or a Python function."""
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,14 @@ def source_identity(source: PromptSource) -> dict[str, Any]:
     return identity
 
 
+def prompts_content(prompts: Sequence[Prompt]) -> str:
+    """A content id of prompts as they were read, wherever they came from: a hub's name may move."""
+    rows = [{**vars(p), "row": dict(p.row)} for p in prompts]
+    return keys.content_id(
+        *(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in rows)
+    )
+
+
 def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
     if source.function is not None:
         function = load_function(source.function)
@@ -186,8 +195,6 @@ def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     # Not through `datasets`: its errors name neither the row nor the reason.
-    import json
-
     rows = []
     # As bytes, which \n alone ends. A byte order mark is no mistake: some editors write one.
     with path.open("rb") as lines:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import Prompt
+from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
@@ -72,14 +73,15 @@ def collect(
     settings: dict[str, Any],
     rank: int = 0,
     world_size: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Collect this rank's share of the trajectories, durably; the last rank finishes the store.
 
     Resumable: what is on disk (of any earlier attempt, with any world size) is not decoded again.
     rank, world_size: static sharding of what is left; ranks need no connection to each other.
-    progress: called with (done, total) of this rank.
-    Returns: counts (prompts, too_long, resumed, decoded, forwards) and seconds.
+    progress: called with (done, total) of this rank and a note on its speed.
+    Returns: counts (prompts, too_long, resumed, decoded, forwards), seconds, and the speed of this
+        process, which the manifest has of the one that finished the store.
     """
     if config.num_samples > 1 and not decoding.draws_tokens:
         raise ConfigError(
@@ -93,9 +95,14 @@ def collect(
     on_disk = scan_partial(folder)
     # The share is cut from all requests, not from what is left: ranks scan at different moments.
     mine = [r for r in requests[rank::world_size] if r.id not in on_disk]
+    if config.compile:
+        from tabom.models.compiled import compile_layers
+
+        compile_layers(model)
     num_forwards = 0
     if progress is not None:
-        progress(0, len(mine))
+        progress(0, len(mine), "")
+    meter = SpeedMeter(model)
     with TrajectoryWriter(folder, rank=rank) as writer:
         decoded = decode(
             model,
@@ -103,14 +110,16 @@ def collect(
             decoding,
             seed=seed,
             batch_size=config.batch_size,
-            sort_window=1,
+            sort_window=max(1, -(-len(mine) // config.batch_size)),  # all are sorted already
+            is_ordered=False,  # on disk as soon as it is decoded
             fingerprint=fingerprint,
+            counts=meter.counts,
         )
         for done, item in enumerate(decoded, start=1):
             writer.append(item.trajectory)
             num_forwards += item.trajectory.num_forwards
             if progress is not None:
-                progress(done, len(mine))
+                progress(done, len(mine), meter.note())
     counts: dict[str, Any] = {
         "prompts": len(prompts),
         "too_long": num_too_long,
@@ -118,6 +127,7 @@ def collect(
         "decoded": len(mine),
         "forwards": num_forwards,
         "seconds": round(time.perf_counter() - started, 3),
+        **meter.report(),
     }
     is_complete = scan_partial(folder) >= {r.id for r in requests}
     if is_complete and (world_size == 1 or _claim(folder)):
@@ -127,6 +137,7 @@ def collect(
             settings=settings,
             seconds=counts["seconds"],
             ids=[r.id for r in requests],
+            more_counts=meter.report(),
         )
     return counts
 

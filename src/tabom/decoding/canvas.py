@@ -17,12 +17,24 @@ from tabom.decoding.requests import Decoded, DecodeRequest, StepView
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import Trajectory
 
+# Of a trajectory's `row`: true where decoding stopped with the text final and slots undecoded.
+TRUNCATED = "is_truncated"
+PER_ROW = (
+    *("open_BN", "step_BN", "entropy_BN", "confidence_BN"),
+    *("num_forwards_B", "is_truncated_B"),
+)
 
-def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step: int) -> None:
-    """Raises `ModelError` if an entropy is not finite: then the logits were not."""
-    if not bool(torch.isfinite(entropy_R).all()):
+
+def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step: int | Tensor) -> None:
+    """Raises `ModelError` if an entropy is not finite: then the logits were not.
+
+    step: of all rows, or int64 `[R]` of each.
+    """
+    is_finite_R = torch.isfinite(entropy_R)
+    if not bool(is_finite_R.all()):
+        found = step if isinstance(step, int) else int(step[~is_finite_R].min())
         raise ModelError(
-            f"{model.name_or_path} gives logits that are not finite at step {step}; the weights "
+            f"{model.name_or_path} gives logits that are not finite at step {found}; the weights "
             "or the dtype are broken (float16 overflows; take bfloat16 or float32)"
         )
 
@@ -34,7 +46,9 @@ class Canvas:
     ids_BS: int64, left-padded prompts and the response slots. attention_mask_BS: None without pads.
     open_BN: bool, slots without an answer yet. A slot whose answer is the mask token itself (only
         with `suppress_mask=False`) is closed, stays masked and has step -1.
-    step_BN, entropy_BN, confidence_BN: at reveal. num_forwards_B: model calls a row took part in.
+    step_BN, entropy_BN, confidence_BN: at reveal. num_forwards_B: model calls a row took part in,
+        which is the step of the next one.
+    is_truncated_B: bool, rows whose text was final before all slots were decoded.
     """
 
     ids_BS: Tensor
@@ -45,6 +59,7 @@ class Canvas:
     entropy_BN: Tensor
     confidence_BN: Tensor
     num_forwards_B: Tensor
+    is_truncated_B: Tensor
 
     @classmethod
     def blank(
@@ -70,7 +85,30 @@ class Canvas:
             entropy_BN=torch.full(shape, torch.nan, device=device),
             confidence_BN=torch.full(shape, torch.nan, device=device),
             num_forwards_B=torch.zeros(B, dtype=torch.long, device=device),
+            is_truncated_B=torch.zeros(B, dtype=torch.bool, device=device),
         )
+
+    def take(self, other: "Canvas", row_L: Tensor) -> None:
+        """Let the first rows go on where `row_L` of another canvas, of the same requests, are."""
+        num_slots, num_rows = self.open_BN.shape[1], len(row_L)
+        self.ids_BS[:num_rows, -num_slots:] = other.ids_BS[row_L, -num_slots:]
+        for name in PER_ROW:
+            getattr(self, name)[:num_rows] = getattr(other, name)[row_L]
+
+    def finish_texts(self, model: MaskedDiffusionModel) -> None:
+        """Close every row with no open slot left of its leftmost end token: its text is final.
+
+        What is decoded later lies right of that token. The slots still open are filled.
+        """
+        response_BN = self.ids_BS[:, -self.open_BN.shape[1] :]
+        end_ids = torch.tensor(model.ids.eos, device=response_BN.device)
+        is_end_BN = torch.isin(response_BN, end_ids) & ~self.open_BN
+        is_right_BN = is_end_BN.int().cumsum(dim=1) > 0  # of the leftmost end, or that itself
+        is_final_B = is_right_BN[:, -1] & ~(self.open_BN & ~is_right_BN).any(dim=1)
+        tail_BN = self.open_BN & is_final_B[:, None]
+        response_BN[tail_BN] = model.ids.filler  # a view: written in place
+        self.is_truncated_B |= tail_BN.any(dim=1)
+        self.open_BN &= ~tail_BN
 
     @property
     def prompt_length_B(self) -> Tensor:
@@ -102,19 +140,27 @@ class Canvas:
         requests: Sequence[DecodeRequest],
         fields: list[Tensor],
         *,
+        rows: Sequence[int],
         method: str,
         fingerprint: str,
     ) -> list[Decoded]:
-        """The trajectory of each row; `fields` is the entropies `[B, N]` of each step, or empty."""
+        """The trajectories of some rows; `requests` and `fields` are of all rows.
+
+        fields: the entropies `[B, N]` of each step, or empty.
+        """
         num_slots = self.open_BN.shape[1]
+        is_truncated_B = self.is_truncated_B.tolist()
         response_BN = self.ids_BS[:, -num_slots:].cpu().numpy()
         step_BN, num_forwards_B = self.step_BN.cpu().numpy(), self.num_forwards_B.tolist()
         entropy_BN = self.entropy_BN.cpu().numpy()
         confidence_BN = self.confidence_BN.cpu().numpy()
         field_KBN = torch.stack(fields).cpu().numpy() if fields else None
         decoded = []
-        for b, request in enumerate(requests):
-            ids = response_BN[b].tolist()
+        for b in rows:
+            request, ids = requests[b], response_BN[b].tolist()
+            row = dict(request.row)
+            if is_truncated_B[b]:
+                row[TRUNCATED] = True
             trajectory = Trajectory(
                 id=request.id,
                 prompt=request.prompt,
@@ -128,7 +174,7 @@ class Canvas:
                 method=method,
                 task=request.task,
                 reference=request.reference,
-                row=dict(request.row),
+                row=row,
                 fingerprint=fingerprint,
             )
             field_KN = None

@@ -1,10 +1,11 @@
 """How a response is decoded. Part of the fingerprint of everything that decoding produced."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from tabom.core.configs import require_finite
 from tabom.core.errors import ConfigError
+from tabom.core.plain import ADDED_LATER
 
 Policy = Literal[
     "entropy",
@@ -18,6 +19,7 @@ Policy = Literal[
 ]
 Schedule = Literal["fixed", "threshold", "factor", "official"]
 Approximate = Literal["prefix", "dual"]
+Stop = Literal["full", "text"]
 OWN_POLICIES = ("entropy", "confidence", "margin", "random")
 OFFICIAL_POLICIES = {
     "dream": ("entropy", "maskgit_plus", "topk_margin", "origin"),
@@ -63,6 +65,9 @@ class DecodingConfig:
         except under the official schedule, which never does.
     approximate: reuse keys and values that are out of date: prefix (of all before the block) or
         dual (of all but the block), renewed when a block begins. Inexact; needs block_length.
+    stop: when a response is finished: full (every slot is decoded) or text (no masked slot is left
+        of the leftmost end token, so that the text is final: the slots behind it that are still
+        masked are filled, have no step, and are never trained on).
     steps: official: model calls; None: max_new_tokens.
     eps: official, Dream: where the schedule of its mask ratio ends; None: 1e-3.
     alg_temp: official, Dream: temperature of the choice of slots; None: none is drawn.
@@ -84,6 +89,7 @@ class DecodingConfig:
     greedy_tokens: bool = False
     suppress_mask: bool | None = None
     approximate: Approximate | None = None
+    stop: Stop = field(default="full", metadata=ADDED_LATER)
     steps: int | None = None
     eps: float | None = None
     alg_temp: float | None = None
@@ -117,7 +123,7 @@ class DecodingConfig:
         self._check_schedule()
 
     def _check_choices(self) -> None:
-        for name, kind in (("policy", Policy), ("schedule", Schedule)):
+        for name, kind in (("policy", Policy), ("schedule", Schedule), ("stop", Stop)):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
                     f"decoding {name} {getattr(self, name)!r} is not one of "
@@ -176,6 +182,11 @@ class DecodingConfig:
             raise ConfigError(
                 "decoding greedy_tokens is for a temperature above 0, and a schedule other than "
                 f"official; got temperature {self.temperature} and schedule {self.schedule!r}"
+            )
+        if self.stop == "text" and self.is_official:
+            raise ConfigError(
+                "decoding stop 'text' does not go with schedule 'official', which makes every call "
+                "of the published function; take stop full, or another schedule"
             )
         if self.approximate is not None and (self.is_official or self.block_length is None):
             raise ConfigError(

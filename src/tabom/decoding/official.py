@@ -25,8 +25,7 @@ from torch.nn.functional import linear
 from tabom.core.errors import ConfigError
 from tabom.decoding.canvas import Canvas, require_finite
 from tabom.decoding.config import OFFICIAL_POLICIES, OPTIONS_OF, DecodingConfig
-from tabom.decoding.policies import distribution_
-from tabom.decoding.sampling import LOWEST
+from tabom.decoding.softmax import LOWEST, distribution_
 from tabom.models.contract import MaskedDiffusionModel
 
 ONLY = {

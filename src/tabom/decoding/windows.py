@@ -22,6 +22,7 @@ from torch import Tensor
 from tabom.core.errors import ConfigError
 from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
+from tabom.decoding.counts import DecodeCounts
 from tabom.models.cache import CanvasCache
 from tabom.models.contract import MaskedDiffusionModel
 
@@ -59,7 +60,14 @@ class BlockWindows:
             self.origin_B = self.num_prompt - canvas.prompt_length_B
         self.start_B = torch.full_like(self.origin_B, -1)  # of the block last asked; -1: none
 
-    def hidden_rows(self, live_L: Tensor, batch_R: Tensor, slot_R: Tensor) -> Tensor:
+    def hidden_rows(
+        self,
+        live_L: Tensor,
+        batch_R: Tensor,
+        slot_R: Tensor,
+        *,
+        counts: DecodeCounts | None = None,
+    ) -> Tensor:
         """The hidden rows `[R, D]` that predict `slot_R`, all of them in their row's block."""
         low_L, high_L = self._bounds(live_L)
         width_L = high_L - low_L
@@ -71,12 +79,19 @@ class BlockWindows:
         for width in width_L.unique().tolist():
             row_G = live_L[width_L == width]
             column_GW = low_B[row_G][:, None] + torch.arange(width, device=live_L.device)
+            num_keys = self.num_columns
+            if self.approximate is None:
+                num_keys = int(column_GW.max()) + 1
+            if counts is not None:
+                mask_BS = self.canvas.attention_mask_BS
+                mask_GW = None if mask_BS is None else mask_BS[row_G[:, None], column_GW]
+                counts.add_tokens(mask_GW, num_tokens=column_GW.numel(), num_keys=num_keys)
             hidden_GWD = self.model.hidden_columns(
                 self.canvas.ids_BS,
                 self.canvas.attention_mask_BS,
                 row_L=row_G,
                 column_LW=column_GW,
-                num_keys=int(column_GW.max()) + 1 if self.approximate is None else self.num_columns,
+                num_keys=num_keys,
                 cache=self.cache,
             )
             mine_R = width_B[batch_R] == width

@@ -73,7 +73,12 @@ def _ask(
         return torch.from_numpy(array.astype(np.int64)).to(move)
 
     has_padding = len(set(lengths)) > 1
-    hidden_BSD = model.hidden_states(tensor(ids_BS), tensor(real_BS) if has_padding else None)
-    hidden_RD = model.gather_rows(hidden_BSD, tensor(batch_R), tensor(position_R))
+    hidden_RD = model.asked_hidden(
+        tensor(ids_BS),
+        tensor(real_BS) if has_padding else None,
+        tensor(batch_R),
+        tensor(position_R),
+        widest=max(len(q.slot_R) for q in batch),
+    )
     ce_R, entropy_R = linear_ce_entropy(hidden_RD, model.head_weight_VD, tensor(label_R))
     return ce_R.float().cpu().numpy(), entropy_R.float().cpu().numpy()

@@ -11,7 +11,7 @@ import numpy as np
 
 from tabom.core.errors import DataError
 from tabom.evaluation.pairing import Cell, Pairing, Run, Table, partner_seeds, table_of
-from tabom.evaluation.records import EvaluationRecord
+from tabom.evaluation.records import EvaluationRecord, Speed
 from tabom.evaluation.stats import (
     LEVEL,
     NUM_RESAMPLES,
@@ -72,8 +72,8 @@ def compare_arms(
     Keys of a row's means:
         in_domain, out_of_domain: accuracy at the least tokens per step of each set, the mean over
             the sets of that role (each set counts alike);
-        in_domain@K, out_of_domain@K: at K tokens per step, over the sets measured at K, wherever K
-            is not the least of every set;
+        in_domain@K, out_of_domain@K: at K tokens per step (or under the schedule K), over the sets
+            measured at K, wherever K is not the least of every set;
         set:NAME, set:NAME@K: one set alone;
         forgetting: mean over the out-of-domain sets of max(0, base - arm), the accuracies being
             means over seeds; no interval;
@@ -158,16 +158,16 @@ def _accuracy_keys(tables: Mapping[Run, Table], roles: Mapping[str, str]) -> dic
 
 def _metric_keys(runs: Runs, roles: Mapping[str, str]) -> dict[str, list[Cell]]:
     keys: dict[str, list[Cell]] = {}
-    least: dict[str, int] = {}
+    least: dict[str, Speed] = {}
     for records in runs.values():
         for r in records:
-            least[r.set] = min(least.get(r.set, r.tokens_per_step), r.tokens_per_step)
+            least[r.set] = min(least.get(r.set, r.speed), r.speed)
     for records in runs.values():
         for r in records:
-            if roles[r.set] != "in_domain" or r.tokens_per_step != least[r.set]:
+            if roles[r.set] != "in_domain" or r.speed != least[r.set]:
                 continue
             for name, value in r.metrics.items():
-                cell = (r.set, r.tokens_per_step)
+                cell = (r.set, r.speed)
                 if value is not None and cell not in keys.setdefault(name, []):
                     keys[name].append(cell)
     return {name: cells for name, cells in keys.items() if cells}

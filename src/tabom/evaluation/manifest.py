@@ -12,6 +12,7 @@ from tabom.decoding.config import DecodingConfig
 from tabom.models.contract import MaskedDiffusionModel
 
 EVALUATION = "evaluation.json"  # {set or task: {tokens a step: manifest}} in an evaluation's folder
+HELD_OUT = "held_out"  # its key of the held-out check, which says nothing of how it was evaluated
 
 
 def evaluation_manifest(
@@ -50,8 +51,11 @@ def _device(model: MaskedDiffusionModel) -> str:
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two manifests differ, dotted, each with both values (None: absent)."""
-    one, two = flatten(here), flatten(there)
+    """The keys in which two manifests differ, dotted, each with both values (None: absent).
+
+    The held-out check is left out: it is about the training, and a base has none.
+    """
+    one, two = (flatten({k: v for k, v in each.items() if k != HELD_OUT}) for each in (here, there))
     return {
         key: (one.get(key), two.get(key)) for key in {**one, **two} if one.get(key) != two.get(key)
     }

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tabom.core.errors import DataError
-from tabom.evaluation.records import EvaluationRecord
+from tabom.evaluation.records import EvaluationRecord, Speed
 from tabom.evaluation.stats import Floats
 
 Run = tuple[str, int | None]  # arm, seed; the base may have the single seed None
-Cell = tuple[str, int]  # set, tokens per step
+Cell = tuple[str, Speed]  # set, speed
 Table = dict[Cell, dict[str, EvaluationRecord]]  # by cell, then by id
 
 
@@ -22,7 +22,7 @@ def table_of(records: Sequence[EvaluationRecord], *, run: Run) -> Table:
     """The records of one run by set, speed and id."""
     table: Table = {}
     for record in records:
-        cell = table.setdefault((record.set, record.tokens_per_step), {})
+        cell = table.setdefault((record.set, record.speed), {})
         if record.id in cell:
             raise DataError(
                 f"arm {run[0]!r}, seed {run[1]}: {record.id!r} of {record.set!r} occurs twice"
@@ -79,10 +79,11 @@ class Pairing:
 
     def _ids(self, cell: Cell, i: int) -> list[str]:
         """The documents of one set under one seed; the same for arm and base."""
-        where = f"set {cell[0]!r} at {cell[1]} tokens a step"
+        where = f"set {cell[0]!r} at {place_of(cell[1])}"
+        arm = f"arm {self.arm!r}" + ("" if self.seeds[i] is None else f", seed {self.seeds[i]}")
         own = self.own[i].get(cell)
         if own is None:
-            raise DataError(f"arm {self.arm!r}, seed {self.seeds[i]}: not evaluated on {where}")
+            raise DataError(f"{arm}: not evaluated on {where}; evaluate every arm on the same sets")
         if len(own) != len(self.own[0][cell]):
             raise DataError(
                 f"arm {self.arm!r}: {where} has {len(own)} documents under seed {self.seeds[i]}, "
@@ -90,10 +91,15 @@ class Pairing:
             )
         if self.base is not None and self.base[i].get(cell, {}).keys() != own.keys():
             raise DataError(
-                f"arm {self.arm!r}, seed {self.seeds[i]}: {where} has other documents than the "
+                f"{arm}: {where} has other documents than the "
                 "base; deltas are paired, so evaluate both on the same prompts"
             )
         return sorted(own)
+
+
+def place_of(speed: Speed) -> str:
+    """A speed in words."""
+    return speed.schedule or f"{speed.tokens_per_step} tokens a step"
 
 
 def _matrix(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tabom.core.errors import DataError
-from tabom.evaluation.records import EvaluationRecord
+from tabom.evaluation.records import EvaluationRecord, Speed
 from tabom.evaluation.stats import LEVEL, NUM_RESAMPLES, Interval, macro_interval, paired_interval
 
 _MARK = "#"  # "document#3" is the fourth sample of a document; the first has no mark
@@ -60,9 +60,9 @@ def collapse(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
 
     Documents are what an interval resamples; the samples of one are not independent of each other.
     """
-    groups: dict[tuple[str, int, str], list[EvaluationRecord]] = {}
+    groups: dict[tuple[str, Speed, str], list[EvaluationRecord]] = {}
     for record in records:
-        key = (record.set, record.tokens_per_step, split_id(record.id)[0])
+        key = (record.set, record.speed, split_id(record.id)[0])
         groups.setdefault(key, []).append(record)
     return [_mean(document, group) for (_, _, document), group in groups.items()]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,17 @@ from tabom.evaluation.stats import LEVEL, Interval, wilson_interval
 
 Role = Literal["in_domain", "out_of_domain"]
 _METRIC = "metric_"  # prefix of the columns of further metrics
+
+
+class Speed(NamedTuple):
+    """What set the pace of decoding: tokens a step, or a schedule by its name, such as
+    "threshold 0.9"."""
+
+    tokens_per_step: int
+    schedule: str = ""
+
+    def __str__(self) -> str:
+        return self.schedule or str(self.tokens_per_step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,8 @@ class EvaluationRecord:
     the first end token. tokens_per_forward: slots revealed over model calls. end_step: step that
     revealed the first end token, -1 if there is none. response: text.
     metrics: further numbers; None where one does not apply.
+    schedule: only where several schedules are compared, told by the evaluation manifests: no column
+    of the file.
     """
 
     set: str
@@ -46,6 +59,7 @@ class EvaluationRecord:
     end_step: int
     response: str = ""
     metrics: dict[str, float | None] = field(default_factory=dict)
+    schedule: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -54,9 +68,14 @@ class EvaluationRecord:
                 f"{', '.join(get_args(Role))}"
             )
 
+    @property
+    def speed(self) -> Speed:
+        return Speed(self.tokens_per_step, self.schedule)
 
+
+_NO_COLUMN = ("metrics", "schedule")
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), Role: pa.string()}
-_FIELDS = {f.name: f.type for f in dataclasses.fields(EvaluationRecord) if f.name != "metrics"}
+_FIELDS = {f.name: f.type for f in dataclasses.fields(EvaluationRecord) if f.name not in _NO_COLUMN}
 
 
 def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
@@ -137,7 +156,7 @@ class SetSummary:
 
     set: str
     role: Role
-    tokens_per_step: int
+    speed: Speed
     num_documents: int
     accuracy: Interval
     reasons: dict[str, int]
@@ -146,12 +165,16 @@ class SetSummary:
     length: float
     metrics: dict[str, float]
 
+    @property
+    def tokens_per_step(self) -> int:
+        return self.speed.tokens_per_step
+
 
 def summarize(records: Sequence[EvaluationRecord], *, level: float = LEVEL) -> list[SetSummary]:
-    """One summary per (set, tokens per step), in the order in which they first occur."""
-    groups: dict[tuple[str, int], list[EvaluationRecord]] = {}
+    """One summary per (set, speed), in the order in which they first occur."""
+    groups: dict[tuple[str, Speed], list[EvaluationRecord]] = {}
     for record in records:
-        groups.setdefault((record.set, record.tokens_per_step), []).append(record)
+        groups.setdefault((record.set, record.speed), []).append(record)
     return [_summary(group, level) for group in groups.values()]
 
 
@@ -165,7 +188,7 @@ def _summary(group: Sequence[EvaluationRecord], level: float) -> SetSummary:
     return SetSummary(
         set=group[0].set,
         role=group[0].role,
-        tokens_per_step=group[0].tokens_per_step,
+        speed=group[0].speed,
         num_documents=num,
         accuracy=wilson_interval(round(sum(r.correct for r in group)), num, level=level),
         reasons=dict(Counter(r.reason for r in group)),

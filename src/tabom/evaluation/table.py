@@ -54,7 +54,9 @@ def label(key: str) -> str:
     """A key of a row's means in words: "in_domain@2" is "in domain, 2 tokens a step"."""
     name, _, speed = key.removeprefix("set:").partition("@")
     words = _LABELS.get(name, name if key.startswith("set:") else name.replace("_", " "))
-    return f"{words}, {speed} tokens a step" if speed else words
+    if not speed:
+        return words
+    return f"{words}, {speed} tokens a step" if speed.isdigit() else f"{words}, {speed}"
 
 
 def _all_keys(rows: Sequence[ArmRow]) -> list[str]:

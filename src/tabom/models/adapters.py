@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,18 @@ def attach_lora(model: MaskedDiffusionModel, settings: LoraSettings, *, seed: in
 
 
 def save_adapter(
-    model: MaskedDiffusionModel, folder: str | Path, *, official: bool = False
+    model: MaskedDiffusionModel,
+    folder: str | Path,
+    *,
+    official: bool = False,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` the PEFT way.
 
     official: under the names of the family's published code, for use with that code. (They load
         here as well.)
+    state: the weights under the names of `model.lm`, where they were gathered from several
+        processes; None: `model.lm` holds them.
     Raises: `ModelError` if no adapter is attached.
     """
     from peft import get_peft_model_state_dict
@@ -96,16 +103,16 @@ def save_adapter(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lm: Any = model.lm
-    state = get_peft_model_state_dict(lm, save_embedding_layers=False)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    found = get_peft_model_state_dict(lm, state_dict=state, save_embedding_layers=False)
+    found = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
     config = lm.peft_config[lm.active_adapter].to_dict()
     config.update(base_model_name_or_path=model.name_or_path, inference_mode=True)
     if official:
         family = get_family(model.spec.name)
-        state = {rename(key, family.adapter_publish_mapping): v for key, v in state.items()}
-        config["target_modules"] = _published_targets(family, state)
+        found = {rename(key, family.adapter_publish_mapping): v for key, v in found.items()}
+        config["target_modules"] = _published_targets(family, found)
         config["task_type"] = family.adapter_task_type
-    save_file(state, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+    save_file(found, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True, default=_as_json)
     (folder / CONFIG_FILE).write_text(text + "\n")
 

@@ -4,16 +4,21 @@ Legend: B batch, S prompt + response, R gathered rows, V vocabulary, D hidden, L
 of one call with a cache.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import set_stance
 
 from tabom.core.errors import ModelError
 from tabom.models.cache import CanvasCache
+from tabom.models.rows import group_by_row
 
 Alignment = Literal["identity", "shift_right"]
+# Implementations of transformers that take a mask [B, 1, queries, keys], fewer queries than keys.
+DENSE_ATTENTION = ("sdpa", "eager")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,11 @@ class MaskedDiffusionModel(nn.Module):
                         f"{ids.sources.get(name.lower(), '?')}) is outside the vocabulary of "
                         f"{vocab_size}; correct it in config.json or the tokenizer"
                     )
+        # Imported here, since it imports families, which import this module.
+        from tabom.models.trim import make_trimmable
+
+        self._is_trimmable = make_trimmable(self.base_lm)
+        self.has_compiled_layers = False  # `compile_layers` says when they are
 
     @property
     def base_lm(self) -> nn.Module:
@@ -114,7 +124,18 @@ class MaskedDiffusionModel(nn.Module):
         attention_mask_BS: 1 for real tokens, 0 for left padding; None means no padding, which
             keeps the fastest attention kernels.
         """
+        return self._last_hidden(input_ids_BS, attention_mask_BS)
+
+    def _last_hidden(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor | None,
+        asked_BW: Tensor | None = None,
+    ) -> Tensor:
+        """What the backbone returns: `[B, S, D]`, or `[B, W, D]` of the columns asked."""
         kwargs: dict[str, Any] = {}
+        if self._is_trimmable:  # given even if None: another set of keywords is compiled anew
+            kwargs["asked_BW"] = asked_BW
         if self.spec.attention == "block_causal":
             kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
             kwargs["attention_mask"] = self._visible(kwargs["position_ids"], attention_mask_BS)
@@ -145,13 +166,18 @@ class MaskedDiffusionModel(nn.Module):
         mask_BS = torch.ones_like(input_ids_BS) if attention_mask_BS is None else attention_mask_BS
         position_LS = self._positions(input_ids_BS, mask_BS).expand(len(mask_BS), -1)[row_L]
         cache.aim(row_L, column_LW, num_keys=num_keys)
-        output = self.base_lm.model(  # type: ignore[operator, union-attr]
-            input_ids=input_ids_BS[row_L].gather(1, column_LW),
-            attention_mask=self._visible(position_LS, mask_BS[row_L], column_LW)[..., :num_keys],
-            position_ids=position_LS.gather(1, column_LW),
-            past_key_values=cache,
-            use_cache=False,
-        )
+        # Which layer stores where in the cache is no part of a graph that layers could share.
+        as_written = set_stance("force_eager") if self.has_compiled_layers else nullcontext()
+        with as_written:
+            output = self.base_lm.model(  # type: ignore[operator, union-attr]
+                input_ids=input_ids_BS[row_L].gather(1, column_LW),
+                attention_mask=self._visible(position_LS, mask_BS[row_L], column_LW)[
+                    ..., :num_keys
+                ],
+                position_ids=position_LS.gather(1, column_LW),
+                past_key_values=cache,
+                use_cache=False,
+            )
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _positions(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
@@ -192,9 +218,13 @@ class MaskedDiffusionModel(nn.Module):
 
     def gather_rows(self, hidden_BSD: Tensor, batch_R: Tensor, position_R: Tensor) -> Tensor:
         """The hidden rows `[R, D]` whose logits predict `position_R` of rows `batch_R`."""
+        return hidden_BSD[batch_R, self._column_of(position_R)]
+
+    def _column_of(self, position_R: Tensor) -> Tensor:
+        """The columns whose hidden states predict `position_R`."""
         if self.spec.alignment == "shift_right":
-            position_R = (position_R - 1).clamp(min=0)
-        return hidden_BSD[batch_R, position_R]
+            return (position_R - 1).clamp(min=0)
+        return position_R
 
     def asked_hidden(
         self,
@@ -202,11 +232,30 @@ class MaskedDiffusionModel(nn.Module):
         attention_mask_BS: Tensor | None,
         batch_R: Tensor,
         position_R: Tensor,
+        *,
+        widest: int | None = None,
     ) -> Tensor:
         """The hidden rows `[R, D]` whose logits predict `position_R` of rows `batch_R`.
 
-        As `hidden_states`, then `gather_rows`; what only the other positions need may be left out.
+        As `hidden_states`, then `gather_rows`, to rounding: the last layer is computed for the
+        columns asked alone, where that saves something and its code is known (`models/trim.py`).
+        Dropout in the last layer then draws for those columns alone.
+
+        widest: the largest number of positions asked of one row, if the caller knows it (more is
+            waste, less an error); None counts them, which on a GPU waits for the device.
         """
+        num_rows, num_columns = input_ids_BS.shape
+        if self._is_trimmable and self.attn_implementation in DENSE_ATTENTION and len(batch_R):
+            asked_BW, place_R = group_by_row(
+                batch_R,
+                self._column_of(position_R),
+                num_rows=num_rows,
+                num_columns=num_columns,
+                widest=widest,
+            )
+            if asked_BW.shape[1] < num_columns:
+                hidden_BWD = self._last_hidden(input_ids_BS, attention_mask_BS, asked_BW)
+                return hidden_BWD[batch_R, place_R]
         hidden_BSD = self.hidden_states(input_ids_BS, attention_mask_BS)
         return self.gather_rows(hidden_BSD, batch_R, position_R)
 

@@ -16,7 +16,7 @@ from tabom.core.errors import ModelError
 ATTENTION_BACKWARD = 2.5
 # Adapter weights are float32 whatever the base is: weight, gradient and two moments of AdamW.
 BYTES_PER_TRAINED = 16
-TILE = 8192  # vocabulary entries of one tile of the training head
+HEAD_TILE_BYTES = 64 * 2**20  # of the logits of one tile of the training head, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +111,40 @@ def training_flops(
     lora_parameters: int | None,
     is_checkpointed: bool,
 ) -> float:
-    """Forward and backward of one micro-batch.
+    """Forward and backward of one micro-batch of equal lengths; arguments as `step_flops`."""
+    return step_flops(
+        sizes,
+        num_tokens=batch_size * length,
+        context=length,
+        num_rows=num_rows,
+        lora_parameters=lora_parameters,
+        is_checkpointed=is_checkpointed,
+    )
 
+
+def step_flops(
+    sizes: ModelSizes,
+    *,
+    num_tokens: float,
+    context: float,
+    num_rows: float,
+    lora_parameters: int | None,
+    is_checkpointed: bool,
+) -> float:
+    """Forward and backward of any number of tokens.
+
+    context: tokens that each of them sees, in the mean (of lengths l: sum l * l / sum l).
     lora_parameters: of an adapter on frozen weights, which need no gradient of their own (2 units
         forward, 2 for the input's gradient); None trains all weights (2 more units).
     is_checkpointed: the layers run forward once more in the backward pass.
     """
-    tokens = batch_size * length
     units = 2 if lora_parameters is not None else 3  # of 2 FLOPs a weight and token
-    attention = attention_flops(sizes, num_tokens=tokens, context=length)
-    adapter = 2.0 * tokens * (lora_parameters or 0)
-    flops = 2.0 * units * (tokens * sizes.body_weights + num_rows * sizes.head_weights)
+    attention = attention_flops(sizes, num_tokens=num_tokens, context=context)
+    adapter = 2.0 * num_tokens * (lora_parameters or 0)
+    flops = 2.0 * units * (num_tokens * sizes.body_weights + num_rows * sizes.head_weights)
     flops += (1 + ATTENTION_BACKWARD) * attention + 3 * adapter
     if is_checkpointed:
-        flops += 2.0 * tokens * sizes.body_weights + attention + adapter
+        flops += 2.0 * num_tokens * sizes.body_weights + attention + adapter
     return flops
 
 
@@ -247,7 +267,7 @@ def training_memory(
         logits = 3 * 4 * tokens * sizes.vocab_size
     else:
         dense = 4 * num_rows * sizes.vocab_size
-        tiles = 2 * 4 * num_rows * min(TILE, sizes.vocab_size)
+        tiles = 2 * min(HEAD_TILE_BYTES, dense)
         logits = tiles + (dense if dense <= max_buffer_bytes else 0)
     if lora_parameters is None:
         trained = sizes.num_parameters * (bytes_per_value + 2 * bytes_per_value)

@@ -14,9 +14,15 @@ from typing import Any
 
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from tabom.core.errors import ModelError
 from tabom.models.contract import FamilySpec
-from tabom.models.family import ConfigDict, Family, RandomSizes
+from tabom.models.family import (
+    ConfigDict,
+    Family,
+    RandomSizes,
+    plain_rope_theta,
+    require_full_attention,
+    require_values,
+)
 
 PUBLISHED_VOCAB_SIZE = 152064
 MASK_ID = 151666
@@ -41,11 +47,9 @@ def _mask_id_of(config: ConfigDict) -> int | None:
 def _make_config(published: ConfigDict) -> Any:
     # Left in, auto_map would be saved, and a later load that trusts remote code run the repo's.
     fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
-    if fields.get("use_sliding_window"):
-        raise ModelError(
-            "config.json has use_sliding_window = true, and only full attention is implemented; "
-            "this checkpoint is not one of Dream's layout"
-        )
+    require_values(published, {"use_sliding_window": False, "hidden_act": "silu"})
+    plain_rope_theta(published)
+    require_full_attention(published)
     identity = {k: published[k] for k in ("model_type", "architectures") if k in published}
     return DreamConfig(
         **{**fields, "is_causal": False, "use_cache": False, "published_as": identity}

@@ -30,10 +30,8 @@ def detect_family(config: ConfigDict, *, where: str) -> Family:
         model that has the config of an autoregressive one.
     Raises: `ModelError` if no family claims it; code that comes with a checkpoint is never run.
     """
-    if "tabom_family" in config:
-        return get_family(config["tabom_family"])
     tokenizer_config = _tokenizer_config(Path(where))
-    for name in MODULES:
+    for name in [config["tabom_family"]] if "tabom_family" in config else list(MODULES):
         family = get_family(name)
         if family.detects(config, tokenizer_config):
             return family

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tabom.core.errors import ModelError
 from tabom.models.contract import FamilySpec
 
 ConfigDict = dict[str, Any]  # a config.json as published
@@ -80,3 +81,55 @@ def rename(key: str, mapping: Mapping[str, str] | None) -> str:
         if hits:
             return renamed
     return key
+
+
+def plain_rope_theta(published: ConfigDict) -> float:
+    """The base of an unscaled rotary embedding, as older and newer versions publish it.
+
+    Raises: `ModelError` if it is missing, no number, or given twice and differently (transformers
+        would take its own default, or one of the two), or if the embedding is scaled.
+    """
+    bases = {"rope_theta": published["rope_theta"]} if "rope_theta" in published else {}
+    for name in ("rope_parameters", "rope_scaling"):
+        found = published.get(name)
+        if found is None:
+            continue
+        fields = found if isinstance(found, dict) else {"rope_type": found}
+        kinds = {fields.get("rope_type", "default"), fields.get("type", "default")}
+        if kinds != {"default"} or fields.keys() - {"rope_type", "type", "rope_theta"}:
+            raise ModelError(
+                f"config.json has {name} = {found!r}, and only an unscaled rotary embedding is "
+                "implemented; this checkpoint is not one of the published layout"
+            )
+        if "rope_theta" in fields:
+            bases[f"{name}.rope_theta"] = fields["rope_theta"]
+    for name, theta in (bases or {"rope_theta": None}).items():
+        if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 1:
+            raise ModelError(
+                f"config.json has {name} = {theta!r}, expected the base of the rotary embedding, "
+                "a number above 1; take the config.json that was published with the weights"
+            )
+    if len(set(bases.values())) > 1:
+        raise ModelError(f"config.json has two bases of the rotary embedding that differ: {bases}")
+    return float(next(iter(bases.values())))
+
+
+def require_values(published: ConfigDict, expected: ConfigDict) -> None:
+    """Raise `ModelError` if a switch is set to a value that the family does not implement."""
+    for name, value in expected.items():
+        found = published.get(name)
+        if found is not None and found != value:
+            raise ModelError(
+                f"config.json has {name} = {found!r}, and only {value!r} is implemented; this "
+                "checkpoint is not one of the published layout"
+            )
+
+
+def require_full_attention(published: ConfigDict) -> None:
+    """Raise `ModelError` if the config of a Qwen lets layers see a sliding window alone."""
+    kinds = set(published.get("layer_types") or ())
+    if kinds - {"full_attention"}:
+        raise ModelError(
+            f"config.json has layer_types {sorted(kinds)}, and only full_attention is implemented; "
+            "this checkpoint is not one of the published layout"
+        )

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import (
 
 from tabom.core.errors import ModelError
 from tabom.models.contract import FamilySpec
-from tabom.models.family import ConfigDict, Family, RandomSizes
+from tabom.models.family import ConfigDict, Family, RandomSizes, plain_rope_theta
 
 # The switches of the published config.json that these classes implement; any other is refused.
 IMPLEMENTED: ConfigDict = {
@@ -173,7 +173,7 @@ def _make_config(published: ConfigDict) -> Any:
         num_key_value_heads=published.get("n_kv_heads") or heads,
         hidden_act="silu",
         rms_norm_eps=published.get("rms_norm_eps", 1e-5),
-        rope_parameters={"rope_type": "default", "rope_theta": published["rope_theta"]},
+        rope_parameters={"rope_type": "default", "rope_theta": plain_rope_theta(published)},
         max_position_embeddings=published["max_sequence_length"],
         vocab_size=published.get("embedding_size") or published["vocab_size"],
         attention_bias=False,

@@ -1,19 +1,21 @@
 """Checkpoint folder -> model, and back. Only explicit classes: code in a checkpoint never runs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tabom.core.errors import ModelError, TabomError
 from tabom.models.contract import MaskedDiffusionModel, TokenIds
 from tabom.models.families import detect_family, get_family
 from tabom.models.family import ConfigDict, Family, rename
 from tabom.models.ids import resolve_ids
+from tabom.models.tensors import check_tensors, tensor_files
 
 PACKAGED = {"toy-base": "assets/toy-base"}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -79,30 +81,36 @@ def load_model(
     return model
 
 
-def save_model(model: MaskedDiffusionModel, folder: str | Path) -> None:
+def save_model(
+    model: MaskedDiffusionModel, folder: str | Path, *, state: Mapping[str, Tensor] | None = None
+) -> None:
     """Write all weights, config and tokenizer in the family's published layout.
 
-    The folder loads again with `load_model`. A LoRA adapter must be merged or saved on its own
-    first: Raises `ModelError` if one is attached.
+    The folder loads again with `load_model`. state: the weights under the names of `model.lm`,
+    where they were gathered from several processes; None: `model.lm` holds them. A LoRA adapter
+    must be merged or saved on its own first: Raises `ModelError` if one is attached.
     """
     if model.lm is not model.base_lm:
         raise ModelError("an adapter is attached: save it with save_adapter, or merge it first")
-    write_checkpoint(model.lm, get_family(model.spec.name), folder)
+    write_checkpoint(model.lm, get_family(model.spec.name), folder, state=state)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
 
 
-def write_checkpoint(lm: Any, family: Family, folder: str | Path) -> None:
-    """The weights and the published config.json of a bare `family.lm_class`."""
+def write_checkpoint(
+    lm: Any, family: Family, folder: str | Path, *, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """The weights (or `state`) and the published config.json of a bare `family.lm_class`."""
     folder = Path(folder)
+    state = lm.state_dict() if state is None else state
     # Renamed here: transformers maps names back only for a model that it mapped while loading.
-    state = {
+    published_state = {
         rename(name, family.publish_mapping): tensor
-        for name, tensor in lm.state_dict().items()
+        for name, tensor in state.items()
         if not (name == "lm_head.weight" and lm.config.tie_word_embeddings)
     }
     with quiet_transformers():
-        lm.save_pretrained(folder, state_dict=state)
+        lm.save_pretrained(folder, state_dict=published_state)
     (folder / "generation_config.json").unlink(missing_ok=True)  # describes another decoder
     published = family.publish_config(lm.config)
     published.pop("dtype", None)  # the name of newer versions; the published code knows the older
@@ -142,7 +150,11 @@ def read_config(folder: Path) -> ConfigDict:
     """The published config.json. Raises `ModelError` if it is missing or no JSON object."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no config.json; pass the folder of a checkpoint")
+        is_adapter = (folder / "adapter_config.json").is_file()
+        raise ModelError(
+            f"{folder} has no config.json; pass the folder of a checkpoint"
+            + (" (this is an adapter: pass its base, and it as the adapter)" if is_adapter else "")
+        )
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:  # not UTF-8, or not JSON
@@ -208,18 +220,17 @@ def load_lm(
 
     `dtype` is applied while loading: a later `.to(bfloat16)` would also round the rotary table.
     """
-    try:
-        config = family.make_config(published)
-    except TabomError:
-        raise
-    except Exception as error:  # transformers checks the fields with errors of many kinds
-        raise ModelError(
-            f"{folder}/config.json does not describe a model of family {family.spec.name}: "
-            f"{_line(error)}"
-        ) from error
+    config = make_config(family, published, folder=folder)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # not ignored: reported below, by name
     if family.key_mapping is not None:
         options["key_mapping"] = dict(family.key_mapping)
+    files = tensor_files(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(  # transformers would put the adapter on without a word
+            f"{folder} holds a model and an adapter (adapter_config.json); move the adapter to a "
+            "folder of its own and pass it as the adapter"
+        )
     try:
         with quiet_transformers():
             lm, info = family.lm_class.from_pretrained(
@@ -230,15 +241,15 @@ def load_lm(
             f"{folder}: the weights do not load: {_line(error)}; a file may be cut short, or "
             "config.json of another checkpoint"
         ) from error
+    # Both what transformers says that it loaded, and what the files hold.
     problems = {
-        kind: sorted(str(key) for key in info[kind])
+        kind.replace("_", " "): sorted(_key(key) for key in info[kind])
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
         if info.get(kind)
-    }
+    } | check_tensors(lm, files, family=family)
     if problems:
         words = "; ".join(
-            f"{len(keys)} {kind.replace('_', ' ')}: {', '.join(keys[:4])}"
-            + (", ..." if len(keys) > 4 else "")
+            f"{len(keys)} {kind}: {', '.join(keys[:4])}" + (", ..." if len(keys) > 4 else "")
             for kind, keys in problems.items()
         )
         raise ModelError(
@@ -247,6 +258,19 @@ def load_lm(
         )
     lm.config.is_causal = False
     return lm
+
+
+def make_config(family: Family, published: ConfigDict, *, folder: Path) -> Any:
+    """The transformers config of a published one. Raises `ModelError` if it does not fit."""
+    try:
+        return family.make_config(published)
+    except TabomError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    except Exception as error:  # transformers checks the fields with errors of many kinds
+        raise ModelError(
+            f"{folder}/config.json does not describe a model of family {family.spec.name}: "
+            f"{_line(error)}"
+        ) from error
 
 
 @contextmanager
@@ -263,6 +287,14 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _key(found: Any) -> str:
+    """A name, or of a mismatched one the name with both shapes."""
+    if isinstance(found, str):
+        return found
+    name, in_file, in_model = found
+    return f"{name} ({tuple(in_file)} in the file, {tuple(in_model)} by config.json)"
 
 
 def _line(error: BaseException) -> str:

@@ -12,7 +12,14 @@ from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from tabom.core.errors import ModelError
 from tabom.models.contract import FamilySpec
-from tabom.models.family import ConfigDict, Family, RandomSizes
+from tabom.models.family import (
+    ConfigDict,
+    Family,
+    RandomSizes,
+    plain_rope_theta,
+    require_full_attention,
+    require_values,
+)
 
 PUBLISHED_VOCAB_SIZE = 151936
 BLOCK_SIZE = 4  # of the published SDAR checkpoints, and of random ones
@@ -35,12 +42,11 @@ def _make_config(published: ConfigDict) -> Any:
             f"config.json of family sdar has block_size = {block_size!r}, expected the number of "
             f'tokens of a block; add the one it was trained with, e.g. "block_size": {BLOCK_SIZE}'
         )
-    for name in ("use_sliding_window", "attention_bias"):
-        if published.get(name):
-            raise ModelError(
-                f"config.json of family sdar has {name} = {published[name]!r}, and only false is "
-                "implemented; this checkpoint is not one of SDAR's layout"
-            )
+    require_values(
+        published, {"use_sliding_window": False, "attention_bias": False, "hidden_act": "silu"}
+    )
+    plain_rope_theta(published)
+    require_full_attention(published)
     fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
     return SdarConfig(**{**fields, "is_causal": False, "use_cache": False})
 

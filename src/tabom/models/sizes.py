@@ -44,12 +44,13 @@ def read_sizes(model_name_or_path: str) -> ReadSizes:
     The network is built on the meta device, so it takes seconds and no memory. Where the hub does
     not give the config of a well-known model, the sizes that were published with it are taken,
     and `source` says so.
-    Raises: ModelError if there is no config, or of a family that is not known.
+    Raises: ModelError if there is no config, or of a family that is not known, or one that does
+        not fit its family.
     """
     import torch
 
     from tabom.models.families import detect_family
-    from tabom.models.loading import read_config
+    from tabom.models.loading import make_config, read_config
 
     try:
         folder = config_folder(model_name_or_path)
@@ -63,7 +64,7 @@ def read_sizes(model_name_or_path: str) -> ReadSizes:
     published = read_config(folder)
     family = detect_family(published, where=str(folder))
     with torch.device("meta"):
-        lm = family.lm_class(family.make_config(published))
+        lm = family.lm_class(make_config(family, published, folder=folder))
     return ReadSizes(
         sizes=sizes_of(lm),
         source=str(folder / "config.json"),

@@ -6,17 +6,18 @@ from typing import Any
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tabom.models.contract import FamilySpec
-from tabom.models.family import ConfigDict, Family, RandomSizes
+from tabom.models.family import ConfigDict, Family, RandomSizes, plain_rope_theta
 
 MAX_POSITIONS = 1024
 
 
 def _detects(config: ConfigDict, tokenizer_config: ConfigDict) -> bool:
     # A bare "llama" is an autoregressive model: only the explicit key makes a toy.
-    return config.get("tabom_family") == "toy"
+    return config.get("tabom_family") == "toy" and config.get("model_type") == "llama"
 
 
 def _make_config(published: ConfigDict) -> Any:
+    plain_rope_theta(published)
     fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
     return LlamaConfig(**{**fields, "is_causal": False, "use_cache": False})
 
@@ -38,6 +39,7 @@ def _random_config(sizes: RandomSizes) -> ConfigDict:
         "num_key_value_heads": sizes.num_kv_heads,
         "vocab_size": sizes.vocab_size,
         "initializer_range": sizes.initializer_range,
+        "rope_theta": 10000.0,
         "max_position_embeddings": MAX_POSITIONS,
         "mask_token_id": sizes.mask_token_id,
         "eos_token_id": sizes.eos_token_id,

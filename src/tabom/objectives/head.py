@@ -18,6 +18,11 @@ from torch.autograd.function import once_differentiable
 
 from tabom.core.errors import ObjectiveError
 
+# Columns of one tile. On a CPU a tile of logits should stay in the cache next to the weights; a GPU
+# wants few large products, so there the scratch memory of one tile bounds it.
+_CPU_TILE = 2048
+_GPU_TILE_BYTES = 64 * 2**20
+
 # exp(-1000) is 0 in float32 and in float64, so this bound changes no sum; it keeps a logit of
 # -inf (a vocabulary entry somebody masked) from making 0 * inf = NaN.
 _LEAST = -1000.0
@@ -29,7 +34,7 @@ def linear_ce_entropy(
     labels_R: Tensor,
     *,
     max_buffer_bytes: int = 512 * 2**20,
-    tile_size: int = 8192,
+    tile_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and entropy (nats) of softmax(hidden @ weight.T) per row, both differentiable.
 
@@ -37,7 +42,8 @@ def linear_ce_entropy(
         requires one. labels_R: int64 in [0, V); a label outside gives NaN, never a wrong number.
     max_buffer_bytes: logits up to this size are kept for backward (dense mode; a second backward
         through the same call is then refused); larger ones are computed again tile by tile.
-    tile_size: vocabulary entries per tile.
+    tile_size: vocabulary entries per tile; None: 2048 on a CPU, on a GPU as many as make 64 MiB of
+        logits.
     Returns: ce_R, entropy_R in float32 (float64 for float64 hidden states), also under autocast.
     Raises: ObjectiveError where the shapes do not fit.
     Source: the terms of TABOM eq. 8-9; docs/objectives.md.
@@ -52,9 +58,11 @@ def linear_ce_entropy(
             f"the head got labels {tuple(labels_R.shape)} {labels_R.dtype}; expected one int64 "
             f"label for each of the {hidden_RD.shape[0]} rows"
         )
+    dtype = _compute_dtype(hidden_RD)
+    if tile_size is None:
+        tile_size = _default_tile(hidden_RD, dtype)
     if tile_size < 1:
         raise ObjectiveError(f"tile_size must be at least 1, got {tile_size}")
-    dtype = _compute_dtype(hidden_RD)
     needs_grad = torch.is_grad_enabled() and (hidden_RD.requires_grad or weight_VD.requires_grad)
     if not needs_grad:
         with torch.no_grad():
@@ -69,6 +77,12 @@ def linear_ce_entropy(
 
 def _compute_dtype(hidden_RD: Tensor) -> torch.dtype:
     return torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
+
+
+def _default_tile(hidden_RD: Tensor, dtype: torch.dtype) -> int:
+    if hidden_RD.device.type == "cpu":
+        return _CPU_TILE
+    return max(_CPU_TILE, _GPU_TILE_BYTES // (dtype.itemsize * max(len(hidden_RD), 1)))
 
 
 class _Tiles:

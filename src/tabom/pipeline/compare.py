@@ -12,6 +12,7 @@ from tabom.core import env
 from tabom.core.errors import ConfigError
 from tabom.evaluation.compare import ArmRow, compare_arms
 from tabom.evaluation.manifest import differences
+from tabom.evaluation.pairing import Cell, place_of
 from tabom.evaluation.passk import (
     Boundary,
     PassAtK,
@@ -22,13 +23,11 @@ from tabom.evaluation.passk import (
     split_id,
     tally,
 )
-from tabom.evaluation.records import EvaluationRecord, summarize
+from tabom.evaluation.records import EvaluationRecord, Speed, summarize
 from tabom.evaluation.stats import LEVEL, NUM_RESAMPLES, mcnemar_p
 from tabom.pipeline.runs import EvaluatedRun, load_runs, with_roles
 from tabom.pipeline.summary import describe_mean, describe_metric
 from tabom.report.data import SCHEMA
-
-Cell = tuple[str, int]  # set, tokens a step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class TaskTest:
     arm: str
     seed: int | None
     set: str
-    tokens_per_step: int
+    speed: Speed
     num_documents: int
     wins: int
     losses: int
@@ -49,7 +48,7 @@ class TaskTest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class Pace:
     """Accuracy and cost of one arm on one set at one speed, over its seeds.
 
     schedule: what sets the speed, for people: "2" tokens a step, "threshold 0.9", "factor 1".
@@ -57,7 +56,7 @@ class Speed:
 
     arm: str
     set: str
-    tokens_per_step: int
+    speed: Speed
     schedule: str
     accuracy: float
     tokens_per_forward: float
@@ -70,7 +69,7 @@ class Samples:
 
     arm: str
     set: str
-    tokens_per_step: int
+    speed: Speed
     curve: list[PassAtK]
     boundary: Boundary | None
 
@@ -88,16 +87,18 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Everything that `tabom compare` says. rows: see `compare_arms`."""
+    """Everything that `tabom compare` says. rows: see `compare_arms`. held_out: (arm, what its
+    held-out check found)."""
 
     base: str | None
     level: float
     roles: dict[str, str]
     rows: list[ArmRow]
     tests: list[TaskTest]
-    speeds: list[Speed]
+    speeds: list[Pace]
     samples: list[Samples]
     differences: list[Difference]
+    held_out: list[tuple[str, str]]
 
     @property
     def table_keys(self) -> list[str]:
@@ -106,7 +107,8 @@ class Comparison:
         known = list(dict.fromkeys(key for row in self.rows for key in row.means))
         speeds = dict.fromkeys(_speed(k) for k in known if k.startswith("set:") or "domain" in k)
         keys: list[str] = []
-        for speed in sorted(speeds, key=lambda text: int(text or 0)):
+        # Tokens a step by their number, then schedules by their name.
+        for speed in sorted(speeds, key=lambda t: (t != "" and not t.isdigit(), len(t), t)):
             for role in ("in_domain", "out_of_domain"):
                 suffix = f"@{speed}" if speed else ""
                 sets = [f"set:{name}{suffix}" for name, r in self.roles.items() if r == role]
@@ -133,11 +135,15 @@ def compare_runs(
     """
     runs = with_roles(load_runs(given), in_domain)
     names = list(dict.fromkeys(run.arm for run in runs))
+    compared = _common_cells(runs)
     if base is None:
         base = next((run.arm for run in runs if run.is_base), names[0])
     elif base not in names:
         raise ConfigError(f"--base {base!r} is none of the arms {', '.join(names)}")
-    records = {(run.arm, run.seed): collapse(run.records) for run in runs}
+    records = {
+        (run.arm, run.seed): [r for r in collapse(run.records) if (r.set, r.speed) in compared]
+        for run in runs
+    }
     rows = compare_arms(
         records,
         base=base if len(names) > 1 else None,
@@ -154,7 +160,18 @@ def compare_runs(
         speeds=_speeds(runs),
         samples=_samples(runs, base, ks=ks, level=level, num_resamples=num_resamples),
         differences=_differences(runs, bases[0]),
+        held_out=list(
+            dict.fromkeys((run.arm, note) for run in runs for note in run.held_out_notes)
+        ),
     )
+
+
+def _common_cells(runs: Sequence[EvaluatedRun]) -> set[Cell]:
+    """The sets at the speeds that every run has; of a set without any, all, which is an error."""
+    cells = [set(_cells(run.records)) for run in runs]
+    shared = set.intersection(*cells)
+    names = {name for name, _ in shared}
+    return shared | {cell for cell in set.union(*cells) if cell[0] not in names}
 
 
 def _partner(run: EvaluatedRun, bases: Sequence[EvaluatedRun]) -> EvaluatedRun:
@@ -164,7 +181,7 @@ def _partner(run: EvaluatedRun, bases: Sequence[EvaluatedRun]) -> EvaluatedRun:
 def _cells(records: Sequence[EvaluationRecord]) -> dict[Cell, list[EvaluationRecord]]:
     cells: dict[Cell, list[EvaluationRecord]] = {}
     for record in records:
-        cells.setdefault((record.set, record.tokens_per_step), []).append(record)
+        cells.setdefault((record.set, record.speed), []).append(record)
     return cells
 
 
@@ -176,6 +193,8 @@ def _tests(runs: Sequence[EvaluatedRun], bases: Sequence[EvaluatedRun]) -> list[
             continue
         others = _cells(_partner(run, bases).records)
         for cell, own in _cells(run.records).items():
+            if cell not in others:  # a speed of the arm alone
+                continue
             first = {r.id: r.correct for r in own if split_id(r.id)[1] == 0}
             there = {r.id: r.correct for r in others[cell] if split_id(r.id)[1] == 0}
             arm_D = np.array([first[d] for d in sorted(first)])
@@ -185,7 +204,7 @@ def _tests(runs: Sequence[EvaluatedRun], bases: Sequence[EvaluatedRun]) -> list[
                     arm=run.arm,
                     seed=run.seed,
                     set=cell[0],
-                    tokens_per_step=cell[1],
+                    speed=cell[1],
                     num_documents=len(first),
                     wins=int((arm_D > base_D).sum()),
                     losses=int((arm_D < base_D).sum()),
@@ -195,38 +214,38 @@ def _tests(runs: Sequence[EvaluatedRun], bases: Sequence[EvaluatedRun]) -> list[
     return tests
 
 
-def _speeds(runs: Sequence[EvaluatedRun]) -> list[Speed]:
-    groups: dict[tuple[str, str, int], list[Any]] = {}
-    schedules: dict[tuple[str, str, int], str] = {}
+def _speeds(runs: Sequence[EvaluatedRun]) -> list[Pace]:
+    groups: dict[tuple[str, str, Speed], list[Any]] = {}
+    schedules: dict[tuple[str, str, Speed], str] = {}
+    arms: dict[str, int] = {}
+    sets: dict[str, int] = {}
     for run in runs:
         for summary in summarize(run.records):
-            key = (run.arm, summary.set, summary.tokens_per_step)
+            key = (run.arm, summary.set, summary.speed)
             groups.setdefault(key, []).append(summary)
-            schedules.setdefault(key, _schedule(run, summary.set, summary.tokens_per_step))
+            arms.setdefault(run.arm, len(arms))
+            sets.setdefault(summary.set, len(sets))
+            schedules.setdefault(key, run.schedule_of(summary.set, str(summary.speed)))
     return [
-        Speed(
+        Pace(
             arm=arm,
             set=name,
-            tokens_per_step=speed,
+            speed=speed,
             schedule=schedules[arm, name, speed],
             accuracy=float(np.mean([s.accuracy.estimate for s in group])),
             tokens_per_forward=float(np.mean([s.tokens_per_forward for s in group])),
             num_forwards=float(np.mean([s.num_forwards for s in group])),
         )
-        for (arm, name, speed), group in groups.items()
+        # Of an arm on a set, the slow ones first.
+        for (arm, name, speed), group in sorted(
+            groups.items(),
+            key=lambda item: (arms[item[0][0]], sets[item[0][1]], _forwards(item[1])),
+        )
     ]
 
 
-def _schedule(run: EvaluatedRun, name: str, speed: int) -> str:
-    """From the evaluation manifest: under a threshold, tokens a step are not what is set."""
-    decoding = run.manifests.get(name, {}).get(str(speed), {}).get("decoding", {})
-    kind = decoding.get("schedule", "fixed")
-    if kind in ("threshold", "factor"):
-        return f"{kind} {decoding.get(kind):g}"
-    if kind == "official":
-        steps = decoding.get("steps")
-        return "official" if steps is None else f"official, {steps} steps"
-    return str(speed)
+def _forwards(group: Sequence[Any]) -> float:
+    return -float(np.mean([s.num_forwards for s in group]))
 
 
 def _samples(
@@ -253,7 +272,7 @@ def _samples(
             Samples(
                 arm=arm,
                 set=cell[0],
-                tokens_per_step=cell[1],
+                speed=cell[1],
                 curve=pass_curve(own, there, ks=ks, **options),
                 boundary=None if there is None else boundary(own, there),
             )
@@ -326,10 +345,17 @@ def notes(comparison: Comparison) -> list[str]:
     for test in comparison.tests:
         seed = "" if test.seed is None else f", seed {test.seed}"
         lines.append(
-            f"{test.arm}{seed} on {test.set} at {test.tokens_per_step} tokens a step: "
+            f"{test.arm}{seed} on {test.set} at {place_of(test.speed)}: "
             f"{test.wins} documents gained, {test.losses} lost of {test.num_documents} "
             f"(McNemar p = {test.p:.3g})."
         )
+    lines += [f"{arm}: {note}" for arm, note in comparison.held_out]
+    if len({pace.speed for pace in comparison.speeds}) > 1:
+        lines += [
+            f"{p.arm} on {p.set}, {p.schedule}{' tokens a step' if p.schedule.isdigit() else ''}: "
+            f"{p.tokens_per_forward:.2f} tokens per forward, accuracy {100 * p.accuracy:.1f}."
+            for p in comparison.speeds
+        ]
     for item in comparison.samples:
         if item.boundary is not None:
             b = item.boundary

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from tabom.evaluation.records import Speed
 from tabom.evaluation.stats import Interval
 from tabom.evaluation.table import label, to_markdown
 from tabom.pipeline.compare import Comparison
@@ -13,7 +14,7 @@ from tabom.pipeline.compare import Comparison
 def to_text(comparison: Comparison) -> str:
     """All tables as Markdown; what has nothing to show is left out."""
     parts = [_table(comparison), _differences(comparison), _tests(comparison)]
-    parts += [_speeds(comparison), _samples(comparison)]
+    parts += [_speeds(comparison), _samples(comparison), _held_out(comparison)]
     return "\n".join(part for part in parts if part)
 
 
@@ -24,13 +25,13 @@ def to_rows(comparison: Comparison) -> str:
     writer.writerow(["table", "arm", "seed", "set", "tokens_per_step", "key", "value"])
     for t in comparison.tests:
         for key in ("num_documents", "wins", "losses", "p"):
-            place = ["mcnemar", t.arm, t.seed, t.set, t.tokens_per_step]
+            place = ["mcnemar", t.arm, t.seed, t.set, str(t.speed)]
             writer.writerow([*place, key, getattr(t, key)])
     for s in comparison.speeds:
         for key in ("schedule", "accuracy", "tokens_per_forward", "num_forwards"):
-            writer.writerow(["speed", s.arm, None, s.set, s.tokens_per_step, key, getattr(s, key)])
+            writer.writerow(["speed", s.arm, None, s.set, str(s.speed), key, getattr(s, key)])
     for item in comparison.samples:
-        head = ["pass", item.arm, None, item.set, item.tokens_per_step]
+        head = ["pass", item.arm, None, item.set, str(item.speed)]
         for at in item.curve:
             for name, interval in (("", at.value), ("_delta", at.delta)):
                 if interval is not None:
@@ -46,6 +47,8 @@ def to_rows(comparison: Comparison) -> str:
     for d in comparison.differences:
         for name in d.sets:
             writer.writerow(["differs", d.arm, None, name, None, d.key, f"{d.base!r} {d.own!r}"])
+    for arm, note in comparison.held_out:
+        writer.writerow(["held_out", arm, None, None, None, "note", note])
     return text.getvalue()
 
 
@@ -78,7 +81,7 @@ def _tests(comparison: Comparison) -> str:
         [
             t.arm,
             "" if t.seed is None else str(t.seed),
-            _set(t.set, t.tokens_per_step),
+            _set(t.set, t.speed),
             str(t.num_documents),
             str(t.wins),
             str(t.losses),
@@ -119,7 +122,7 @@ def _samples(comparison: Comparison) -> str:
     ks = sorted({at.k for item in comparison.samples for at in item.curve})
     lines, borders = [], []
     for item in comparison.samples:
-        task = _set(item.set, item.tokens_per_step)
+        task = _set(item.set, item.speed)
         by_k = {at.k: at for at in item.curve}
         cells = [_pass(by_k[k].value, by_k[k].delta) if k in by_k else "–" for k in ks]
         lines.append([item.arm, task, *cells])
@@ -153,8 +156,16 @@ def _differences(comparison: Comparison) -> str:
     return _markdown("Evaluated otherwise than the base", columns, lines)
 
 
-def _set(name: str, speed: int) -> str:
-    return name if speed == 1 else f"{name}, {speed} a step"
+def _held_out(comparison: Comparison) -> str:
+    if not comparison.held_out:
+        return ""
+    return _markdown("Held out", ["arm", "found"], [list(item) for item in comparison.held_out])
+
+
+def _set(name: str, speed: Speed) -> str:
+    if speed.schedule:
+        return f"{name}, {speed.schedule}"
+    return name if speed.tokens_per_step == 1 else f"{name}, {speed.tokens_per_step} a step"
 
 
 def _markdown(title: str, columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:

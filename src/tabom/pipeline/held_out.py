@@ -1,7 +1,8 @@
-"""The held-out check of a recipe: its evaluation prompts against its training prompts."""
+"""The held-out check: evaluation prompts against the prompts that were trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tabom.collect.held_out import Overlap, find_overlap
@@ -10,6 +11,7 @@ from tabom.core import configs
 from tabom.core.errors import DataError
 from tabom.pipeline.identity import prompts_identity
 from tabom.pipeline.recipe import Recipe
+from tabom.pipeline.trained_on import training_prompts
 
 
 def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -56,6 +58,35 @@ def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> di
         "notes": _notes(overlaps, shared),
         "fingerprint": compared,
     }
+
+
+def tasks_held_out(
+    documents: Mapping[str, Sequence[str]], *, trained: Sequence[Path]
+) -> dict[str, dict[str, Any]]:
+    """What the documents of tasks share with the prompts of each training behind a model.
+
+    documents: task -> its questions. trained: folders of adapters or trained models; none: the
+        base as it came, of which nothing is known or asked.
+    Returns: per task the counts (`num_exact`, `num_near`, first rows) where they could be taken,
+        and a `note` for people in any case. {} for the base.
+    """
+    if not trained:
+        return {}
+    found = [training_prompts(folder) for folder in trained]
+    unknown = [one.source for one in found if one.texts is None]
+    if unknown:
+        why = f"Held-out check: not done, the training prompts are unknown ({'; '.join(unknown)})."
+        return {task: {"note": why} for task in documents}
+    training = list(dict.fromkeys(text for one in found for text in one.texts or ()))
+    result = {}
+    for task, questions in documents.items():
+        overlap = find_overlap(training, questions, name=task)
+        result[task] = {
+            **_plain(overlap),
+            "training": [one.source for one in found],
+            "note": overlap.describe(),
+        }
+    return result
 
 
 def _texts(source: PromptSource, *, seed: int) -> list[str]:

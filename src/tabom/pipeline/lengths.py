@@ -1,7 +1,9 @@
 """How many prompts a source gives and how long they are: measured where possible, else assumed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tabom.collect.prompts import Prompt, PromptSource, load_prompts
@@ -10,6 +12,20 @@ from tabom.core.errors import DataError
 NUM_MEASURED = 256
 ASSUMED_TOKENS = 150  # a mathematics question with its chat template
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS = 4, 20
+# Rows of data sets as their pages give them, by name, configuration and split: a plan needs a
+# number, not a download of five million rows.
+PUBLISHED_ROWS: dict[tuple[str, str | None, str], int] = {
+    ("horseee/MixChain-Z-PRM12K", None, "train"): 12_000,
+    ("inclusionAI/Ling-Coder-SFT", None, "train"): 5_000_000,  # about
+    ("openai/gsm8k", "main", "train"): 7_473,
+    ("openai/gsm8k", "main", "test"): 1_319,
+    ("HuggingFaceH4/MATH-500", None, "test"): 500,
+    ("openai/openai_humaneval", None, "test"): 164,
+    ("google-research-datasets/mbpp", None, "test"): 500,
+    ("google-research-datasets/mbpp", "full", "test"): 500,
+    ("google-research-datasets/mbpp", "sanitized", "test"): 257,
+    ("google/IFEval", None, "train"): 541,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +62,32 @@ def prompt_lengths(
     tokenizer: Any | None,
     prompt_tokens: int | None = None,
     num_prompts: int | None = None,
+    what: str = "training prompts",
+    flag: str = "--num_prompts",
 ) -> PromptLengths:
-    """Read a source and measure its first prompts.
+    """Read a source and measure its first prompts. Nothing is fetched: a data set is read from the
+    local cache, or its published size is taken and an average length assumed.
 
     tokenizer: with the chat template, or None if it is not here. prompt_tokens, num_prompts: the
-        user's own numbers, taken instead.
-    Raises: DataError if the source cannot be read and num_prompts does not stand in for it.
+        user's own numbers, taken instead. what, flag: how errors call the source and num_prompts.
+    Raises: DataError if the source cannot be read and no number of prompts stands in for it.
     """
     try:
-        prompts = load_prompts(source, seed=seed)
+        with _offline():
+            prompts = load_prompts(source, seed=seed)
     except DataError as error:
         # Only a data set that has yet to be fetched may be missing when a run is planned.
-        count = source.limit if num_prompts is None else num_prompts
-        if source.dataset_name is None:
-            raise
+        if source.dataset_name is None or Path(source.dataset_name).exists():
+            raise DataError(f"{what}: {error}") from error
+        count, how = _count_unseen(source, num_prompts)
         if count is None:
             raise DataError(
-                f"{error}\nTo plan without the data set, say how many prompts it has: --num_prompts"
+                f"{what}: the data set {source.dataset_name} is not on this machine, and its size "
+                f"is not known here; say how many prompts it has: {flag}"
             ) from error
         guess = prompt_tokens or ASSUMED_TOKENS
-        note = f"{guess} tokens, assumed: the data set is not here"
+        length = "as given" if prompt_tokens else "assumed"
+        note = f"{guess} tokens, {length}; {how} ({source.dataset_name} is not on this machine)"
         return PromptLengths(num_prompts=count, tokens=(guess,), note=note)
     count = len(prompts) if num_prompts is None else num_prompts
     tokens: tuple[int, ...]
@@ -96,3 +118,32 @@ def _tokens(prompt: Prompt, tokenizer: Any) -> int:
             messages, add_generation_prompt=True, tokenize=True, return_dict=False
         )
     )
+
+
+def _count_unseen(source: PromptSource, num_prompts: int | None) -> tuple[int | None, str]:
+    """How many prompts a data set gives that cannot be read, and where the number is from."""
+    if num_prompts is not None:
+        return num_prompts, "number as given"
+    assert source.dataset_name is not None
+    rows = PUBLISHED_ROWS.get((source.dataset_name, source.dataset_config, source.dataset_split))
+    if rows is None:
+        return source.limit, "number from prompts.limit"
+    left = max(rows - source.offset, 0)
+    return min(left, source.limit or left), "assumed size"
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """No request to the hub: each would be tried six times before it fails."""
+    import datasets
+    from huggingface_hub import constants
+
+    places = [(constants, "HF_HUB_OFFLINE"), (datasets.config, "HF_HUB_OFFLINE")]
+    before = [getattr(module, name) for module, name in places]
+    try:
+        for module, name in places:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(places, before, strict=True):
+            setattr(module, name, value)

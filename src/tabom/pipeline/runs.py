@@ -1,6 +1,7 @@
 """What `tabom run` and `tabom evaluate` left behind, read for a comparison."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from tabom.core import configs
 from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
-from tabom.evaluation.manifest import EVALUATION
+from tabom.evaluation.manifest import EVALUATION, HELD_OUT
 from tabom.evaluation.records import EvaluationRecord, read_records
 from tabom.pipeline.recipe import ArmConfig
+from tabom.pipeline.run import HELD_OUT as HELD_OUT_FILE
 from tabom.pipeline.run import RECIPE
 from tabom.pipeline.work import RECORDS
 
@@ -21,7 +23,10 @@ Manifests = Mapping[str, Mapping[str, Any]]  # set -> tokens a step -> evaluatio
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedRun:
-    """One evaluation. seed: None where the arm was not trained, or has no seed of its own."""
+    """One evaluation. seed: None where the arm was not trained, or has no seed of its own.
+
+    manifests: by set and by speed. held_out_notes: what its held-out check found.
+    """
 
     arm: str
     seed: int | None
@@ -29,6 +34,18 @@ class EvaluatedRun:
     records: list[EvaluationRecord]
     manifests: Manifests
     is_base: bool
+    held_out_notes: tuple[str, ...] = ()
+
+    def schedule_of(self, name: str, speed: str) -> str:
+        """What sets the pace of a set, for people: under a threshold, tokens a step do not."""
+        decoding = self.manifests.get(name, {}).get(speed, {}).get("decoding", {})
+        kind = decoding.get("schedule", "fixed")
+        if kind in ("threshold", "factor"):
+            return f"{kind} {decoding.get(kind):g}"
+        if kind == "official":
+            steps = decoding.get("steps")
+            return "official" if steps is None else f"official, {steps} steps"
+        return speed
 
 
 def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
@@ -36,11 +53,15 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
 
     given: folders of `tabom run` (all its arms and seeds) or of `tabom evaluate` (one arm, called
         as the folder is); "NAME=FOLDER" names it (an arm, or the arms' prefix). Several folders of
-        one name are seeds of one arm.
+        one name are seeds of one arm; those that hold other sets, speeds or schedules than a seed
+        has so far belong to that seed.
     Raises: StageError for a folder that holds neither; ConfigError if nothing was given.
     """
     if not given:
         raise ConfigError("nothing to compare: name folders of `tabom run` or `tabom evaluate`")
+    twice = [where for where, n in Counter(map(_where, given)).items() if n > 1]
+    if twice:
+        raise ConfigError(f"{twice[0][1]} is given twice under one name; its samples count once")
     studies = [_split(text) for text in given if (_split(text)[1] / RECIPE).is_file()]
     runs: list[EvaluatedRun] = []
     for text in given:
@@ -50,10 +71,8 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
             runs += _study(folder, prefix)
         else:
             own = name or folder.resolve().name
-            taken = [r.seed for r in runs if r.arm == own]
-            run = _evaluation(folder, arm=own, seed=None, is_base=False)
-            runs.append(run if not taken else replace(run, seed=len(taken)))
-    return _seeded(runs)
+            runs.append(_evaluation(folder, arm=own, seed=None, is_base=False))
+    return _seeded(_merged(_with_schedules(runs)))
 
 
 def with_roles(runs: Sequence[EvaluatedRun], in_domain: Sequence[str]) -> list[EvaluatedRun]:
@@ -86,6 +105,11 @@ def _split(text: str) -> tuple[str | None, Path]:
     return None, Path(text)
 
 
+def _where(text: str) -> tuple[str | None, Path]:
+    name, folder = _split(text)
+    return name, folder.resolve()
+
+
 def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     recipe = configs.load_yaml(root / RECIPE)
     arms = {}
@@ -108,6 +132,9 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
             folder = path / slug / "evaluate"
             if folder.is_dir():
                 runs.append(_evaluation(folder, arm=prefix + arm.name, seed=seed, is_base=False))
+    path = root / HELD_OUT_FILE
+    notes = tuple(read_json(path).get("notes") or ()) if path.is_file() else ()
+    runs = [run if run.is_base else replace(run, held_out_notes=notes) for run in runs]
     if not runs:
         raise StageError(f"{root}: a run without any evaluation; finish it: tabom run {root}")
     return runs
@@ -131,7 +158,7 @@ def _evaluation(folder: Path, *, arm: str, seed: int | None, is_base: bool) -> E
     if not records:
         raise DataError(f"{folder / RECORDS}: there is no record in it")
     path = folder / EVALUATION
-    manifests: Manifests = read_json(path) if path.is_file() else _derived(found.settings, found)
+    manifests: Manifests = _read(path) if path.is_file() else _derived(found.settings, found)
     return EvaluatedRun(
         arm=arm,
         seed=seed,
@@ -139,7 +166,29 @@ def _evaluation(folder: Path, *, arm: str, seed: int | None, is_base: bool) -> E
         records=records,
         manifests=manifests,
         is_base=is_base,
+        held_out_notes=tuple(
+            dict.fromkeys(
+                one[HELD_OUT]["note"]
+                for speeds in manifests.values()
+                for one in speeds.values()
+                if one.get(HELD_OUT)
+            )
+        ),
     )
+
+
+def _read(path: Path) -> Manifests:
+    content = read_json(path)
+    speeds = list(content.values()) if isinstance(content, dict) else [None]
+    if not all(
+        isinstance(each, dict) and all(isinstance(one, dict) for one in each.values())
+        for each in speeds
+    ):
+        raise DataError(
+            f"{path}: not the manifests of an evaluation, by set and by speed; was the file "
+            "edited? Evaluate again"
+        )
+    return dict(content)
 
 
 def _derived(settings: Mapping[str, Any], found: Any) -> Manifests:
@@ -156,6 +205,62 @@ def _derived(settings: Mapping[str, Any], found: Any) -> Manifests:
                 "versions": found.versions,
             }
     return manifests
+
+
+def _with_schedules(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """The runs with a schedule in their records, if any arm was evaluated under several.
+
+    Where each arm has one (k1 against t09), its cells go by tokens a step, and are compared.
+    """
+    seen: dict[tuple[str, str, int], set[str]] = {}
+    for run in runs:
+        for r in run.records:
+            found = run.schedule_of(r.set, str(r.tokens_per_step))
+            seen.setdefault((run.arm, r.set, r.tokens_per_step), set()).add(found)
+    if all(len(schedules) == 1 for schedules in seen.values()):
+        return list(runs)
+
+    def schedule(run: EvaluatedRun, name: str, speed: str) -> str:
+        found = run.schedule_of(name, speed)
+        return "" if found == speed else found
+
+    return [
+        replace(
+            run,
+            records=[
+                replace(r, schedule=schedule(run, r.set, str(r.tokens_per_step)))
+                for r in run.records
+            ],
+            manifests={
+                name: {schedule(run, name, speed) or speed: one for speed, one in speeds.items()}
+                for name, speeds in run.manifests.items()
+            },
+        )
+        for run in runs
+    ]
+
+
+def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Evaluations of one arm (and seed) that share no set at one speed, as one."""
+    merged: list[EvaluatedRun] = []
+    for run in runs:
+        cells = {(r.set, r.speed) for r in run.records}
+        for i, other in enumerate(merged):
+            is_same = (other.arm, other.seed) == (run.arm, run.seed)
+            if is_same and cells.isdisjoint((r.set, r.speed) for r in other.records):
+                names = {**other.manifests, **run.manifests}
+                merged[i] = replace(
+                    other,
+                    records=other.records + run.records,
+                    manifests={
+                        n: {**other.manifests.get(n, {}), **run.manifests.get(n, {})} for n in names
+                    },
+                    held_out_notes=other.held_out_notes + run.held_out_notes,
+                )
+                break
+        else:
+            merged.append(run)
+    return merged
 
 
 def _seeded(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:

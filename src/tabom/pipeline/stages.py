@@ -71,7 +71,7 @@ class Stage:
                 folder=self.folder,
                 fingerprint=self.fingerprint,
                 settings=self.settings,
-                report=lambda done, total: report(self.label, done, total),
+                report=lambda done, total, note="": report(self.label, done, total, note),
                 **self.arguments,
             )
         except BaseException:

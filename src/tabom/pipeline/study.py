@@ -200,7 +200,7 @@ def _limit_threads(threads: int | None) -> None:
 def _run_in_worker(stage: Stage) -> dict[str, Any]:
     last = [0.0]
 
-    def report(label: str, done: int, total: int) -> None:
+    def report(label: str, done: int, total: int, note: str = "") -> None:
         share = done / total if total else 1.0
         if share >= last[0] + 0.02 or share >= 1.0:
             last[0] = share

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tabom._version import __version__
+from tabom.collect.prompts_columns import PROMPT_COLUMNS
 from tabom.core import configs, keys
 from tabom.core.errors import ConfigError
 from tabom.pipeline.identity import model_identity
 from tabom.pipeline.recipe import ModelConfig
 from tabom.pipeline.stages import Stage
+from tabom.pipeline.trained_on import CARD
 
 RESPONSES = "responses.jsonl"
 RESULTS = "results.json"
@@ -127,16 +129,19 @@ def tasks_work(
     from tabom.core.atomic import replacing, write_json
     from tabom.evaluation.harness.model import TabomLM
     from tabom.evaluation.harness.run import run_tasks
-    from tabom.evaluation.manifest import EVALUATION
+    from tabom.evaluation.manifest import EVALUATION, HELD_OUT
     from tabom.evaluation.records import EvaluationRecord, summarize, write_records
     from tabom.evaluation.tasks.code import UNSAFE
+    from tabom.evaluation.tasks.judged import QUIET
+    from tabom.pipeline.held_out import tasks_held_out
     from tabom.pipeline.work import RECORDS, open_model
 
     loaded = open_model(model, trained=trained_folder)
     records: list[EvaluationRecord] = []
     results: dict[str, Any] = {}
     manifests: dict[str, dict[str, Any]] = {}
-    token = UNSAFE.set(config.unsafe_exec)
+    documents: dict[str, list[str]] = {}
+    tokens = UNSAFE.set(config.unsafe_exec), QUIET.set(config.quiet)
     try:
         for speed in config.tokens_per_step:
             lm = TabomLM(
@@ -164,6 +169,7 @@ def tasks_work(
                 "decoding": {task: lm.cost_of(task) for task in run.samples},
             }
             for task, rows in run.samples.items():
+                documents[task] = questions(rows)
                 manifests.setdefault(task, {})[str(speed)] = {
                     **lm.manifest_of(task),
                     "data": {
@@ -181,16 +187,43 @@ def tasks_work(
                 with replacing(folder / f"samples_{task}@{speed}.jsonl") as temporary:
                     temporary.write_text(_lines(rows), encoding="utf-8")
     finally:
-        UNSAFE.reset(token)
+        UNSAFE.reset(tokens[0])
+        QUIET.reset(tokens[1])
+    held_out = tasks_held_out(documents, trained=_trainings(model, trained_folder))
+    for task, found in held_out.items():
+        for manifest in manifests[task].values():
+            manifest[HELD_OUT] = found
     write_json(folder / RESULTS, json.loads(json.dumps(results, default=str)))
     write_json(folder / EVALUATION, manifests)
     write_records(folder / RECORDS, records)
     counts: dict[str, Any] = {"num_responses": len(records)}
     for summary in summarize(records):
-        name = f"{summary.set}@{summary.tokens_per_step}"
+        name = f"{summary.set}@{summary.speed}"
         counts[name] = round(100 * summary.accuracy.estimate, 2)
         counts[f"{name} tokens_per_forward"] = round(summary.tokens_per_forward, 3)
+    for task, found in held_out.items():
+        if "num_exact" in found:
+            counts[f"{task} in_training"] = found["num_exact"]
+            counts[f"{task} near_training"] = found["num_near"]
     return counts
+
+
+def questions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The question of each logged document, once: its prompt column, else what was asked."""
+    found: dict[Any, str] = {}
+    for row in rows:
+        document = row.get("doc") or {}
+        texts = [document[name] for name in (*PROMPT_COLUMNS, "text")
+                 if isinstance(document.get(name), str)]  # fmt: skip
+        found[row["doc_id"]] = texts[0] if texts else str(row["arguments"][0][0])
+    return [found[number] for number in sorted(found)]
+
+
+def _trainings(model: ModelConfig, trained: Path | None) -> list[Path]:
+    """The folders of all trainings behind a model: its own, its adapter's, the arm's."""
+    own = Path(model.model_name_or_path)
+    found = [own] if (own / CARD).is_file() else []
+    return [*found, *(Path(p) for p in (model.adapter, trained) if p is not None)]
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> str:

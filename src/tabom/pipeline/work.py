@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
     from tabom.trajectory.record import Trajectory
 
-Done = Callable[[int, int], None]  # (done, total)
+Done = Callable[..., None]  # (done, total), and a note where there is one
 VERDICTS = "verdicts.parquet"
 
 
@@ -209,6 +209,7 @@ def evaluate_work(
     import pyarrow.parquet as pq
 
     from tabom.collect.config import CollectionConfig
+    from tabom.collect.prompts import prompts_content
     from tabom.collect.worker import make_requests
     from tabom.core.atomic import replacing, write_json
     from tabom.core.hooks import load_function
@@ -252,7 +253,7 @@ def evaluate_work(
                 recipe.decoding_of(item, speed),
                 batch_size=recipe.evaluation.batch_size,
                 seed=recipe.evaluation.seed,
-                data=prompts_identity(item.prompts),
+                data={**prompts_identity(item.prompts), "documents": prompts_content(prompts)},
                 extra={"verifier": (item.verifier or recipe.verifier)},
             )
             for speed in item.tokens_per_step
@@ -280,7 +281,7 @@ def evaluate_work(
     write_records(folder / RECORDS, records)
     counts: dict[str, Any] = {"num_responses": len(records)}
     for summary in summarize(records):
-        name = f"{summary.set}@{summary.tokens_per_step}"
+        name = f"{summary.set}@{summary.speed}"
         counts[name] = round(100 * summary.accuracy.estimate, 2)
     return counts
 

@@ -141,7 +141,13 @@ def train_stage(
             progress.set_postfix(loss=f"{loss.item():.3f}")
 
 
-def pretrain(output_dir: str | Path, *, seed: int = 0, stages: Sequence[Stage] = STAGES) -> Path:
+def pretrain(
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    stages: Sequence[Stage] = STAGES,
+    options: str = "",
+) -> Path:
     """Make a base checkpoint: configuration, weights, tokenizer, and how it was made.
 
     On one machine the result is a function of `seed` and `stages`: one thread, keyed draws.
@@ -149,7 +155,8 @@ def pretrain(output_dir: str | Path, *, seed: int = 0, stages: Sequence[Stage] =
     Args:
         output_dir: folder to write; made if missing.
         seed: initial weights, data and masks.
-        stages: the curriculum; other than the default only in tests and experiments.
+        stages: the curriculum.
+        options: the flags that made other stages of it, for the record.
 
     Returns:
         `output_dir`.
@@ -167,7 +174,7 @@ def pretrain(output_dir: str | Path, *, seed: int = 0, stages: Sequence[Stage] =
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {
-        "command": f"tabom toyworld pretrain --seed {seed}",
+        "command": f"tabom toyworld pretrain --seed {seed}{options}",
         "seed": seed,
         "num_parameters": sum(weight.numel() for weight in model.parameters()),
         "cpu_seconds": seconds,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from tabom.core.errors import ConfigError
 from tabom.toyworld.alphabet import NODES
 from tabom.toyworld.tasks import digest, make_example, pointer_example, split_of
 
@@ -62,7 +63,24 @@ MIXTURE = Stage(
     shares={"reverse": 0.2, "sort": 0.24, "sudoku": 0.29, "hops": 0.255, "chain": 0.015},
     other_surface=0.06,
 )
-STAGES = (MAPS, MIXTURE)
+STAGES: tuple[Stage, ...] = (MAPS, MIXTURE)
+
+
+def curriculum(*, chain_share: float) -> tuple[Stage, ...]:
+    """The two stages with another share of the new domain in the mixture, at the cost of `hops`.
+
+    The share decides how a base fails: with less it answers fewer chains right, and more of its
+    wrong answers begin with a slot revealed too early.
+    """
+    both = MIXTURE.shares["hops"] + MIXTURE.shares["chain"]
+    if not 0 <= chain_share < both:
+        raise ConfigError(
+            f"chain_share {chain_share} is taken from the share of hops; give 0 <= chain_share "
+            f"< {both:g}"
+        )
+    hops_share = round(both - chain_share, 12)
+    shares = {**MIXTURE.shares, "hops": hops_share, "chain": chain_share}
+    return (MAPS, replace(MIXTURE, shares=shares))
 
 
 def draw_pair(stage: Stage, *, seed: int, step: int, row: int) -> tuple[str, str]:

@@ -45,7 +45,14 @@ def model_card(record: Mapping[str, Any]) -> str:
         ),
         "## Training",
         "",
-        *_table({"steps": result["steps"], "seconds": result["seconds"], **config}),
+        *_table(
+            {
+                "steps": result["steps"],
+                "seconds": result["seconds"],
+                **result["speed"],
+                **config,
+            }
+        ),
         "## Last logged metrics",
         "",
         *_table(result["metrics"]),

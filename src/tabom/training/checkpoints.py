@@ -33,15 +33,13 @@ def save_weights(
 
     state_dict: gathered by FSDP, with the keys of ObjectiveStep; None: the model holds it all.
     """
+    state = None
     if state_dict is not None:
-        gathered = {
-            k.removeprefix(_PREFIX): v for k, v in state_dict.items() if k.startswith(_PREFIX)
-        }
-        model.lm.save_pretrained(str(folder), state_dict=gathered)  # type: ignore[operator]
-    elif is_adapter(model):
-        save_adapter(model, folder)
+        state = {k.removeprefix(_PREFIX): v for k, v in state_dict.items() if k.startswith(_PREFIX)}
+    if is_adapter(model):
+        save_adapter(model, folder, state=state)
     else:
-        save_model(model, folder)
+        save_model(model, folder, state=state)
 
 
 def load_weights(model: MaskedDiffusionModel, folder: Path) -> None:

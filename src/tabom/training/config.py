@@ -19,7 +19,7 @@ _FREE = frozenset(
     {
         "logging_steps", "save_strategy", "save_steps", "save_total_limit", "eval_strategy",
         "eval_steps", "eval_cuts", "per_device_eval_batch_size", "dataloader_num_workers",
-        "report_to", "disable_tqdm", "use_cpu", "resume", "max_buffer_bytes",
+        "report_to", "disable_tqdm", "use_cpu", "resume", "max_buffer_bytes", "torch_compile",
     }
 )  # fmt: skip
 
@@ -28,16 +28,20 @@ _FREE = frozenset(
 class TrainingConfig:
     """How a model is trained. Defaults are the paper's (its batch of 4 is per device).
 
-    learning_rate, weight_decay, max_grad_norm, lr_scheduler_type, warmup_steps: of AdamW.
+    learning_rate, weight_decay, max_grad_norm, lr_scheduler_type, warmup_steps: of the optimiser.
+    optim: its name in transformers; the default is AdamW in one fused kernel.
     per_device_train_batch_size, gradient_accumulation_steps: responses in a micro-batch, and
         micro-batches in an optimiser step. How a step is cut up does not change its result.
     num_train_epochs, max_steps: length of the run; max_steps > 0 wins over epochs. A last batch
         smaller than per_device_train_batch_size is left out of its epoch (the data are shuffled
         anew in each epoch, so other responses are left out each time).
+    group_by_length: also put responses of like length into one step, as in transformers. Within
+        a step they are always sorted, which changes nothing; this changes which ones meet.
     seed: of the shuffle, the contexts, the LoRA initialisation and dropout.
     max_length: responses whose prompt and slots exceed it are dropped and counted; None: no limit.
     bf16: autocast to bfloat16; None: where the device is a GPU that has it.
     gradient_checkpointing: recompute activations in the backward pass, for memory.
+    torch_compile: compile the decoder layers; the first steps take minutes longer.
     use_peft: train a LoRA adapter (lora_r, lora_alpha, lora_dropout, lora_target_modules);
         False trains all weights.
     logging_steps, save_strategy, save_steps, save_total_limit, eval_strategy, eval_steps: as in
@@ -61,10 +65,13 @@ class TrainingConfig:
     lr_scheduler_type: Scheduler = "cosine"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    optim: str = "adamw_torch_fused"
+    group_by_length: bool = False
     seed: int = 0
     max_length: int | None = None
     bf16: bool | None = None
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     use_peft: bool = True
     lora_r: int = 16
     lora_alpha: int = 16
@@ -176,6 +183,7 @@ class TrainingConfig:
                 lr_scheduler_type=self.lr_scheduler_type,
                 weight_decay=self.weight_decay,
                 max_grad_norm=self.max_grad_norm,
+                optim=self.optim,
                 seed=self.seed,
                 data_seed=self.seed,
                 bf16=bf16,

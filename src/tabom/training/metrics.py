@@ -118,6 +118,30 @@ def _finite(value: Any) -> Any:
     return value
 
 
+class HostCopy:
+    """A small tensor on its way to the host. On a GPU, `wait` waits for no work queued later."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.detach()
+        self._event: Any = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values.detach(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it needs no waiting for, since the device is no GPU."""
+        return self._event is None
+
+    def wait(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+        values: list[float] = self._values.tolist()
+        return values
+
+
 class FiniteGuard:
     """Stops the run at a loss or gradient norm that is not finite, and names the step.
 
@@ -127,34 +151,25 @@ class FiniteGuard:
     """
 
     def __init__(self) -> None:
-        self._pending: tuple[int, Tensor, Any] | None = None
+        self._pending: tuple[int, HostCopy] | None = None
 
     def watch(self, loss: Tensor, grad_norm: Tensor | float, *, step: int) -> None:
         """step: 1-based number of the optimiser step that these belong to."""
         self.check()
         norm = torch.as_tensor(grad_norm, device=loss.device)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        pair = torch.stack([loss.detach().float(), norm.detach().float()])
-        event = None
-        if pair.device.type == "cuda":
-            host = torch.empty(2, pin_memory=True)
-            host.copy_(pair, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            pair = host
-        self._pending = (step, pair, event)
-        if event is None:
+        pair = HostCopy(torch.stack([loss.detach().float(), norm.detach().float()]))
+        self._pending = (step, pair)
+        if pair.is_here:
             self.check()
 
     def check(self) -> None:
         """Raises: TrainingError if the last watched step was not finite."""
         if self._pending is None:
             return
-        step, pair, event = self._pending
+        step, pair = self._pending
         self._pending = None
-        if event is not None:
-            event.synchronize()
-        loss, norm = pair.tolist()
+        loss, norm = pair.wait()
         # The norm is the same on all ranks, so that all of them stop; the loss is local.
         if not math.isfinite(norm):
             raise not_finite(step=step, loss=loss, grad_norm=norm)

@@ -1,5 +1,6 @@
 """The progress bar, and the hook of a caller that draws its own."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 # Called with (steps done, steps in all, the last logged numbers).
 Progress = Callable[[int, int, dict[str, float]], None]
+
+log = logging.getLogger(__name__)
 
 
 class ProgressCallback(TrainerCallback):
@@ -29,6 +32,8 @@ class ProgressCallback(TrainerCallback):
             unit="step",
             disable=self.disable_tqdm or not state.is_local_process_zero,
         )
+        if state.is_world_process_zero and args.lr_scheduler_type != "constant":
+            warn_of_warmup(args.warmup_steps, state.max_steps, learning_rate=args.learning_rate)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -49,9 +54,30 @@ class ProgressCallback(TrainerCallback):
     ) -> None:
         self.last = {**self.last, **(logs or {})}
         if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}", refresh=False)
+            self.bar.set_postfix_str(bar_text(logs), refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.bar.close()
+
+
+def warn_of_warmup(warmup_steps: float, max_steps: int, *, learning_rate: float) -> None:
+    """A warm-up as long as the run is legal, and hardly ever meant."""
+    if warmup_steps >= max_steps:
+        log.warning(
+            "warmup_steps is %d and the run has %d optimiser steps: learning_rate %g is never "
+            "reached before the end; set warmup_steps to, say, %d, or train longer",
+            warmup_steps, max_steps, learning_rate, max_steps // 10,
+        )  # fmt: skip
+
+
+def bar_text(logs: dict[str, float]) -> str:
+    """What stands behind the bar: the loss, and how fast and how large the run is."""
+    parts = [f"loss {logs['loss']:.4f}"]
+    if "tokens_per_second" in logs:
+        parts.append(f"{logs['tokens_per_second']:,.0f} tok/s")
+        parts.append(f"MFU {logs['mfu']:.0%}")
+    if "peak_memory_gib" in logs:
+        parts.append(f"{logs['peak_memory_gib']:.1f} GiB")
+    return ", ".join(parts)

@@ -1,8 +1,6 @@
 """One training run: examples in, an adapter (or a model folder) with its card out."""
 
 import logging
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +15,7 @@ from tabom.core.errors import ConfigError
 from tabom.core.plain import to_plain
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.sizes import sizes_of
 from tabom.objectives.compose import Objective, describe
 from tabom.training import checkpoints
 from tabom.training.card import model_card
@@ -30,7 +29,9 @@ from tabom.training.dataset import (
     split_held_out,
 )
 from tabom.training.metrics import Journal
+from tabom.training.preempt import EXIT_STATUS, Preemption
 from tabom.training.progress import Progress
+from tabom.training.speed import Speed, peak_memory
 from tabom.training.step import ObjectiveStep
 from tabom.training.trainer import TabomTrainer
 
@@ -47,7 +48,9 @@ class TrainResult:
     steps: optimiser steps of the whole run; resumed_from: the step it went on from (0: none).
     seconds: wall time of training, with the part of a resumed run before its checkpoint.
     num_examples: trained on; num_eval_examples: held out; dropped: reason -> number left out.
-    metrics: the last logged numbers. peak_memory_bytes: of the GPU, or of the process on a CPU.
+    metrics: the last logged numbers. speed: tokens_per_second, padding and mfu of the training
+        steps of this process (nothing on ranks above 0).
+    peak_memory_bytes: of the GPU, or of the process on a CPU.
     """
 
     steps: int
@@ -57,6 +60,7 @@ class TrainResult:
     num_eval_examples: int
     dropped: dict[str, int]
     metrics: dict[str, float]
+    speed: dict[str, float]
     peak_memory_bytes: int
     output_dir: str
 
@@ -83,7 +87,8 @@ def train(
         README.md, metrics.jsonl, checkpoints as configured, and, written last,
         tabom_manifest.json.
     Raises: DataError without data; ObjectiveError if the objective needs an order that the data
-        lack; StageError for a checkpoint of another run; TrainingError if a loss is not finite.
+        lack; StageError for a checkpoint of another run; TrainingError if a loss is not finite;
+        SystemExit with status 143 after a SIGTERM, when the step it met is saved.
     """
     output_dir = Path(output_dir)
     dropped = dict(train_examples.dropped) if isinstance(train_examples, ExampleSet) else {}
@@ -100,6 +105,10 @@ def train(
         if part is not None:
             _check_objective(objective, model, part)
     _make_trainable(model, config)
+    if config.torch_compile:
+        from tabom.models.compiled import compile_layers
+
+        compile_layers(model)
     use_cpu = config.use_cpu if config.use_cpu is not None else model.device.type == "cpu"
     arguments = config.training_arguments(
         str(output_dir), has_eval=eval_dataset is not None, use_cpu=use_cpu
@@ -118,6 +127,12 @@ def train(
         train_dataset=dataset,
         eval_dataset=eval_dataset,
         eval_cuts=config.eval_cuts,
+        group_by_length=config.group_by_length,
+        speed=Speed(
+            sizes_of(model.base_lm),
+            lora_parameters=_num_trained(model) if checkpoints.is_adapter(model) else None,
+            world_size=arguments.world_size,
+        ),
         identity=identity,
         progress=progress,
         disable_tqdm=config.disable_tqdm,
@@ -133,8 +148,18 @@ def train(
         torch.cuda.reset_peak_memory_stats()
 
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with Preemption() as trainer.preemption:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.guard.check()
+    if trainer.stopper.is_stopped:
+        trainer.accelerator.wait_for_everyone()
+        log.warning(
+            "stopped by SIGTERM after step %d of %d; checkpoint-%d in %s is complete: the same "
+            "command goes on from it",
+            trainer.state.global_step, trainer.state.max_steps, trainer.state.global_step,
+            output_dir,
+        )  # fmt: skip
+        raise SystemExit(EXIT_STATUS)
     trainer.save_model()
     model.eval()
     seconds = time.perf_counter() - start if trainer.journal is None else trainer.journal.seconds
@@ -147,7 +172,8 @@ def train(
         num_eval_examples=len(eval_dataset) if eval_dataset is not None else 0,
         dropped=dropped,
         metrics=dict(trainer.last_metrics),
-        peak_memory_bytes=_peak_memory(use_cpu=use_cpu),
+        speed=trainer.speed.whole(),
+        peak_memory_bytes=peak_memory(arguments.device),
         output_dir=str(output_dir),
     )
     if is_main:
@@ -228,8 +254,5 @@ def _recompute_activations(model: MaskedDiffusionModel) -> None:
         lm.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
 
-def _peak_memory(*, use_cpu: bool) -> int:
-    if torch.cuda.is_available() and not use_cpu:
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _num_trained(model: MaskedDiffusionModel) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -29,12 +29,17 @@ class ObjectiveStep(nn.Module):
         self._no_split_modules = getattr(model.base_lm, "_no_split_modules", None)
 
     def forward(
-        self, prompt_ids_BP: Tensor, attention_mask_BS: Tensor | None, context: Context
+        self,
+        prompt_ids_BP: Tensor,
+        attention_mask_BS: Tensor | None,
+        context: Context,
+        widest: int | None = None,
     ) -> dict[str, dict[str, Any]]:
         """Local sums of one micro-batch.
 
         prompt_ids_BP: int64, left-padded. attention_mask_BS: None if nothing is padded.
-        context: its tensors on the device of the model.
+        context: its tensors on the device of the model. widest: the most rows of one response;
+            None counts them, which on a GPU waits for the device.
         Returns: {"sums": term -> 0-dim float32 with gradient, "metrics": name -> (sum, count)}.
         """
         num_prompt = prompt_ids_BP.shape[1]
@@ -44,6 +49,7 @@ class ObjectiveStep(nn.Module):
             attention_mask_BS,
             context.row_batch_R,
             context.row_slot_R + num_prompt,
+            widest=widest,
         )
         # Entropies and cross-entropies are float32 by contract; autocast would round the logits.
         with torch.autocast(hidden_RD.device.type, enabled=False):
@@ -69,6 +75,7 @@ def step_inputs(batch: TrajectoryBatch, context: Context) -> dict[str, Any]:
         "prompt_ids_BP": batch.prompt_ids_BP,
         "attention_mask_BS": attention_mask_BS,
         "context": context,
+        "widest": int(context.row_batch_R.bincount(minlength=1).max()),
     }
 
 

@@ -22,8 +22,11 @@ from tabom.core.errors import DataError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.training import checkpoints
 from tabom.training.dataset import ResponseDataset, collate
-from tabom.training.metrics import FiniteGuard, Journal, Meter, not_finite
+from tabom.training.metrics import FiniteGuard, HostCopy, Journal, Meter, not_finite
+from tabom.training.order import StepSampler
+from tabom.training.preempt import Preemption, StopCallback
 from tabom.training.progress import Progress, ProgressCallback
+from tabom.training.speed import WORK, Speed, peak_memory, work_of
 from tabom.training.step import ObjectiveStep, step_inputs, to_device
 
 # The contexts of held-out responses are the same at every evaluation, in every arm and seed.
@@ -49,6 +52,8 @@ class TabomTrainer(Trainer):
         train_dataset: ResponseDataset,
         eval_dataset: ResponseDataset | None,
         eval_cuts: int,
+        group_by_length: bool,
+        speed: Speed,
         identity: dict[str, Any],
         progress: Progress | None,
         disable_tqdm: bool,
@@ -67,13 +72,19 @@ class TabomTrainer(Trainer):
         self.step_module = step
         self.objective = step.objective
         self.eval_cuts = eval_cuts
+        self.group_by_length = group_by_length
+        self.speed = speed
         self.identity = identity
         self.meter = Meter()
         self.guard = FiniteGuard()
         self.journal: Journal | None = None
         self.last_metrics: dict[str, float] = {}
         self._step_loss = torch.zeros((), device=args.device)
+        self.preemption = Preemption()
+        self._stop_votes: HostCopy | None = None
+        self.stopper = StopCallback(self._should_stop)
         self.remove_callback(PrinterCallback)
+        self.add_callback(self.stopper)
         self.add_callback(ProgressCallback(progress, disable_tqdm=disable_tqdm))
         global_batch = self.get_total_train_batch_size(args) // args.gradient_accumulation_steps
         if len(train_dataset) < global_batch:
@@ -84,12 +95,25 @@ class TabomTrainer(Trainer):
                 f"gradient_accumulation_steps instead of a larger batch"
             )
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
+        step_batch = self.get_total_train_batch_size(self.args)
+        return StepSampler(
+            [example.num_tokens for example in self.train_dataset.examples],
+            micro_batch=step_batch // self.args.gradient_accumulation_steps,
+            step_batch=step_batch,
+            group_by_length=self.group_by_length,
+            seed=self.args.seed,
+            # Not by `set_epoch`, which does not reach a sampler through all of accelerate's wraps.
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+
     # ---- one optimiser step ----
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[TrajectoryBatch], num_batches: int, device: torch.device
     ) -> tuple[list[Inputs], dict[str, Any]]:
         """Draw every context of the next optimiser step, and count globally what it asks."""
+        self.speed.start()
         micro = [
             self._draw(batch, seed=self.args.seed, step=self.state.global_step)
             for batch in islice(epoch_iterator, num_batches)
@@ -101,20 +125,28 @@ class TabomTrainer(Trainer):
                 counts[name] = counts.get(name, 0.0) + count
             for name, (total, count) in context.stats.items():
                 self.meter.add(name, total, count)
-            self.meter.add("tokens", float(inputs.pop("num_tokens")), None)
+            for name, amount in inputs.pop("work").items():
+                self.meter.add(name, amount, None)
         if self.args.world_size > 1:
             # One all-reduce; the result stays on the device, so that nothing waits for it.
             names = sorted(counts)
-            local = torch.tensor([counts[n] for n in names], dtype=torch.float32)
+            votes = [*(counts[n] for n in names), float(self.preemption.is_asked)]
+            local = torch.tensor(votes, dtype=torch.float32)
             summed = self._reduce(local.to(self.args.device))
-            counts = dict(zip(names, summed.unbind(), strict=True))
+            counts = dict(zip(names, summed[:-1].unbind(), strict=True))
+            self._stop_votes = HostCopy(summed[-1:])
         self._step_loss = torch.zeros((), device=self.args.device)
         return micro, counts
 
     def _draw(self, batch: TrajectoryBatch, *, seed: int, step: int) -> Inputs:
         context = self.objective.draw(batch, seed=seed, step=step)
-        num_tokens = int(batch.prompt_mask_BP.sum()) + batch.response_ids_BN.numel()
-        return {**step_inputs(batch, context), "num_tokens": num_tokens}
+        return {**step_inputs(batch, context), "work": work_of(batch, context)}
+
+    def _should_stop(self) -> bool:
+        """Whether any rank was told to, as known to all of them when the step began."""
+        if self.args.world_size == 1:
+            return self.preemption.is_asked
+        return self._stop_votes is not None and self._stop_votes.wait()[0] > 0
 
     def _prepare_inputs(self, inputs: Inputs) -> Inputs:
         return to_device(inputs, self.args.device)
@@ -166,10 +198,12 @@ class TabomTrainer(Trainer):
             if not loss - loss == 0 or not norm - norm == 0:
                 raise not_finite(step=self.state.global_step, loss=loss, grad_norm=norm)
             scalars, vectors = self._flush(self.meter)
-            num_tokens = int(scalars.pop("tokens"))
-            if self.journal is not None:
-                self.journal.tokens += num_tokens
+            work = {name: scalars.pop(name) for name in WORK}
             logs.update(scalars)
+            if self.journal is not None:
+                self.journal.tokens += int(work["tokens"])
+                logs.update(self.speed.lap(work))
+                logs["peak_memory_gib"] = peak_memory(self.args.device) / 2**30
         super().log(logs, start_time)
         self.last_metrics.update(logs)
         if self.journal is not None:
@@ -180,7 +214,6 @@ class TabomTrainer(Trainer):
 
     # ---- held-out loss ----
 
-    @torch.no_grad()
     def evaluate(
         self,
         eval_dataset: ResponseDataset | None = None,
@@ -188,6 +221,17 @@ class TabomTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The objective on `eval_cuts` fixed contexts of every held-out response."""
+        with self.speed.paused():
+            scalars = self._held_out_means(eval_dataset)
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in scalars.items()}
+            self.log(dict(metrics))
+            self.control: TrainerControl = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+        return metrics
+
+    @torch.no_grad()
+    def _held_out_means(self, eval_dataset: ResponseDataset | None) -> dict[str, float]:
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         size, rank, world = (
             self.args.eval_batch_size, self.args.process_index, self.args.world_size,
@@ -205,7 +249,7 @@ class TabomTrainer(Trainer):
                 weight = float(start + rank < len(batches))
                 batch = batches[min(start + rank, len(batches) - 1)]
                 inputs = self._draw(batch, seed=EVAL_SEED, step=cut)
-                del inputs["num_tokens"]
+                del inputs["work"]
                 inputs = self._prepare_inputs(inputs)
                 outputs = model(**inputs)
                 self._add_to(meter, outputs, inputs["context"], weight=weight)
@@ -213,18 +257,26 @@ class TabomTrainer(Trainer):
         names = outputs["sums"]
         means = {n: torch.tensor(scalars.get(f"loss_{n}", 0.0)) for n in names}
         scalars["loss"] = float(self.objective.total(means, dict.fromkeys(names, 1.0)))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scalars.items()}
-        self.log(dict(metrics))
-        self.control: TrainerControl = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return scalars
 
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.guard.check()
-        super()._save_checkpoint(model, trial)
+        if self.args.should_save:  # first, since what the Trainer writes last says it is complete
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / checkpoints.IDENTITY, self.identity)
+        with self.speed.paused():
+            super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.is_fsdp_enabled and not _internal_call:
+            # What remains of a run is whole, also where its checkpoints are saved in shards.
+            state_dict = self.accelerator.get_state_dict(self.model)
+            self._save(output_dir, state_dict=state_dict)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -232,8 +284,6 @@ class TabomTrainer(Trainer):
             return
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.save_weights(self.step_module.model, folder, state_dict=state_dict)
-        if folder != Path(self.args.output_dir):  # at the end, the manifest says it
-            write_json(folder / checkpoints.IDENTITY, self.identity)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -23,7 +23,8 @@ class Trajectory:
         prompt, the sample number). Unique in a store.
     prompt: the user's text, not templated. prompt_ids: what the model saw, template included.
     response: decoded text up to the first end token, special tokens left out.
-    response_ids_N: int32, every slot of the canvas; a slot never revealed holds the mask id.
+    response_ids_N: int32, every slot of the canvas; a slot never revealed holds the mask id, or
+        the filler where decoding stopped at the text (then `row` has is_truncated).
     step_N: int32, 0-based index of the model call that revealed the slot, -1 never. Gaps and ties
         are allowed (official schedules have both).
     entropy_N, confidence_N: float32, nats and probability at reveal, of the untempered

@@ -83,6 +83,7 @@ def finalize(
     rows_per_shard: int = 4096,
     ids: Iterable[str] | None = None,
     origin: str = "Collected by tabom",
+    more_counts: Mapping[str, int | float] | None = None,
 ) -> Manifest:
     """Compact the partial files into Parquet shards, write the manifest, remove the partials.
 
@@ -93,6 +94,7 @@ def finalize(
     ids: the planned ids: rows are written in this order and all must be there. None: rows are
         sorted by id, so that the folder's content does not depend on who collected what.
     rows_per_shard: rows of one file. origin: where the trajectories come from, for the card.
+    more_counts: for the manifest, beside its own.
     Returns: the manifest; counts are num_trajectories, num_shards, num_forwards, num_doubled and
         num_torn (lines dropped because an id came twice, or because a crash cut them).
     Raises: StageError if nothing or not all was collected, or the folder is another run's;
@@ -119,6 +121,7 @@ def finalize(
                 "num_forwards": num_forwards,
                 "num_doubled": num_doubled,
                 "num_torn": torn.count,
+                **(more_counts or {}),
             },
             settings=settings,
             seconds=seconds,

@@ -34,7 +34,7 @@ def find_answer(text: str) -> Answer | None:
         matches = list(marker.finditer(text))
         if matches:
             rest = text[matches[-1].end() :]
-            sentence = re.split(r"\.\s|\n", rest.lstrip(" :*\n"))[0]
+            sentence = re.split(r"\.\s|\n|,? (?:because|since)\b", rest.lstrip(" :*\n"))[0]
             return Answer(form, sentence, not rest.rstrip().endswith(sentence.rstrip()))
     return None
 

@@ -78,6 +78,7 @@ def row_tests(row: Mapping[str, Any]) -> RowTests:
             return RowTests(problem="test_list must be a list of assert statements")
         name = row.get("entry_point") or called_function(listed)
         imports = row.get("test_imports") or []
+        imports = [imports] if isinstance(imports, str) else imports
         before = [*imports, row.get("test_setup_code") or ""]
         setup = "\n".join(line for line in before if line.strip())
         tests = tuple(f"{setup}\n{test}" if setup else test for test in listed)

@@ -13,12 +13,9 @@ _PYTHON = ("", "python", "python3", "py")
 _START = re.compile(r"^(?:from|import|def|class|async|@)\b|^@", re.M)
 _no_warnings = threading.Lock()  # the filters are the process's, and checkers run in threads
 _MAX_LINES = 200  # of text outside a fence that is searched for its longest program
+_DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _KEPT = (
-    ast.Import,
-    ast.ImportFrom,
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.ClassDef,
+    *_DEFINES,
     ast.Assign,
     ast.AnnAssign,
     ast.AugAssign,
@@ -49,7 +46,8 @@ def extract_program(response: str) -> Extracted:
 def extract_function(response: str, *, entry_point: str | None, prompt: str = "") -> Extracted:
     """The definitions of a response, as tests that call them need.
 
-    entry_point: the function that the tests call; a block or text that defines it is preferred.
+    entry_point: the function that the tests call; a block or text that defines it is preferred,
+    with what the blocks before it define.
     prompt: where it is code that ends in the start of that function (as in HumanEval), the
     response may be its completion, and what the prompt defines before is kept.
     """
@@ -66,10 +64,11 @@ def extract_function(response: str, *, entry_point: str | None, prompt: str = ""
         return Extracted(blocks[0].code, blocks[0].is_open)
     if entry_point is None:
         return usable[0]
-    whole = [
-        f for f, b in zip(found, blocks, strict=True) if f.code and _defines(b.code, entry_point)
-    ]
-    return (whole or usable)[0]
+    for i, (f, b) in enumerate(zip(found, blocks, strict=True)):
+        if f.code and _defines(b.code, entry_point):
+            before = [_sanitise(block.code, kept=_DEFINES) for block in blocks[:i]]
+            return Extracted("".join([*before, f.code]), f.is_open)
+    return usable[0]
 
 
 def python_texts(response: str) -> list[str]:
@@ -219,18 +218,27 @@ def _defines(code: str, name: str, *, is_start: bool = False) -> bool:
     return False
 
 
-def _sanitise(code: str) -> str:
+def _sanitise(code: str, *, kept: tuple[type[ast.stmt], ...] = _KEPT) -> str:
     """Only what defines: no prints, no examples, no asserts, no main. "" if it does not parse."""
     tree = _parse(code)
     if tree is None:
         return ""
-    kept = [node for node in tree.body if isinstance(node, _KEPT) and not _is_main(node)]
+    nodes = [n for n in tree.body if (isinstance(n, kept) and not _is_main(n)) or _sets_limit(n)]
     lines = code.splitlines()
     parts = []
-    for node in kept:
+    for node in nodes:
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         parts.append("\n".join(lines[first - 1 : node.end_lineno]))
     return "\n".join(parts) + "\n" if parts else ""
+
+
+def _sets_limit(node: ast.stmt) -> bool:
+    """`sys.setrecursionlimit(...)`: a call, and not an example."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and ast.unparse(node.value.func).endswith("setrecursionlimit")
+    )
 
 
 def _is_main(node: ast.stmt) -> bool:

@@ -15,6 +15,8 @@ import resource
 import sys
 from typing import Any
 
+from tabom.verify.latex import readable, same_digits, same_text, same_time
+
 _MEMORY = 4 * 2**30  # 9^9^9 written out would take the machine's
 _MAX_LENGTH = 1000  # a longer answer is a decoder that repeats itself
 
@@ -30,10 +32,18 @@ def compare(reference: str, answer: str, *, tell_gold: Any = None) -> tuple[str,
         return "unverifiable", f"the reference {reference[:60]!r} cannot be read as mathematics"
     if len(answer) > _MAX_LENGTH:
         return "wrong", f"the answer has {len(answer)} characters"
+    if same_text(reference, answer):
+        return "accepted", ""
+    for same in (same_digits, same_time):
+        if (alike := same(reference, answer)) is not None:
+            return (
+                ("accepted", "") if alike else ("wrong", f"{answer[:60]}, wanted {reference[:60]}")
+            )
     given = _parse(answer)
     if not given:
         return "wrong", f"the answer {answer[:60]!r} cannot be read as mathematics"
-    if verify(gold, given):
+    # Also an inequality for a wanted interval.
+    if verify(gold, given, allow_set_relation_comp=True):
         return "accepted", ""
     if all(isinstance(g, str) for g in gold):
         return "unverifiable", f"the reference {reference[:60]!r} is text, and not the answer's"
@@ -59,7 +69,7 @@ def _parse(text: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 
     text = re.sub(r"(?<!\\)%", r"\\%", text.replace(r"\$", "").strip().rstrip(".").strip())
-    if not text:
+    if not (text := readable(text) or ""):
         return []
     # Without dollars LaTeX is not found; a sentence keeps those that it has. Only LaTeX, since
     # the search for a plain number would take the 3 of "3 sqrt(2)", which is no LaTeX, for it.

@@ -8,6 +8,7 @@ these is no answer: a number found somewhere in a text is not taken for one.
 import re
 
 from tabom.verify.answer import find_answer
+from tabom.verify.latex import unit
 from tabom.verify.math_pool import MathPool
 
 _FORMULA = re.compile(r"\$[^$]+\$\.?|\\\(.+\\\)\.?|\\\[.+\\\]|[^A-Za-z\n]*\d[^A-Za-z\n]*", re.S)
@@ -17,7 +18,9 @@ _AMOUNT = re.compile(r"((?:[^\W\d]\S* )*)([-−]?\d[\d,]*(?:\.\d+)?)\s?(%|°)?((
 _MATHEMATICS = re.compile(
     "pi|sqrt|root|plus|minus|times|over|divided|or|and|to|between|from|dozen|millions?|billions?|"
     "thousands?|hundreds?|hal(f|ves)|thirds?|quarters?|fifths?|sixths?|tenths?|squared|cubed|"
-    "choose|factorial|mod|sin|cos|tan|log|exp|not|infinity|negative|theta|alpha|beta|phi"
+    "choose|factorial|mod|sin|cos|tan|log|exp|not|infinity|negative|theta|alpha|beta|phi|"
+    # Or that are the other half of a date.
+    "january|february|march|april|may|june|july|august|september|october|november|december"
 )
 _SHORT = re.compile("mm|cm|km|kg|mg|lb|oz|ft|in|mi|hr|ml|of|is|at|by|he|am|pm")
 _AREA = re.compile(r"(?:mm|cm|km|ft|in|mi|m|yd)\^?\{?[23]\}?")
@@ -53,6 +56,9 @@ def judge_math(response: str, *, reference: str, has_end: bool, pool: MathPool) 
     answer = plain_answer(text)
     if not answer:
         return "no_answer", f"nothing follows ({form})"
+    units = unit(gold.text if gold is not None else reference), unit(text)
+    if None not in units and units[0] != units[1]:
+        return "wrong", f"{form}: in {units[1]}, wanted in {units[0]}"
     reason, detail = pool.compare(wanted, answer)
     return reason, form if reason == "accepted" else f"{form}: {detail}"
 

@@ -112,3 +112,63 @@ def test_too_long_prompts_are_counted(
     assert num_too_long == sum(n > lengths[9] for n in lengths)
     with pytest.raises(DataError, match="all 20 prompts are longer"):
         make_requests(model, prompts, CollectionConfig(max_prompt_tokens=1))
+
+
+def test_a_collection_that_stops_at_the_text_trains_on_what_was_decoded(
+    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+) -> None:
+    from tabom.training.dataset import examples_from_trajectories
+
+    run(model, prompts, tmp_path / "full")
+    run(model, prompts, tmp_path / "text", decoding=replace(DECODING, stop="text"))
+    full = {t.id: t for t in TrajectoryStore(tmp_path / "full")}
+    text = list(TrajectoryStore(tmp_path / "text"))
+    assert len(text) == 20
+    for t in text:
+        assert t.response == full[t.id].response
+        seen_N = t.step_N >= 0
+        assert t.row.get("is_truncated", False) == (not seen_N.all())
+        assert t.response_ids_N[seen_N].tolist() == full[t.id].response_ids_N[seen_N].tolist()
+        assert t.step_N[seen_N].tolist() == full[t.id].step_N[seen_N].tolist()
+        assert "is_truncated" not in full[t.id].row
+    examples = examples_from_trajectories(text, end_ids=model.ids.eos)
+    for t, example in zip(text, examples, strict=True):
+        assert example.slot_N.tolist() == (t.step_N >= 0).tolist()
+
+
+def test_the_speed_is_on_the_bar_and_in_the_manifest(
+    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+) -> None:
+    notes: list[str] = []
+    counts = run(model, prompts, tmp_path, progress=lambda done, total, note: notes.append(note))
+    manifest = TrajectoryStore(tmp_path).manifest
+    assert manifest is not None
+    assert counts["num_calls"] == 5 * 4  # batches of 4, 4 slots a call
+    lengths = sorted(len(t.prompt_ids) for t in TrajectoryStore(tmp_path))
+    batches = [lengths[i : i + 4] for i in range(0, 20, 4)]
+    padded = sum(4 * (max(b) + 16) for b in batches)
+    assert counts["num_tokens"] == 4 * padded
+    assert counts["padding_share"] == round(padded / sum(n + 16 for n in lengths), 4)
+    assert 0 < counts["trajectories_per_hour"] <= 3600 * 20 / counts["decode_seconds"] * 1.01
+    assert counts["mfu"] >= 0
+    for name in ("num_calls", "num_tokens", "padding_share", "mfu", "trajectories_per_hour"):
+        assert name in manifest.counts
+    assert notes[0] == ""
+    assert "/h, MFU " in notes[-1]
+    assert notes[-1].endswith(f"padding {counts['padding_share']:.3f}")
+
+
+def test_layers_are_compiled_on_request(
+    tmp_path: Path,
+    model: MaskedDiffusionModel,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import tabom.models.compiled as compiled
+
+    asked: list[MaskedDiffusionModel] = []
+    monkeypatch.setattr(compiled, "compile_layers", asked.append)
+    run(model, prompts[:2], tmp_path / "plain")
+    assert asked == []
+    run(model, prompts[:2], tmp_path / "fast", config=CollectionConfig(compile=True))
+    assert asked == [model]

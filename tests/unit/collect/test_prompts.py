@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from tabom.collect.prompts import PromptSource, load_prompts, source_identity
+from tabom.collect.prompts import (
+    PromptSource,
+    load_prompts,
+    prompts_content,
+    source_identity,
+)
 from tabom.core.errors import ConfigError, DataError
 
 
@@ -167,3 +172,15 @@ def test_identity_follows_the_content(tmp_path: Path) -> None:
     assert source_identity(PromptSource(path=path)) == first
     jsonl(tmp_path / "i.jsonl", [{"prompt": "b"}])
     assert source_identity(PromptSource(path=path)) != first
+
+
+def test_content_is_what_was_read_and_not_its_name(tmp_path: Path) -> None:
+    """A dataset of a name may change; the hash that an evaluation manifest carries then does."""
+    row = {"question": "2+2?", "answer": "4"}
+
+    def content(name: str, **changes: Any) -> str:
+        path = jsonl(tmp_path / name, [{**row, **changes}, {**row, "question": "3+3?"}])
+        return prompts_content(load_prompts(PromptSource(path=path), seed=0))
+
+    assert content("a.jsonl") == content("b.jsonl")
+    assert len({content("a.jsonl"), content("c.jsonl", answer="5"), content("d.jsonl", x=1)}) == 3

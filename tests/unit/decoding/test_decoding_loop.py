@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tabom.core.errors import ConfigError, DataError, ModelError
 from tabom.core.keys import text_key, uniform
+from tabom.decoding.answers import RowStats, head_stats
 from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import Decoded, DecodeRequest, decode, reveal
@@ -251,13 +252,13 @@ def test_number_of_forwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, calls = models("toy"), []
-    hidden_states = model.hidden_states
+    asked_hidden = model.asked_hidden
 
-    def counted(ids: Tensor, mask: Tensor | None) -> Tensor:
+    def counted(ids: Tensor, mask: Tensor | None, *asked: Tensor) -> Tensor:
         calls.append(mask)
-        return hidden_states(ids, mask)
+        return asked_hidden(ids, mask, *asked)
 
-    monkeypatch.setattr(model, "hidden_states", counted)
+    monkeypatch.setattr(model, "asked_hidden", counted)
     config = DecodingConfig(max_new_tokens=n, tokens_per_step=k, block_length=block)
     for decoded in decode(model, requests_of([4, 4]), config):
         steps = decoded.trajectory.step_N.tolist()
@@ -277,12 +278,11 @@ def test_only_masked_rows_of_the_block_go_through_the_head(
 
     rows: list[int] = []
 
-    def counted(hidden_RD: Tensor, weight_VD: Tensor) -> Tensor:
+    def counted(hidden_RD: Tensor, weight_VD: Tensor, **options: Any) -> RowStats:
         rows.append(len(hidden_RD))
-        return linear(hidden_RD, weight_VD)
+        return head_stats(hidden_RD, weight_VD, **options)
 
-    linear = loop.linear
-    monkeypatch.setattr(loop, "linear", counted)
+    monkeypatch.setattr(loop, "head_stats", counted)
     config = DecodingConfig(max_new_tokens=6, block_length=3)
     list(decode(models("toy"), requests_of([4, 6]), config))
     assert rows == [6, 4, 2, 6, 4, 2]
@@ -298,9 +298,9 @@ def test_a_finished_row_drops_out_and_the_others_do_not_notice(
     kept = torch.tensor([0, 2])
     with torch.inference_mode():
         for canvas, live in ((whole, torch.arange(3)), (part, kept)):
-            for step in range(6):
+            for _ in range(6):
                 reveal(
-                    model, canvas, live, config, seed=0, step=step, every_slot=False,
+                    model, canvas, live, config, seed=0, every_slot=False,
                     max_logit_bytes=2**20,
                 )  # fmt: skip
     assert torch.equal(whole.ids_BS[kept], part.ids_BS[kept])

@@ -5,17 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tabom.decoding.answers import RowStats, policy_score, sampled_stats
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.policies import (
-    RowStats,
-    candidates_in_block,
-    distribution_,
-    fixed_quota,
-    policy_score,
-    row_stats,
-    select,
-)
-from tabom.decoding.sampling import LOWEST, draw, truncate
+from tabom.decoding.policies import candidates_in_block, fixed_quota, select
+from tabom.decoding.sampling import draw, truncate
+from tabom.decoding.softmax import LOWEST, distribution_
 
 THIRDS = torch.tensor([[0.5, 0.25, 0.25]]).log()
 
@@ -54,7 +48,7 @@ def test_tempered_score_untempered_record() -> None:
     config = DecodingConfig(temperature=0.5, policy="confidence")
     # p = (1/2, 1/4, 1/4) squared and renormalised: (4/6, 1/6, 1/6); the last id is the mask
     logits = torch.cat([THIRDS, torch.tensor([[7.0]])], dim=1)
-    stats = row_stats(
+    stats = sampled_stats(
         logits, config=config, mask_id=3, token_uniform_R=torch.tensor([0.7]).double()
     )
     assert stats.token_R.tolist() == [1]
@@ -71,7 +65,7 @@ def test_greedy_tokens_with_a_tempered_order() -> None:
 
     def stats(policy: str) -> RowStats:
         config = DecodingConfig(temperature=1.0, top_p=0.7, policy=policy, greedy_tokens=True)  # type: ignore[arg-type]
-        return row_stats(logits.clone(), config=config, mask_id=3)  # no draws are asked for
+        return sampled_stats(logits.clone(), config=config, mask_id=3)  # no draws are asked for
 
     for policy in ("entropy", "confidence", "margin"):
         assert stats(policy).token_R.tolist() == [1, 2]
@@ -88,7 +82,7 @@ def test_greedy_tokens_with_a_tempered_order() -> None:
 def test_low_temperature_makes_no_nan(policy: str) -> None:
     config = DecodingConfig(temperature=1e-3, top_p=0.9, policy=policy)  # type: ignore[arg-type]
     logits = torch.tensor([[1.0, 2.0, 90.0], [-50.0, 3.0, 4.0]])
-    stats = row_stats(
+    stats = sampled_stats(
         logits, config=config, mask_id=2, token_uniform_R=torch.tensor([0.999, 0.0]).double()
     )
     assert stats.token_R.tolist() == [1, 1]

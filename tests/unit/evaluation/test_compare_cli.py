@@ -179,6 +179,88 @@ def test_speed_by_threshold_is_not_called_a_token_a_step(
     assert [r["value"] for r in kept if r["key"] == "schedule"] == ["1", shown]
 
 
+def threshold(value: float) -> dict[str, Any]:
+    return {"decoding": {"schedule": "threshold", "threshold": value}}
+
+
+def test_tokens_a_step_and_thresholds_of_one_arm_stand_in_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table 4: accuracy against tokens per forward, for the base and an arm."""
+    given = []
+    for arm, rights in (("No-SFT", [1, 0, 0, 0]), ("TABOM", [1, 1, 1, 0])):
+        for name, forwards, manifest, speed in (
+            ("t09", 4, threshold(0.9), 1),
+            ("k1", 16, None, 1),
+            ("k2", 8, None, 2),
+        ):
+            folder = evaluation(
+                tmp_path / arm / name, {"m": rights}, manifest=manifest, speed=speed,
+                forwards=forwards,
+            )  # fmt: skip
+            given.append(f"{arm}={folder}")
+    # A threshold that the arm alone was evaluated at.
+    only = evaluation(tmp_path / "only", {"m": [0, 1, 0, 0]}, manifest=threshold(0.5), forwards=2)
+    out = tmp_path / "out"
+    shown = compare(capsys, *given, f"TABOM={only}", "--output_dir", out)
+    assert shown.err == ""  # each is compared with its like
+    table = next(x for x in shown.out.split("\n\n") if x.startswith("| arm | task | tokens a"))
+    assert table.splitlines()[2:9] == [
+        "| No-SFT | m | 1 | 1.00 | 16.0 | 25.0 |",
+        "| No-SFT | m | 2 | 2.00 | 8.0 | 25.0 |",
+        "| No-SFT | m | threshold 0.9 | 4.00 | 4.0 | 25.0 |",
+        "| TABOM | m | 1 | 1.00 | 16.0 | 75.0 |",
+        "| TABOM | m | 2 | 2.00 | 8.0 | 75.0 |",
+        "| TABOM | m | threshold 0.9 | 4.00 | 4.0 | 75.0 |",
+        "| TABOM | m | threshold 0.5 | 8.00 | 2.0 | 25.0 |",
+    ]
+    head = next(x for x in shown.out.splitlines() if x.startswith("| arm | seeds"))
+    assert head == (
+        "| arm | seeds | m | in domain | m, 2 tokens a step | in domain, 2 tokens a step | "
+        "m, threshold 0.9 | in domain, threshold 0.9 |"
+    )
+    assert "| TABOM |  | m, threshold 0.9 | 4 | 2 | 0 | 0.5 |" in shown.out
+    page = (out / "compare.html").read_text()
+    assert "TABOM on m, threshold 0.5: 8.00 tokens per forward, accuracy 25.0." in page
+    speeds = [r for r in rows(out / "compare_details.csv") if r["table"] == "speed"]
+    assert {r["tokens_per_step"] for r in speeds} == {"1", "2", "threshold 0.9", "threshold 0.5"}
+
+
+def test_seeds_under_several_schedules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = []
+    for seed, rights in enumerate(([1, 1, 0, 0], [1, 1, 1, 1])):
+        given.append(evaluation(tmp_path / f"k-{seed}", {"m": rights}, forwards=16))
+        given.append(
+            evaluation(
+                tmp_path / f"t-{seed}", {"m": rights[::-1]}, manifest=threshold(0.9), forwards=4
+            )
+        )
+    shown = compare(capsys, *(f"TABOM={folder}" for folder in given))
+    assert "| TABOM | 2 | 75.0 | 75.0 | 75.0 | 75.0 |" in shown.out
+
+
+def test_a_set_that_an_arm_lacks_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = evaluation(tmp_path / "a", {"m": [1, 0], "n": [1, 0]})
+    arm = evaluation(tmp_path / "b", {"m": [1, 0]})
+    err = compare(capsys, base, arm, status=2).err
+    assert "arm 'b': not evaluated on set 'n' at 1 tokens a step" in err
+    assert "seed None" not in err
+
+
+def test_what_the_held_out_check_found_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = evaluation(tmp_path / "a", {"m": [1, 0]})
+    found = {**MANIFEST, "held_out": {"note": "Held-out check: 1 occurs.", "num_exact": 1}}
+    arm = evaluation(tmp_path / "b", {"m": [1, 0]}, manifest=found)
+    shown = compare(capsys, base, arm)
+    assert "| b | Held-out check: 1 occurs. |" in shown.out
+    assert shown.err == ""  # no difference in how it was evaluated
+    assert "Held-out check: 1 occurs." in (base / "compare" / "compare.html").read_text()
+
+
 def test_wrong_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no such folder" in compare(capsys, tmp_path / "no", status=2).err
     (tmp_path / "empty").mkdir()
@@ -187,6 +269,17 @@ def test_wrong_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     arm = evaluation(tmp_path / "b", {"m": [1, 0, 1]})
     assert "other documents than the base" in compare(capsys, base, arm, status=2).err
     assert not (base / "compare").exists()
+
+
+def test_a_folder_counts_once_and_broken_manifests_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = evaluation(tmp_path / "one", {"m": [1, 0]})
+    assert "is given twice" in compare(capsys, f"A={one}", f"A={one}", status=2).err
+    assert "| B | 1 |" in compare(capsys, f"A={one}", f"B={one}").out
+    for content in ([], {"m": {"1": 3}}, {"m": 3}):
+        write_json(one / EVALUATION, content)
+        assert "not the manifests of an evaluation" in compare(capsys, one, status=2).err
 
 
 @pytest.mark.slow

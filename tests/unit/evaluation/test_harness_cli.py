@@ -158,6 +158,38 @@ def test_wrong_input(
     assert not (tmp_path / "o" / "manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_what_an_arm_was_trained_on_is_held_against_the_documents(
+    tiny_dream: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third GSM8K row is trained on, so one document of three is not held out."""
+    rows = (documents / "gsm8k.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text(rows[2] + "\n" + json.dumps({"question": "Why?"}) + "\n")
+    model = ["--model_name_or_path", str(tiny_dream), "--quiet"]
+    for arguments in (
+        ["collect", "--prompts_path", "train.jsonl", "--max_new_tokens", "4"],
+        ["verify", "--trajectories", "collect", "--verifier", "accept_all"],
+        ["train", "--trajectories", "collect", "--verdicts", "verify",
+         "--objective", "trajectory_ce", "--max_steps", "1", "--per_device_train_batch_size", "1"],
+    ):  # fmt: skip
+        own = [str(tmp_path / a) if a in ("train.jsonl", "collect", "verify") and i else a
+               for i, a in enumerate(arguments)]  # fmt: skip
+        assert main([*own, *model, "--output_dir", str(tmp_path / arguments[0])]) == 0
+    capsys.readouterr()
+    common = ["--model_name_or_path", tiny_dream, "--tasks", "gsm8k_tabom", "--data_dir", documents,
+              "--max_new_tokens", 4]  # fmt: skip
+    assert evaluate(*common, "--output_dir", tmp_path / "base") == 0
+    assert "Held-out" not in capsys.readouterr().out
+    assert evaluate(*common, "--trained", tmp_path / "train", "--output_dir", tmp_path / "arm") == 0
+    note = "Held-out check: of the 3 prompts of gsm8k_tabom, 1 occur and 0 more overlap"
+    assert note in capsys.readouterr().out
+    found = json.loads((tmp_path / "arm" / "evaluation.json").read_text())
+    ((evaluated, _),) = found["gsm8k_tabom"]["1"]["held_out"]["exact"]
+    assert evaluated == 2
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "arm")]) == 0
+    assert note in capsys.readouterr().out
+
+
 # -- lm-eval's own command line -------------------------------------------------------------------
 
 

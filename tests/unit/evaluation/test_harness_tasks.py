@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabom.core.errors import ConfigError, DataError
@@ -47,9 +47,18 @@ def test_numbers(response: str, flexible: int, strict: int) -> None:
     assert marks(answers.strict([[response]], docs)) == [[strict]]
 
 
+@pytest.mark.parametrize("gold", ["#### ", "", "x\n#### none"])
+def test_a_gold_answer_that_is_no_number_is_unverifiable(gold: str) -> None:
+    for judge in (answers.flexible, answers.strict):
+        found = judge([["The answer is .", "so ..", "5"]], [{"answer": gold}])
+        assert {v["reason"] for v in found[0]} == {"unverifiable"}
+        assert marks(found) == [[0, 0, 0]]
+
+
 TEXT = st.text(alphabet="The answer is.,$-0123456789# \nabX", max_size=60)
 
 
+@settings(deadline=None)
 @given(response=TEXT, gold=st.integers(-5000, 5000))
 def test_numbers_as_lm_eval_takes_them(response: str, gold: int) -> None:
     from lm_eval.api.metrics import exact_match_fn
@@ -135,6 +144,49 @@ def test_mbpp_runs_its_asserts() -> None:
     assert marks(code.mbpp([["def twice(n): return two * n"]], [needs])) == [[1]]
 
 
+def test_mbpp_imports_and_setup_run_behind_the_program() -> None:
+    row = {
+        "text": "?",
+        "test_list": ["assert math.isclose(size(box), 0.5)"],
+        "test_setup_code": "box = Box(0.5)",
+        "test_imports": ["import math"],
+    }
+    program = "class Box:\n    def __init__(self, a): self.a = a\ndef size(box): return box.a\n"
+    assert marks(code.mbpp([[program, program.replace("box.a", "1")]], [row])) == [[1, 0]]
+    found = code.mbpp([[program]], [{"text": "?", "test_list": []}])
+    assert (found[0][0]["reason"], found[0][0]["detail"]) == (
+        "unverifiable",
+        "the row has no tests",
+    )
+
+
+def test_judging_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    class Bar:
+        def __init__(self, **settings: Any) -> None:
+            self.settings, self.n = settings, 0
+            bars.append(self)
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: Any) -> None: ...
+
+        def update(self) -> None:
+            self.n += 1
+
+    monkeypatch.setattr(judged, "tqdm", Bar)
+    answers.math_stated([["1", "2"], ["3"]], [{"answer": "1"}, {"answer": "3"}])
+    token = judged.QUIET.set(True)
+    code.mbpp([["def twice(n): return 2 * n"]], [MBPP])
+    judged.QUIET.reset(token)
+    assert [(b.settings["desc"], b.settings["total"], b.n) for b in bars] == [
+        ("judge formulas", 3, 3),
+        ("judge programs", 1, 1),
+    ]
+    assert [b.settings["disable"] for b in bars] == [None, True]
+
+
 def test_nothing_of_code_eval_is_fetched() -> None:
     assert not [m for m in sys.modules if m.startswith("lm_eval.tasks.humaneval")]
     for path in folder().glob("*.yaml"):
@@ -189,6 +241,29 @@ def test_local_documents(documents: Path) -> None:
     assert data.data_identity("arc", None) == {"task": "arc"}
 
 
+def test_documents_are_the_same_wherever_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's rows have more columns, in another order: the hash of what is asked is equal."""
+    import datasets
+
+    row = {"answer": "#### 1", "question": "How many?", "more": 1}
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([row])
+    )
+    hub = data.load(documents="gsm8k")["test"]
+    local = data.load(documents="gsm8k", data_dir=str(tmp_path))["test"]
+    assert json.dumps(hub[0]) == json.dumps(local[0])
+
+
+def test_the_sanitized_edition_of_mbpp(tmp_path: Path) -> None:
+    row = {"prompt": "Twice.", "test_list": ["assert f(1) == 2"], "test_imports": ["import math"]}
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(row) + "\n")
+    (found,) = data.load(documents="mbpp", data_dir=str(tmp_path))["test"]
+    assert (found["text"], found["test_imports"]) == ("Twice.", ["import math"])
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -197,12 +272,19 @@ def test_local_documents(documents: Path) -> None:
         ('{"question": "a", "answer": 7}', "line 2: column 'answer'"),
         ("[1]", "line 2: a row must be a JSON object"),
         ("{", "line 2: not JSON"),
+        ('{"question": "a", "answer": "\\ud800"}', "line 2: not UTF-8 text"),
     ],
 )
 def test_wrong_rows_are_named(tmp_path: Path, line: str, text: str) -> None:
     good = json.dumps({"question": "a", "answer": "#### 1", "more": 1})
     (tmp_path / "gsm8k.jsonl").write_text(f"{good}\n{line}\n")
     with pytest.raises(DataError, match=text):
+        data.load(documents="gsm8k", data_dir=str(tmp_path))
+
+
+def test_a_file_of_bytes_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k.jsonl").write_bytes(b'\xff\xfe{"question"')
+    with pytest.raises(DataError, match=r"gsm8k\.jsonl, line 1: not UTF-8 text"):
         data.load(documents="gsm8k", data_dir=str(tmp_path))
 
 

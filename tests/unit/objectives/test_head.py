@@ -1,15 +1,18 @@
 """The gathered head against naive autograd, finite differences and values worked by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tabom.core.errors import ObjectiveError
-from tabom.objectives.head import linear_ce_entropy
+from tabom.models.costs import HEAD_TILE_BYTES
+from tabom.objectives.head import _GPU_TILE_BYTES, _default_tile, linear_ce_entropy
 
 MODES = {"dense": {}, "tiled": {"max_buffer_bytes": 0}}
 
@@ -243,6 +246,41 @@ def test_the_mode_follows_the_byte_budget() -> None:
     assert fits.is_dense  # type: ignore[union-attr]
     assert not over.is_dense  # type: ignore[union-attr]
     assert over.kept is None  # type: ignore[union-attr]
+
+
+def test_the_default_tile_suits_the_device() -> None:
+    few, many = (torch.empty(n, 8, device="meta") for n in (64, 10**6))
+    assert _default_tile(torch.empty(64, 8), torch.float32) == 2048
+    # What is not a CPU: 64 MiB of logits a tile, but never less than a CPU's.
+    assert _default_tile(few, torch.float32) == 64 * 2**20 // 4 // 64
+    assert _default_tile(many, torch.float32) == 2048
+    assert _default_tile(few[:0], torch.float32) == 64 * 2**20 // 4
+    assert _GPU_TILE_BYTES == HEAD_TILE_BYTES  # what `tabom plan` counts with
+
+
+def test_tiled_mode_never_holds_more_than_tiles() -> None:
+    hidden, weight, labels = _inputs(6, 5000, 4, torch.float32)
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.shape[:1] == (6,):
+                self.numel = max(self.numel, result.numel())
+            return result
+
+    found = {}
+    for mode in ("tiled", "dense"):
+        with Largest() as largest:
+            h = hidden.clone().requires_grad_()
+            ce, entropy = linear_ce_entropy(h, weight, labels, tile_size=64, **MODES[mode])
+            (ce + entropy).sum().backward()
+        found[mode] = largest.numel
+    # Dense mode keeps its logits too, but in tiles: neither builds [R, V] in one piece.
+    assert found == {"tiled": 6 * 64, "dense": 6 * 64}
 
 
 def test_a_label_outside_the_vocabulary_is_nan_and_bad_shapes_are_errors() -> None:

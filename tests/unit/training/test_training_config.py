@@ -38,6 +38,11 @@ def test_how_a_step_is_cut_up_is_not_part_of_what_decides() -> None:
     assert config.decisive(world_size=1) == replace(config, logging_steps=3).decisive(world_size=1)
     for changes in ({"seed": 1}, {"lora_r": 8}, {"weight_decay": 0.5}, {"max_length": 9}):
         assert config.decisive(world_size=1) != replace(config, **changes).decisive(world_size=1)
+    assert config.decisive(world_size=1) == replace(config, torch_compile=True).decisive(
+        world_size=1
+    )
+    for changes in ({"group_by_length": True}, {"optim": "adafactor"}):
+        assert config.decisive(world_size=1) != replace(config, **changes).decisive(world_size=1)
     full, other = replace(config, use_peft=False), replace(config, use_peft=False, lora_r=3)
     assert full.decisive(world_size=1) == other.decisive(world_size=1)
 
@@ -52,6 +57,11 @@ def test_training_arguments(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert arguments.eval_strategy == "no"  # there is nothing to evaluate on
     assert arguments.warmup_steps == 3
     assert arguments.report_to == []
+    assert arguments.optim == "adamw_torch_fused"
+    with pytest.raises(ConfigError, match="adamw_torch_fuse"):
+        replace(config, optim="adamw_torch_fuse").training_arguments(
+            str(tmp_path), has_eval=False, use_cpu=True
+        )
     with pytest.raises(ConfigError, match="report_to is 'nosuch'; installed here: none"):
         replace(config, report_to="nosuch").training_arguments(
             str(tmp_path), has_eval=False, use_cpu=True

@@ -102,8 +102,8 @@ def test_card_keeps_its_tables_whole() -> None:
             "identity": {"objective": {"name": "a|b"}, "data": "f00"},
             "config": {"learning_rate": 2e-05},
             "result": {
-                "steps": 3, "seconds": 1.0, "num_examples": 4, "num_eval_examples": 0,
-                "dropped": {"too long": 2}, "metrics": {},
+                "steps": 3, "seconds": 1.0, "speed": {"mfu": 0.25}, "num_examples": 4,
+                "num_eval_examples": 0, "dropped": {"too long": 2}, "metrics": {},
             },
             "extra": {"Verification": {"accepted": 4}},
             "versions": {"torch": "2"},
@@ -112,6 +112,7 @@ def test_card_keeps_its_tables_whole() -> None:
     assert card.startswith("---\nbase_model: org/base\nlibrary_name: transformers\n")
     for line in (
         "# base, post-trained with tabom", "| name | a\\|b |", "| learning_rate | 2e-05 |",
-        "| left out: too long | 2 |", "## Verification", "| accepted | 4 |", "None.",
+        "| left out: too long | 2 |", "| mfu | 0.25 |", "## Verification", "| accepted | 4 |",
+        "None.",
     ):  # fmt: skip
         assert line in card.splitlines(), line

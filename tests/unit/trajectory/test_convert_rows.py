@@ -64,9 +64,9 @@ def test_blank_lines_are_not_rows_and_lines_are_counted_from_one(tmp_path: Path)
     path.write_text('{"a": 1}\n\n{"a": 2}\n[1]\n{"a"\n')
     found = list(read_rows(path))
     assert [r.place.rpartition(" ")[2] for r in found] == ["1", "3", "4", "5"]
-    with pytest.raises(MalformedRowError, match=r"f\.jsonl, line 4, .*a JSON object, found list"):
+    with pytest.raises(MalformedRowError, match=r"line 4: expected a JSON object, found list"):
         found[2].cells()
-    with pytest.raises(MalformedRowError, match=r"f\.jsonl, line 5, .*not JSON"):
+    with pytest.raises(MalformedRowError, match=r"f\.jsonl, line 5: not JSON"):
         found[3].cells()
 
 
@@ -107,3 +107,32 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write(tmp_path / "f.json", [{"a": 1}, {"a": tmp_path}])
     assert list(tmp_path.iterdir()) == []
+
+
+HALF = b'{"a": "\\ud800"}'  # half a character, which no file can hold
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"a": "\xe9"}', "not UTF-8 text"),
+        (HALF, "not UTF-8 text"),
+        (b"[" * 100_000, "not JSON .*recursion"),
+    ],
+)
+def test_a_line_that_is_no_text_is_one_bad_row(tmp_path: Path, line: bytes, why: str) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(b"\n".join([b'\xef\xbb\xbf{"a": 1}', line, b'{"a": "\\ud83d\\ude00"}']))
+    first, bad, last = read_rows(path)
+    assert (first.cells(), last.cells()) == ({"a": 1}, {"a": "\U0001f600"})
+    with pytest.raises(MalformedRowError, match=f"line 2: {why}"):
+        bad.cells()
+
+
+def test_an_array_may_begin_with_a_mark_and_holds_whole_characters(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_bytes(b'\xef\xbb\xbf[{"a": 1}]')
+    assert [r.cells() for r in read_rows(path)] == [{"a": 1}]
+    path.write_bytes(b'[{"a": 1}, ' + HALF + b"]")
+    with pytest.raises(DataError, match=r"row 1: not JSON .*surrogates"):
+        list(read_rows(path))

@@ -44,6 +44,8 @@ def test_right_and_wrong(sandbox):
         ("import os; os.closerange(0, 64)", "ended"),
         ("import os, sys; os.write = lambda *a: 0; sys.exit = print", "failed"),
         ("import atexit, os; atexit.register(os._exit, 0)\ndef f(x): return 0", "failed"),
+        ("import builtins; builtins.exec = lambda *a: None\ndef f(x): return 0", "failed"),
+        ('import json; json.dumps = lambda *a: \'["passed", ""]\'\ndef f(x): return 0', "failed"),
         # Where the nonce came from has been emptied.
         ("assert len(open('/proc/1/fd/0').read()) > 0\ndef f(x): return 2", "failed"),
     ],

@@ -77,6 +77,9 @@ def _last(response: str) -> str | None:
 
 def _number(answer: str | None, doc: dict[str, Any]) -> Verdict:
     gold = str(doc["answer"]).split("####")[-1].strip()
+    if not any(character.isdigit() for character in gold):
+        detail = f"the gold answer {gold[:60]!r} is no number"
+        return verdict("", is_correct=False, reason="unverifiable", detail=detail)
     if answer is None:
         return verdict("", is_correct=False, reason="no_answer")
     is_correct = normalised(answer) == normalised(gold)

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
-from tabom.evaluation.tasks.judged import Verdict, verdict
+from tabom.evaluation.tasks.judged import Verdict, side_by_side, verdict
+from tabom.verify.code import row_tests
 from tabom.verify.extract import extract_function
 from tabom.verify.sandbox.probe import open_sandbox
 from tabom.verify.sandbox.run import Limits, Sandbox
@@ -48,12 +48,15 @@ def humaneval(
 
 
 def mbpp(resps: Sequence[Sequence[str]], docs: Sequence[dict[str, Any]]) -> list[list[Verdict]]:
-    """The response up to the end of its code block, against the list of asserts."""
+    """The response up to the end of its code block, against the list of asserts.
+
+    A row's imports and setup run behind the program, before each assert: a setup may build what
+    the program defines.
+    """
 
     def job(response: str, doc: dict[str, Any]) -> Job:
         body = response.split(f"{_FENCE}python\n", 1)[-1].split(_FENCE)[0]
-        setup = doc.get("test_setup_code") or ""
-        return f"{setup}\n{body}" if setup else body, [str(t) for t in doc["test_list"]], None
+        return body, list(row_tests(doc).tests), None
 
     return _judge(resps, docs, job)
 
@@ -63,18 +66,19 @@ def _judge(resps: Any, docs: Any, job: Any) -> list[list[Verdict]]:
         job(response, doc) for samples, doc in zip(resps, docs, strict=True) for response in samples
     ]
     box = sandbox()
-    with ThreadPoolExecutor(box.num_slots) as pool:
-        verdicts = iter(list(pool.map(lambda one: _run(box, one), jobs)))
+    verdicts = iter(
+        side_by_side(lambda one: _run(box, one), jobs, num_threads=box.num_slots, what="programs")
+    )
     return [[next(verdicts) for _ in samples] for samples in resps]
 
 
 def _run(box: Sandbox, job: Job) -> Verdict:
     code, tests, entry_point = job
+    if not tests:
+        return verdict(code, is_correct=False, reason="unverifiable", detail="the row has no tests")
     if not code.strip():
         return verdict(code, is_correct=False, reason="no_answer")
     outcome = box.run(code, kind="asserts", tests=tests, entry_point=entry_point)
-    if outcome.state == "not_started":  # a busy machine; a sandbox that is broken fails again
-        outcome = box.run(code, kind="asserts", tests=tests, entry_point=entry_point)
     is_correct = outcome.state == "passed"
     reason = {"passed": "accepted", "bad_tests": "unverifiable", "not_started": "unverifiable"}
     return verdict(

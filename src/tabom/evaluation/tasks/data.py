@@ -7,7 +7,7 @@ sets on the hub.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Documents:
     """Where a task's documents come from, and what each must have.
 
     hub, config, split: of the data set on the hub. columns: needed, with their types.
-    optional: kept where they are there.
+    optional: kept where they are there. other_names: of a column, in another edition.
     """
 
     hub: str
@@ -30,6 +30,7 @@ class Documents:
     split: str
     columns: Mapping[str, type]
     optional: tuple[str, ...] = ()
+    other_names: Mapping[str, str] = field(default_factory=dict)
 
 
 DOCUMENTS: dict[str, Documents] = {
@@ -54,7 +55,8 @@ DOCUMENTS: dict[str, Documents] = {
         config="full",
         split="test",
         columns={"text": str, "test_list": list},
-        optional=("task_id", "test_setup_code"),
+        optional=("task_id", "test_setup_code", "test_imports"),
+        other_names={"text": "prompt"},  # of the sanitized edition
     ),
     "ifeval": Documents(
         hub="google/IFEval",
@@ -82,13 +84,15 @@ def load(*, documents: str, data_dir: str | None = None, **_: Any) -> dict[str, 
         data = Dataset.from_list(rows)
     else:
         try:
-            data = load_dataset(source.hub, source.config, split=source.split)
+            hub = load_dataset(source.hub, source.config, split=source.split)
         except Exception as error:  # datasets raises many kinds, offline ones too
             raise DataError(
                 f"the documents of {documents} ({source.hub}, split {source.split}) cannot be "
                 f"loaded: {' '.join(str(error).split())[:200]}; give a folder that holds "
                 f"{documents}.jsonl (--data_dir DIR; in lm-eval --metadata data_dir=DIR)"
             ) from error
+        # As from a file: the same documents have the same hash wherever they come from.
+        data = Dataset.from_list([_known(row, source) for row in hub])
     if documents in ("humaneval", "mbpp"):
         code.sandbox()
     elif documents == "ifeval":
@@ -108,15 +112,21 @@ def read_rows(folder: Path, documents: str) -> list[dict[str, Any]]:
             f"{', '.join(source.columns)}"
         )
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if not text.strip():
+                continue
+            row = json.loads(text)
+            json.dumps(row, ensure_ascii=False).encode()  # an escape may be half a character
+        except UnicodeError as error:
+            raise DataError(f"{path}, line {number}: not UTF-8 text ({error})") from error
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a row must be a JSON object")
+        for name, other in source.other_names.items():
+            row.setdefault(name, row.get(other))
         for name, kind in source.columns.items():
             if not isinstance(row.get(name), kind) or not row[name]:
                 raise DataError(
@@ -124,10 +134,14 @@ def read_rows(folder: Path, documents: str) -> list[dict[str, Any]]:
                     f"{'text' if kind is str else 'a list'} and not empty, "
                     f"found {str(row.get(name))[:60]!r}"
                 )
-        rows.append({name: row.get(name) for name in (*source.columns, *source.optional)})
+        rows.append(_known(row, source))
     if not rows:
         raise DataError(f"{path}: there is no row in it")
     return rows
+
+
+def _known(row: Mapping[str, Any], source: Documents) -> dict[str, Any]:
+    return {name: row.get(name) for name in (*source.columns, *source.optional)}
 
 
 def data_identity(task: str, data_dir: str | None) -> dict[str, Any]:

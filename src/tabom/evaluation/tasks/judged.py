@@ -3,15 +3,36 @@
 Every filter of our tasks gives a verdict per sample: `{"answer", "correct", "reason"}`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 Verdict = dict[str, Any]
+Item = TypeVar("Item")
+
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)  # no bar over what is judged
 
 
 def verdict(answer: str, *, is_correct: bool, reason: str, **more: Any) -> Verdict:
     """A verdict on one sample. reason: accepted, wrong, no_answer, ..., with a text behind it."""
     return {"answer": answer, "correct": int(is_correct), "reason": reason, **more}
+
+
+def side_by_side(
+    judge: Callable[[Item], Verdict], items: Sequence[Item], *, num_threads: int, what: str
+) -> list[Verdict]:
+    """The verdicts on some items, in their order, under a bar; the work is done by processes."""
+    # None: no bar where there is no terminal.
+    bar = tqdm(total=len(items), desc=f"judge {what}", leave=False, disable=QUIET.get() or None)
+    verdicts = []
+    with bar, ThreadPoolExecutor(num_threads) as threads:
+        for found in threads.map(judge, items):
+            verdicts.append(found)
+            bar.update()
+    return verdicts
 
 
 def share(results: Sequence[Sequence[Mapping[str, Any]]], key: str = "correct") -> float:

@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tabom.evaluation.tasks.judged import Verdict, verdict
+from tabom.evaluation.tasks.judged import Verdict, side_by_side, verdict
 
 if TYPE_CHECKING:
     from tabom.verify.math_pool import MathPool
@@ -23,7 +22,7 @@ def whole_response(pairs: Sequence[Pair]) -> list[Verdict]:
         reason, answer = pool.compare(gold, response, is_whole=True)
         return verdict(answer, is_correct=reason == "accepted", reason=reason)
 
-    return _side_by_side(one, pairs, timeout_s=_WHOLE_S)
+    return _in_pool(one, pairs, timeout_s=_WHOLE_S)
 
 
 def stated_answer(pairs: Sequence[Pair]) -> list[Verdict]:
@@ -34,10 +33,10 @@ def stated_answer(pairs: Sequence[Pair]) -> list[Verdict]:
         reason, detail = judge_math(pair[0], reference=pair[1], has_end=True, pool=pool)
         return verdict("", is_correct=reason == "accepted", reason=reason, detail=detail)
 
-    return _side_by_side(one, pairs)
+    return _in_pool(one, pairs)
 
 
-def _side_by_side(
+def _in_pool(
     judge: Callable[[Pair, "MathPool"], Verdict], pairs: Sequence[Pair], timeout_s: float = 10.0
 ) -> list[Verdict]:
     """In processes that are killed when they hang, and that cannot take the machine's memory."""
@@ -46,7 +45,8 @@ def _side_by_side(
     num_workers = os.cpu_count() or 1
     pool = MathPool(num_workers=num_workers, timeout_s=timeout_s)
     try:
-        with ThreadPoolExecutor(num_workers) as threads:
-            return list(threads.map(lambda pair: judge(pair, pool), pairs))
+        return side_by_side(
+            lambda pair: judge(pair, pool), pairs, num_threads=num_workers, what="formulas"
+        )
     finally:
         pool.close()

@@ -1,6 +1,8 @@
 """Rows of a file: JSON Lines (also gzipped), a JSON array, Parquet or Arrow; one held at a time."""
 
+import codecs
 import gzip
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +22,10 @@ SUFFIXES = (*JSON_SUFFIXES, ".parquet", ".arrow")
 
 
 class MalformedRowError(DataError):
-    """A row that is not what its format says. `field` is the one at fault."""
+    """A row that is not what its format says. `field` is the one at fault ("": the whole row)."""
 
     def __init__(self, place: str, field: str, why: str) -> None:
-        super().__init__(f"{place}, field {field!r}: {why}")
+        super().__init__(f"{place}, field {field!r}: {why}" if field else f"{place}: {why}")
         self.field = field
 
 
@@ -32,15 +34,19 @@ class Row:
     """One row and where it stands: "file, line 7" (from 1) or "file, row 6" (from 0)."""
 
     place: str
-    content: Any  # JSON text that is still to be parsed, or a parsed value
+    content: Any  # bytes of JSON that are still to be parsed, or a parsed value
 
     def cells(self) -> dict[str, Any]:
         """The row as a mapping. Raises: MalformedRowError if it is none."""
         value = self.content
-        if isinstance(value, str):
+        if isinstance(value, bytes):
             try:
-                value = json.loads(value)
-            except ValueError as error:
+                text = value.decode()
+                value = json.loads(text)
+                _require_characters(value, text)
+            except UnicodeError as error:
+                raise MalformedRowError(self.place, "", f"not UTF-8 text ({error})") from error
+            except (ValueError, RecursionError) as error:
                 raise MalformedRowError(self.place, "", f"not JSON ({error})") from error
         if not isinstance(value, dict):
             raise MalformedRowError(
@@ -60,12 +66,15 @@ def read_rows(path: Path) -> Iterator[Row]:
     suffix = suffix_of(path)
     try:
         if suffix.startswith(".jsonl"):
+            # As bytes, so that a line that is no text is one bad row and not the end of the file.
             with _open(path) as file:
                 for number, line in enumerate(file, start=1):
+                    if number == 1:
+                        line = line.removeprefix(codecs.BOM_UTF8)
                     if line.strip():
                         yield Row(f"{path}, line {number}", line)
         elif suffix.startswith(".json"):
-            with _open(path) as file:
+            with io.TextIOWrapper(_open(path), encoding="utf-8-sig") as file:
                 for number, value in enumerate(_array(file, str(path))):
                     yield Row(f"{path}, row {number}", value)
         else:
@@ -114,10 +123,14 @@ def suffix_of(path: Path) -> str:
     raise DataError(f"{path}: expected a file named {', '.join(SUFFIXES)}")
 
 
-def _open(path: Path) -> IO[str]:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+
+
+def _require_characters(value: Any, text: str) -> None:
+    """Raise UnicodeError if an escape (only that can) is half a character, which no file holds."""
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
 
 
 def _array(file: IO[str], name: str) -> Iterator[Any]:
@@ -146,6 +159,9 @@ def _array(file: IO[str], name: str) -> Iterator[Any]:
     while next_sign() != "]" or number:
         try:
             value, end = decoder.raw_decode(text)
+            _require_characters(value, text[:end])
+        except (UnicodeError, RecursionError) as error:
+            raise DataError(f"{name}, row {number}: not JSON ({error})") from error
         except ValueError as error:
             if is_end:
                 raise DataError(

@@ -111,7 +111,7 @@ def convert(
     options = replace(options, fingerprint=options.fingerprint or fingerprint(everything))
     items = _read(source, source_format, options, report)
     if destination_format == NATIVE:
-        _write_store(items, destination, everything, report, overwrite)
+        _write_store(items, source, destination, everything, report, overwrite)
     else:
         if destination.exists() and not overwrite:
             raise ConfigError(f"{destination} exists; name another file, or pass --overwrite")
@@ -188,7 +188,12 @@ def _require_some(place: Path, report: Report) -> None:
 
 
 def _write_store(
-    items: Iterator[Item], folder: Path, settings: dict[str, Any], report: Report, overwrite: bool
+    items: Iterator[Item],
+    source: Path,
+    folder: Path,
+    settings: dict[str, Any],
+    report: Report,
+    overwrite: bool,
 ) -> None:
     """A finished collection of the items, in their order."""
     started = time.perf_counter()
@@ -201,7 +206,7 @@ def _write_store(
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # of an attempt that was cut short
     try:
         ids = _append_all(items, folder, report)
-        _require_some(folder, report)
+        _require_some(source, report)
     except DataError:
         manifest.reset(folder)  # the mended file is another source, so nothing here can go on
         raise

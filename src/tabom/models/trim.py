@@ -1,0 +1,126 @@
+"""The last decoder layer, computed only where its output is asked for.
+
+Keys and values of the last layer are needed at every position. Its queries, output projection, MLP
+and residuals, and the final norm, are needed only at the positions whose hidden rows are read; what
+the others would give goes nowhere. Leaving them out changes no number but by rounding.
+
+Which columns are asked travels as a keyword through transformers' backbone to its layers, so that
+what computes a layer again (gradient checkpointing) or wraps it (FSDP, compilation) sees it too.
+
+Legend: B batch, S prompt + response, R gathered rows, W columns asked of each row, D hidden,
+H heads, d head width.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama import modeling_llama as llama
+from transformers.models.qwen2 import modeling_qwen2 as qwen2
+from transformers.models.qwen3 import modeling_qwen3 as qwen3
+
+from tabom.models.llada import LladaAttention
+from tabom.models.rows import take_columns
+
+
+class TrimmedLayer(nn.Module):
+    """A pre-norm decoder layer that returns `[B, W, D]` when it is given `asked_BW`."""
+
+    def forward(
+        self, hidden_states: Tensor, *, asked_BW: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        if asked_BW is None:
+            output: Tensor = super().forward(hidden_states, **kwargs)  # type: ignore[misc]
+            return output
+        # Submodules are called, never their weights: adapters may sit on any of them.
+        normed_BSD = self.input_layernorm(hidden_states)  # type: ignore[operator]
+        hidden_BWD = take_columns(hidden_states, asked_BW)
+        hidden_BWD = hidden_BWD + _attend(self.self_attn, normed_BSD, asked_BW, **kwargs)
+        update_BWD: Tensor = self.mlp(self.post_attention_layernorm(hidden_BWD))  # type: ignore[operator]
+        return hidden_BWD + update_BWD
+
+
+# Under the names of their parents, by which FSDP and device maps look for the layers of a model.
+class LlamaDecoderLayer(TrimmedLayer, llama.LlamaDecoderLayer):  # type: ignore[misc]
+    """Llama's."""
+
+
+class Qwen2DecoderLayer(TrimmedLayer, qwen2.Qwen2DecoderLayer):  # type: ignore[misc]
+    """Qwen2's."""
+
+
+class Qwen3DecoderLayer(TrimmedLayer, qwen3.Qwen3DecoderLayer):  # type: ignore[misc]
+    """Qwen3's."""
+
+
+# (backbone, layer, attention) whose code `TrimmedLayer` repeats -> the class of the last layer.
+TRIMMED: dict[tuple[type, type, type], type[TrimmedLayer]] = {
+    (llama.LlamaModel, llama.LlamaDecoderLayer, llama.LlamaAttention): LlamaDecoderLayer,
+    (llama.LlamaModel, llama.LlamaDecoderLayer, LladaAttention): LlamaDecoderLayer,
+    (qwen2.Qwen2Model, qwen2.Qwen2DecoderLayer, qwen2.Qwen2Attention): Qwen2DecoderLayer,
+    (qwen3.Qwen3Model, qwen3.Qwen3DecoderLayer, qwen3.Qwen3Attention): Qwen3DecoderLayer,
+}
+
+
+def make_trimmable(lm: nn.Module) -> bool:
+    """Let the last layer of a `*ForCausalLM` take `asked_BW`; parameters and names stay.
+
+    Returns: False, and nothing is changed, where the network is not one of `TRIMMED`.
+    """
+    backbone = getattr(lm, "model", None)
+    layers = getattr(backbone, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
+        return False
+    last = layers[-1]
+    if isinstance(last, TrimmedLayer):
+        return True
+    trimmed = TRIMMED.get((type(backbone), type(last), type(getattr(last, "self_attn", None))))
+    if trimmed is None:
+        return False
+    last.__class__ = trimmed
+    return True
+
+
+def _attend(
+    attention: Any,
+    normed_BSD: Tensor,
+    asked_BW: Tensor,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None,
+    past_key_values: None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Self-attention of the columns asked over all columns, `[B, W, D]`."""
+    heads = (-1, attention.head_dim)
+    query_BWHd = attention.q_proj(take_columns(normed_BSD, asked_BW)).unflatten(-1, heads)
+    key_BSHd = attention.k_proj(normed_BSD).unflatten(-1, heads)
+    value_BHSd = attention.v_proj(normed_BSD).unflatten(-1, heads).transpose(1, 2)
+    if isinstance(attention, qwen3.Qwen3Attention):
+        query_BWHd, key_BSHd = attention.q_norm(query_BWHd), attention.k_norm(key_BSHd)
+    cos_BSd, sin_BSd = position_embeddings
+    cos_BWd, sin_BWd = (take_columns(part, asked_BW) for part in position_embeddings)
+    if attention_mask is not None and attention_mask.shape[2] > 1:  # [B or 1, 1, S, S]
+        attention_mask = take_columns(attention_mask[:, 0], asked_BW)[:, None]
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention.config._attn_implementation, llama.eager_attention_forward
+    )
+    output_BWHd, _ = attend(
+        attention,
+        _rotate(query_BWHd, cos_BWd, sin_BWd).transpose(1, 2),
+        _rotate(key_BSHd, cos_BSd, sin_BSd).transpose(1, 2),
+        value_BHSd,
+        attention_mask,
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        scaling=attention.scaling,
+        **kwargs,
+    )
+    attended_BWD: Tensor = attention.o_proj(output_BWHd.flatten(-2))
+    return attended_BWD
+
+
+def _rotate(x_BSHd: Tensor, cos_BSd: Tensor, sin_BSd: Tensor) -> Tensor:
+    """The rotary embedding, in the dtype of its table (LLaDA: float32), then cast back."""
+    cos, sin = cos_BSd.unsqueeze(2), sin_BSd.unsqueeze(2)
+    rotated_BSHd: Tensor = x_BSHd * cos + llama.rotate_half(x_BSHd) * sin
+    return rotated_BSHd.to(x_BSHd.dtype)
