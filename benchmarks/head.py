@@ -1,6 +1,6 @@
 """The loss head: cross-entropy, entropy and ranking of a window, forward and backward.
 
-    python benchmarks/head.py                 # about five minutes on one core
+    python benchmarks/head.py                 # about eight minutes on one core
     PYTHONPATH=opponents python benchmarks/head.py
 
 The second form adds the fused losses of TRL and Liger, if they were installed with
@@ -241,7 +241,12 @@ def claims_of(name: str, case: dict[str, Any]) -> list[dict[str, Any]]:
         return [claim(words, memory["usual"] / memory[fast], bar=bar, unit="x less memory")]
 
     if is_all:
-        return [time("usual", "dense", 3), *space("dense", 10)]
+        return [
+            time("usual", "dense", 3),
+            *space("dense", 10),
+            time("usual", "tiled", 3),
+            *space("tiled", 10),
+        ]
     found = [time("usual", "dense", 20), time("gathered", "dense", 1.2)]
     if "trl" in times:
         found.append(time("trl", "dense", 1.3))

@@ -1,6 +1,6 @@
 """The ranking term: one tensor operation over the batch against Python loops, forward + backward.
 
-    python benchmarks/ranking.py              # about ten seconds
+    python benchmarks/ranking.py              # about half a minute
 
 Ours is the product's term with all it does: it finds its rows, masks pairs and counts its metrics.
 Opponents: a loop over the responses (the usual way, the bar is against it), and a loop over the

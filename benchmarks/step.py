@@ -1,6 +1,6 @@
 """A whole training step: forward, loss, backward, clipping and AdamW on LoRA weights.
 
-    python benchmarks/step.py                 # about eight minutes on one core
+    python benchmarks/step.py                 # about three minutes on one core
 
 The same network, adapters, optimiser and padded batch both ways. Usual: logits of every position,
 full-logit loss. Ours: `ObjectiveStep` as the trainer calls it. "body alone" is the step with a

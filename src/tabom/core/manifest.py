@@ -95,7 +95,25 @@ def read_manifest(folder: Folder) -> Manifest | None:
         raise DataError(
             f"{path}: not a manifest of tabom, {', '.join(missing)} missing; was the file edited?"
         )
+    for name, is_fine, expected in (
+        ("counts", isinstance(content["counts"], dict), "an object"),
+        ("settings", isinstance(content["settings"], dict), "an object"),
+        ("files", _are_files(content["files"]), "an object: path -> {sha256, bytes}"),
+    ):
+        if not is_fine:
+            raise DataError(
+                f"{path}: not a manifest of tabom, {name} is not {expected}; was the file edited?"
+            )
     return Manifest(**{name: content[name] for name in names})
+
+
+def _are_files(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("bytes"), int)
+        for entry in files.values()
+    )
 
 
 def check_manifest(
@@ -201,14 +219,22 @@ def verify_files(folder: Folder) -> int:
     if manifest is None:
         raise StageError(f"{folder} has no {MANIFEST}: the stage did not finish; run it again")
     for name, expected in manifest.files.items():
-        found = _describe(Path(folder) / name)
-        if found != expected:
-            raise DataError(
-                f"{Path(folder) / name}: changed since the stage wrote it (sha256 "
-                f"{found['sha256'][:12]}..., {found['bytes']} bytes; expected "
-                f"{expected['sha256'][:12]}..., {expected['bytes']} bytes); run the stage again"
-            )
+        check_file(Path(folder) / name, expected)
     return len(manifest.files)
+
+
+def check_file(path: Path, expected: Mapping[str, Any]) -> None:
+    """Recompute the hash of one file. expected: what its manifest says, sha256 and bytes.
+
+    Raises: DataError if the file is missing or changed.
+    """
+    found = _describe(path)
+    if any(found[key] != expected[key] for key in found):
+        raise DataError(
+            f"{path}: changed since the stage wrote it (sha256 {found['sha256'][:12]}..., "
+            f"{found['bytes']} bytes; expected {expected['sha256'][:12]}..., "
+            f"{expected['bytes']} bytes); copy it again, or run the stage again"
+        )
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

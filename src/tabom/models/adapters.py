@@ -183,7 +183,7 @@ def _wrap(model: MaskedDiffusionModel, config: Any, *, where: str = "LoRA") -> A
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         try:
             wrapped = get_peft_model(model.lm, config)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # PEFT checks no types
             raise ModelError(f"{where} does not fit {model.name_or_path}: {error}") from error
     wrapped.train(was_training)
     adapted = [name for name, _ in wrapped.named_parameters() if ".lora_A." in name]

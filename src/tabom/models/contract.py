@@ -140,7 +140,11 @@ class MaskedDiffusionModel(nn.Module):
             kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
             kwargs["attention_mask"] = self._visible(kwargs["position_ids"], attention_mask_BS)
         elif attention_mask_BS is not None:
-            kwargs["attention_mask"] = attention_mask_BS
+            # As transformers would make it, but without its look at the values, for which the host
+            # would wait; and of keys alone, which fast attention kernels take.
+            is_real_B11S = (attention_mask_BS != 0)[:, None, None]
+            is_sdpa = self.attn_implementation == "sdpa"
+            kwargs["attention_mask"] = is_real_B11S if is_sdpa else attention_mask_BS
             if self.spec.positions == "from_first_token":
                 kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
         output = self.base_lm.model(input_ids=input_ids_BS, use_cache=False, **kwargs)  # type: ignore[operator, union-attr]

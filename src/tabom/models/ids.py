@@ -42,6 +42,8 @@ def _mask(config: ConfigDict, family: Family, tokenizer: Any, user: int | None) 
     if user is not None:
         return user, "--mask_token_id"
     in_config = config.get("mask_token_id")
+    if in_config is not None and type(in_config) is not int:
+        raise ModelError(f"config.json has mask_token_id {in_config!r}, expected a token id")
     in_tokenizer = getattr(tokenizer, "mask_token_id", None)
     if in_config is not None and in_tokenizer is not None and in_config != in_tokenizer:
         raise ModelError(
@@ -49,8 +51,6 @@ def _mask(config: ConfigDict, family: Family, tokenizer: Any, user: int | None) 
             f"({tokenizer.mask_token!r}); pass --mask_token_id with the id of the mask token"
         )
     if in_config is not None:
-        if type(in_config) is not int:
-            raise ModelError(f"config.json has mask_token_id {in_config!r}, expected a token id")
         _require_named_mask(in_config, tokenizer)
         return in_config, "config.json mask_token_id"
     if in_tokenizer is not None:

@@ -13,11 +13,11 @@ from torch import Tensor
 from tabom.core.errors import ModelError, TabomError
 from tabom.models.contract import MaskedDiffusionModel, TokenIds
 from tabom.models.families import detect_family, get_family
-from tabom.models.family import ConfigDict, Family, rename
+from tabom.models.family import ConfigDict, Family, rename, require_values
 from tabom.models.ids import resolve_ids
 from tabom.models.tensors import check_tensors, tensor_files
 
-PACKAGED = {"toy-base": "assets/toy-base"}
+PACKAGED = {"toy-base": "assets/toy-base", "toy-hasty": "assets/toy-hasty"}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]  # data only, no code
 
@@ -263,7 +263,8 @@ def load_lm(
 def make_config(family: Family, published: ConfigDict, *, folder: Path) -> Any:
     """The transformers config of a published one. Raises `ModelError` if it does not fit."""
     try:
-        return family.make_config(published)
+        require_values(published, {"is_causal": False})  # true: of an autoregressive model
+        config = family.make_config(published)
     except TabomError as error:
         raise ModelError(f"{folder}: {error}") from error
     except Exception as error:  # transformers checks the fields with errors of many kinds
@@ -271,6 +272,13 @@ def make_config(family: Family, published: ConfigDict, *, folder: Path) -> Any:
             f"{folder}/config.json does not describe a model of family {family.spec.name}: "
             f"{_line(error)}"
         ) from error
+    pad, vocab_size = config.pad_token_id, config.vocab_size
+    if pad is not None and not 0 <= pad < vocab_size:  # torch would refuse it in other words
+        raise ModelError(
+            f"{folder}/config.json: the pad id {pad} is outside the vocabulary of {vocab_size}; "
+            "take the config.json that was published with the weights"
+        )
+    return config
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from torch.nn.functional import linear
 from tabom.core.errors import ConfigError, ModelError
 from tabom.models.adapters import merge_adapter, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.loading import load_model, read_config, resolve_folder, save_model
+from tabom.models.loading import load_model, resolve_folder, save_model
+from tabom.models.tensors import stored_dtype
 
 # Largest difference of a logit, relative to the largest logit, that rounding explains.
 RELATIVE = {"float64": 1e-9, "float32": 1e-4, "float16": 0.02, "bfloat16": 0.05}
@@ -48,7 +49,7 @@ def merge_checkpoint(
 ) -> MergeCheck:
     """Write base plus adapter as one checkpoint in the published layout, and check it.
 
-    dtype: of the weights; None: what config.json of the base says, else float32.
+    dtype: of the weights; None: that of the base's tensors, whatever its config.json says.
     tolerance: largest difference of a logit; None: what rounding in this dtype explains.
     Raises: `ModelError` if the output exists, if the adapter does not fit, or if the checkpoint,
         loaded again, differs from base plus adapter by more than the tolerance or by as much as
@@ -58,8 +59,8 @@ def merge_checkpoint(
     _require_new(output)
     if tolerance is not None and tolerance <= 0:
         raise ConfigError(f"tolerance must be above 0, got {tolerance}")
-    published = read_config(resolve_folder(model_name_or_path))
-    dtype = dtype or published.get("dtype") or published.get("torch_dtype") or "float32"
+    if dtype is None:
+        dtype = str(stored_dtype(resolve_folder(model_name_or_path))).removeprefix("torch.")
     options = {"dtype": dtype, "device": device, "mask_token_id": mask_token_id}
     options["require_tokenizer"] = False
     model = load_model(model_name_or_path, adapter=adapter, **options)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections import Counter
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from tabom.models.family import Family, rename
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ROTARY_TABLE = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 logger = logging.getLogger(__name__)
@@ -31,7 +38,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     """
     from safetensors import safe_open
 
-    paths = [folder / WEIGHTS]
+    paths, promised = [folder / WEIGHTS], dict[str, str]()
     if not paths[0].is_file():
         index = folder / INDEX
         if not index.is_file():
@@ -40,10 +47,12 @@ def tensor_files(folder: Path) -> dict[str, Path]:
                 "checkpoint in the safetensors format (pickled weights are not read)"
             )
         try:
-            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            promised = {
+                str(k): str(v) for k, v in json.loads(index.read_bytes())["weight_map"].items()
+            }
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"{index} is no index of tensors: {error!r}") from error
-        paths = [folder / name for name in names]
+        paths = [folder / name for name in sorted(set(promised.values()))]
     found: dict[str, Path] = {}
     for path in paths:
         try:
@@ -54,7 +63,34 @@ def tensor_files(folder: Path) -> dict[str, Path]:
                 f"{folder}: the weights do not load: {path.name}: {error}; the file is missing or "
                 "cut short"
             ) from error
+    broken = sorted(key for key, file in promised.items() if found.get(key) != folder / file)
+    if broken:
+        raise ModelError(
+            f"{folder / INDEX} names {len(broken)} tensors that are not in their file, such as "
+            f"{broken[0]} in {promised[broken[0]]}; index and files are not of one download: fetch "
+            "them again"
+        )
     return found
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype of a checkpoint's tensors, read from the headers; of several, one that holds all.
+
+    config.json may name another: it is what the published code casts to.
+    """
+    from safetensors import safe_open
+
+    kinds: set[str] = set()
+    for path in set(tensor_files(folder).values()):
+        with safe_open(path, framework="pt") as file:
+            kinds |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+    unknown = sorted(kinds - STORED.keys())
+    if unknown or not kinds:
+        raise ModelError(
+            f"{folder}: tensors of dtype {', '.join(unknown) or 'none'}, expected some of "
+            f"{', '.join(STORED)}; name the dtype that is wanted (--dtype)"
+        )
+    return reduce(torch.promote_types, (STORED[kind] for kind in kinds))
 
 
 def check_tensors(lm: Any, files: dict[str, Path], *, family: Family) -> dict[str, list[str]]:

@@ -343,19 +343,27 @@ def notes(comparison: Comparison) -> list[str]:
         for d in comparison.differences
     ]
     for test in comparison.tests:
+        if not test.wins and not test.losses:
+            continue  # no document changed: the table says it
         seed = "" if test.seed is None else f", seed {test.seed}"
         lines.append(
             f"{test.arm}{seed} on {test.set} at {place_of(test.speed)}: "
             f"{test.wins} documents gained, {test.losses} lost of {test.num_documents} "
             f"(McNemar p = {test.p:.3g})."
         )
-    lines += [f"{arm}: {note}" for arm, note in comparison.held_out]
-    if len({pace.speed for pace in comparison.speeds}) > 1:
-        lines += [
-            f"{p.arm} on {p.set}, {p.schedule}{' tokens a step' if p.schedule.isdigit() else ''}: "
-            f"{p.tokens_per_forward:.2f} tokens per forward, accuracy {100 * p.accuracy:.1f}."
-            for p in comparison.speeds
-        ]
+    found: dict[str, list[str]] = {}
+    for arm, note in comparison.held_out:
+        found.setdefault(note, []).append(arm)
+    lines += [f"{', '.join(arms)}: {note}" for note, arms in found.items()]
+    speeds: dict[str, set[Speed]] = {}
+    for pace in comparison.speeds:
+        speeds.setdefault(pace.set, set()).add(pace.speed)
+    lines += [
+        f"{p.arm} on {p.set}, {p.schedule}{' tokens a step' if p.schedule.isdigit() else ''}: "
+        f"{p.tokens_per_forward:.2f} tokens per forward, accuracy {100 * p.accuracy:.1f}."
+        for p in comparison.speeds
+        if len(speeds[p.set]) > 1
+    ]
     for item in comparison.samples:
         if item.boundary is not None:
             b = item.boundary

@@ -159,6 +159,7 @@ def train_work(
         "steps": result.steps,
         "train_seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
+        **result.speed,
         **{k: v for k, v in result.metrics.items() if k in ("loss", "loss_ce")},
     }
 

@@ -114,3 +114,17 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
             f"checkpoint {checkpoint} was made by another run ({'; '.join(differing)}); take "
             f"another output_dir, or pass --resume never to remove it and start over"
         )
+
+
+def check_sharding(checkpoint: Path, *, is_fsdp: bool) -> None:
+    """Raises: StageError for a checkpoint of FSDP without it, and the other way round.
+
+    The Trainer would not find the optimiser's state, and start it anew without a word.
+    """
+    is_whole = (checkpoint / "optimizer.pt").is_file()
+    if is_whole == is_fsdp:
+        there, here = ("without FSDP", "with FSDP") if is_whole else ("with FSDP", "without")
+        raise StageError(
+            f"checkpoint {checkpoint} was made {there}, and this run is {here}; launch it as "
+            f"before, or pass --resume never to remove the checkpoint and start over"
+        )

@@ -241,6 +241,7 @@ def _checkpoint(
     checkpoint = checkpoints.last_checkpoint(output_dir)
     if checkpoint is not None:
         checkpoints.check_identity(checkpoint, identity)
+        checkpoints.check_sharding(checkpoint, is_fsdp=trainer.is_fsdp_enabled)
         log.info("going on from %s", checkpoint)
     return checkpoint
 

@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing, write_text
 from tabom.core.errors import DataError, StageError
-from tabom.core.manifest import Manifest, check_manifest, read_manifest, write_manifest
+from tabom.core.manifest import (
+    Manifest,
+    check_file,
+    check_manifest,
+    read_manifest,
+    write_manifest,
+)
 from tabom.trajectory.partial import (
     PARTIAL,
     Line,
@@ -215,7 +221,7 @@ class TrajectoryStore:
         """folder: of a finished collection.
 
         Raises: StageError if it is not finished, DataError if it does not exist or a file that
-            its manifest lists is missing or has another size.
+            its manifest lists is missing or has changed.
         """
         self.folder = Path(folder)
         if not self.folder.is_dir():
@@ -232,14 +238,18 @@ class TrajectoryStore:
                 "give the folder of a collection"
             )
         names = [name for name in self.manifest.files if name.endswith(".parquet")]
+        if not names:
+            raise DataError(f"{folder}: its manifest lists no Parquet file; was it edited?")
         for name in names:
-            path, size = self.folder / name, self.manifest.files[name]["bytes"]
+            path, expected = self.folder / name, self.manifest.files[name]
             if not path.is_file():
                 raise DataError(f"{path}: missing, though the manifest lists it; copy it again")
-            if path.stat().st_size != size:
+            if path.stat().st_size != expected["bytes"]:
                 raise DataError(
-                    f"{path}: {path.stat().st_size} bytes, the manifest says {size}; copy it again"
+                    f"{path}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}; "
+                    "copy it again"
                 )
+            check_file(path, expected)  # Parquet itself reads a flipped bit as another number
         self._open([self.folder / name for name in sorted(names)])
 
     @classmethod

@@ -12,6 +12,7 @@ from tabom.verify.latex import unit
 from tabom.verify.math_pool import MathPool
 
 _FORMULA = re.compile(r"\$[^$]+\$\.?|\\\(.+\\\)\.?|\\\[.+\\\]|[^A-Za-z\n]*\d[^A-Za-z\n]*", re.S)
+_LONGEST_FORMULA = 1000  # characters; a longer one is no answer, and the search is quadratic
 _CURRENCY = re.compile(r"^([-−]?)\s*\\?[$€£¥]\s?(?=[-\d.][^$]*$)")
 _AMOUNT = re.compile(r"((?:[^\W\d]\S* )*)([-−]?\d[\d,]*(?:\.\d+)?)\s?(%|°)?((?: [^\W\d]\S*)*)")
 # Words beside a number that are a part of it, or of another one.
@@ -44,7 +45,7 @@ def judge_math(response: str, *, reference: str, has_end: bool, pool: MathPool) 
     if found is None:
         if not has_end:
             return "truncated", "no end token before an answer was given"
-        if not _FORMULA.fullmatch(response.strip()):
+        if len(response) > _LONGEST_FORMULA or not _FORMULA.fullmatch(response.strip()):
             return "no_answer", "nothing boxed, no ####, no 'the answer is'"
         form, text = "formula", response
     elif not has_end and not found.is_closed:

@@ -153,6 +153,26 @@ def test_a_broken_manifest_names_the_file(tmp_path: Path, content: str) -> None:
         m.read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("files", [1]),
+        ("files", {"sub/a.txt": "x"}),
+        ("files", {"sub/a.txt": {"sha256": "0"}}),
+        ("counts", None),
+        ("settings", [1]),
+    ],
+)
+def test_a_manifest_with_an_odd_field_names_file_and_field(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    finished(tmp_path)
+    path = tmp_path / m.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(DataError, match=rf"manifest\.json: not a manifest of tabom, {field} is not"):
+        m.read_manifest(tmp_path)
+
+
 def test_a_broken_start_mark_names_the_file(tmp_path: Path) -> None:
     (tmp_path / m.STARTED).write_text(json.dumps([1]))
     with pytest.raises(DataError, match=r"\.started\.json: not a start mark"):

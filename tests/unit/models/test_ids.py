@@ -94,6 +94,7 @@ def test_mask_that_is_also_another_special(taken: int, name: str) -> None:
         ),
         (96, r"mask_token_id 96, which is no special token of the tokenizer"),
         ("95", "has mask_token_id '95', expected a token id"),
+        (True, "has mask_token_id True, expected a token id"),
     ],
 )
 def test_a_config_that_names_another_special_token(mask: Any, words: str) -> None:
@@ -108,3 +109,8 @@ def test_a_config_that_names_another_special_token(mask: Any, words: str) -> Non
     assert resolve_ids({**config, "mask_token_id": 95}, family=llada, tokenizer=tok).mask == 95
     if mask == 93:  # the user's word counts
         assert resolve_ids(config, family=llada, tokenizer=tok, mask_token_id=93).mask == 93
+
+
+def test_a_mask_id_that_is_text_is_no_disagreement_of_equal_numbers() -> None:
+    with pytest.raises(ModelError, match="has mask_token_id '66', expected a token id"):
+        resolve_ids({"mask_token_id": "66"}, family=DREAM, tokenizer=tokenizer(mask_token_id=66))

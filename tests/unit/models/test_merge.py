@@ -18,6 +18,7 @@ from tabom.models.adapters import (
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
 from tabom.models.merge import export_adapter, merge_checkpoint
+from tabom.models.tensors import stored_dtype
 
 Checkpoint = Callable[..., Path]
 EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -131,6 +132,29 @@ def test_the_dtype_of_the_base_is_kept(checkpoint: Checkpoint, tmp_path: Path) -
     assert {v.dtype for v in merged.values()} == {torch.bfloat16}
     published = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert published["torch_dtype"] == "bfloat16"
+
+
+def test_the_dtype_of_the_base_is_that_of_its_tensors(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    # Float32 tensors under a config.json that names bfloat16: nothing is rounded unasked.
+    base = checkpoint("dream")
+    config = json.loads((base / "config.json").read_text())
+    del config["dtype"]
+    (base / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16"}))
+    merge_checkpoint(str(base), write_adapter(base, tmp_path / "a"), tmp_path / "merged")
+    before, after = (load_file(f / "model.safetensors") for f in (base, tmp_path / "merged"))
+    assert {v.dtype for v in after.values()} == {torch.float32}
+    untouched = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(before[untouched], after[untouched])
+    # Of several dtypes one that loses nothing of any.
+    norm, head = before["model.norm.weight"].half(), before["lm_head.weight"].bfloat16()
+    halves = {"model.norm.weight": norm, "lm_head.weight": head}
+    save_file(halves, base / "model.safetensors", metadata={"format": "pt"})
+    assert stored_dtype(base) == torch.float32
+    save_file({"a": torch.ones(1, dtype=torch.int8)}, base / "model.safetensors")
+    with pytest.raises(ModelError, match=r"tensors of dtype I8, expected some of F64.*--dtype"):
+        stored_dtype(base)
 
 
 def test_what_rounding_loses_is_an_error(checkpoint: Checkpoint, tmp_path: Path) -> None:

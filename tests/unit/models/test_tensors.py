@@ -98,6 +98,12 @@ def test_pickles_are_not_read_and_shards_are(checkpoint: Checkpoint) -> None:
     index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
     assert tensor_files(folder).keys() == state.keys()
     load_model(folder, require_tokenizer=False)
+    # One more in the index than in its shards; one in another shard than it says.
+    other = next(file for file in files.values() if file != files[names[0]])
+    for key, file in (("model.layers.9.mlp.up_proj.weight", other), (names[0], other)):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": {**files, key: file}}))
+        refused(folder, rf"names 1 tensors that are not in their file, such as {key} in {file}")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
     # One more in a shard than the index says.
     path = folder / files[names[0]]
     save_file({**load_file(path), "oops": torch.ones(1)}, path, metadata={"format": "pt"})
@@ -175,3 +181,14 @@ def test_a_config_that_does_not_fit_is_named_where_only_sizes_are_read(
     edit(folder, d_model="x")
     with pytest.raises(ModelError, match=r"does not describe a model of family llada"):
         read_sizes(str(folder))
+
+
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
+def test_a_causal_config_and_a_pad_outside_the_vocabulary_are_refused(
+    family: str, checkpoint: Checkpoint
+) -> None:
+    folder = checkpoint(family)
+    edit(folder, is_causal=True)
+    refused(folder, r"config\.json has is_causal = True, and only False is implemented")
+    edit(folder, is_causal=False, pad_token_id=41)
+    refused(folder, r"the pad id 41 is outside the vocabulary of 41")

@@ -94,6 +94,18 @@ def test_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint-best"]
 
 
+def test_a_checkpoint_of_fsdp_goes_on_under_fsdp_only(tmp_path: Path) -> None:
+    sharded = checkpoint(tmp_path, 1)
+    checkpoints.check_sharding(sharded, is_fsdp=True)
+    with pytest.raises(StageError, match="made with FSDP, and this run is without"):
+        checkpoints.check_sharding(sharded, is_fsdp=False)
+    whole = checkpoint(tmp_path, 2)
+    (whole / "optimizer.pt").touch()
+    checkpoints.check_sharding(whole, is_fsdp=False)
+    with pytest.raises(StageError, match="made without FSDP, and this run is with FSDP"):
+        checkpoints.check_sharding(whole, is_fsdp=True)
+
+
 def test_card_keeps_its_tables_whole() -> None:
     card = model_card(
         {

@@ -171,6 +171,11 @@ def test_damaged_files_are_named(tmp_path: Path, make: Make) -> None:
         TrajectoryStore(tmp_path)
     with pytest.raises(DataError, match="not a readable Parquet file"):
         TrajectoryStore.from_parquet(path)
+    changed = bytearray(whole)
+    changed[len(whole) // 3] ^= 1  # one bit; Parquet reads another number, or fails much later
+    path.write_bytes(changed)
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: changed since"):
+        TrajectoryStore(tmp_path)
     path.write_bytes(whole[:4] + bytes(b ^ 0x55 for b in whole[4:400]) + whole[400:])
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet"):
         list(store)

@@ -72,6 +72,9 @@ def test_program_rows(judge):
         "wrong",
         "test 1: raised RuntimeError: ended with status 3",
     )
+    ends = SUM.replace("\n```", "\nexit()\n```")  # of site, which the interpreter leaves out
+    assert "exit()" in ends
+    assert judge(ends, PROGRAM) == ("accepted", "2 tests")
     spaced = "```python\nprint(sum(map(int, input().split())), ' ')\nprint()\n\n```"
     assert judge(spaced, PROGRAM)[0] == "accepted"
     main = (

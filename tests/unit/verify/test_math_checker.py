@@ -286,3 +286,10 @@ def test_answers_are_found_with_nested_and_escaped_braces():
 )
 def test_plain_answer(text, plain):
     assert plain_answer(text) == plain
+
+
+def test_a_long_text_without_an_answer_is_judged_at_once(judge):
+    start = time.monotonic()
+    assert judge("1" * 60_000 + "a", "12")[0] == "no_answer"  # 20 s by backtracking
+    assert judge("1" * 1_000_000, "12")[0] == "no_answer"
+    assert time.monotonic() - start < 2

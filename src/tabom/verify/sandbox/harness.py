@@ -168,6 +168,8 @@ def main() -> None:
         line = dumps([kind, detail])
         write(channel, (nonce + " " + line + "\n").encode())
 
+    # Of site, which -S leaves out; programs end themselves with them.
+    builtins.exit = builtins.quit = sys.exit
     say("started", "")
     _quiet()
     _limit(job["limits"])
