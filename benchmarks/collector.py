@@ -28,6 +28,7 @@ from random_models import SMALL_BODY, build_model
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, decode
 from tabom.decoding.sampling import LOWEST, truncate
+from tabom.models.compiled import compile_layers
 from tabom.models.contract import MaskedDiffusionModel
 
 # Body 25.0M weights, head 2.1M: Dream-7B's ratio of 12 to 1.
@@ -48,6 +49,7 @@ class Case:
     num_slots: int = 128
     block_length: int | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
+    is_compiled: bool = False  # ours alone, by `collection.compile`; compiling is not timed
 
     @property
     def config(self) -> DecodingConfig:
@@ -76,6 +78,14 @@ CASES = {
         model=DREAM_RATIO,
         bar=1.15,
         num_slots=64,
+    ),
+    "B compiled": Case(
+        title="the same, our layers compiled",
+        family="dream",
+        model=DREAM_RATIO,
+        bar=1.15,
+        num_slots=64,
+        is_compiled=True,
     ),
     "LLaDA": Case(
         title="V=126464, blocks of 32",
@@ -127,13 +137,16 @@ def usual_step(model: MaskedDiffusionModel, ids_BS: Tensor, case: Case) -> Tenso
 
 def measure_steps(case: Case, *, rounds: int) -> dict[str, Any]:
     """Ratios of whole runs, integrated from three states; the next state is asserted equal."""
-    model = build_model(case.family, **case.model)
+    model = ours_model = build_model(case.family, **case.model)
+    if case.is_compiled:
+        ours_model = build_model(case.family, **case.model)
+        compile_layers(ours_model)
     length = case.block_length or case.num_slots
     points = (length, length // 2, 1)
     seconds: dict[int, dict[str, list[float]]] = {}
     for num_masked in points:
         ids_BS = state_of(model, case, num_masked)
-        call = our_call(model, ids_BS, case)
+        call = our_call(ours_model, ids_BS, case)
         ours, theirs = call(), usual_step(model, ids_BS, case)
         if not torch.equal(ours, theirs) or torch.equal(ours, ids_BS):
             raise AssertionError(f"with {num_masked} masked the next states differ")

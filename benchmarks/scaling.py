@@ -131,7 +131,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     fixed = {**HEAD, **(head.TINY if tiny else {})}
     time = partial(time_curve, rounds=args.rounds)
     curves = []
-    for variant, words in (("dense", "ours"), ("usual", "usual")):
+    for variant, words in (("ours", "ours"), ("usual", "usual")):
         of_batch = partial(head_call, variant, "batch_size", fixed=fixed)
         curves.append(time(f"head against batch, {words}", batches, of_batch))
         of_vocabulary = partial(head_call, variant, "vocab_size", fixed=fixed)
@@ -144,7 +144,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     of_slots = partial(collect_call, 4)
     curves.append(time("collection against response length", lengths[:4], of_slots))
     if not args.no_memory:
-        for variant in ("dense", "tiled", "usual"):
+        for variant in ("ours", "tiled", "usual"):
             kwargs = {**fixed, "variant": variant}
             name = f"head memory against batch, {variant}"
             curves.append(memory_curve(name, batches[:4], "batch_size", kwargs))

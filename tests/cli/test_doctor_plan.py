@@ -78,7 +78,7 @@ def test_a_causal_model_fails_with_status_one(
     monkeypatch.setattr(speak, "open_model", causal)
     text = run(capsys, "doctor", random_toy, status=1)
     assert "attention is causal" in text
-    assert text.rstrip().endswith("FAILED: bidirectional")
+    assert "FAILED: bidirectional" in text.rstrip().splitlines()[-1]
 
 
 def test_a_folder_without_a_tokenizer_and_a_prompt_it_does_not_know(

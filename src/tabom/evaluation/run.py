@@ -6,6 +6,7 @@ Legend: K steps (model calls), N response slots.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.loop import Decoded, DecodeRequest
 from tabom.diagnostics.curves import end_step
 from tabom.diagnostics.tds import TdsCurve, tds
 from tabom.evaluation.records import EvaluationRecord, Role
+from tabom.evaluation.resume import decode_resuming
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 from tabom.trajectory.record import Trajectory
@@ -59,6 +61,7 @@ def evaluate_set(
     batch_size: int,
     record_field_for: int = 64,
     extra_metrics: Mapping[str, Metric] | None = None,
+    folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Answer every request at every speed and judge the answers.
@@ -67,13 +70,21 @@ def evaluate_set(
     `tokens_per_step` in turn; the first of them is the speed of trajectories, fields and TDS.
     record_field_for: requests (the first ones) whose entropies at every step are kept.
     extra_metrics: further numbers of a response, see `Metric`.
+    folder: where each response is kept as soon as it is decoded; what is there already (of a call
+        that was stopped, with equal model, decoding, seed and `record_field_for`) is not decoded
+        again. The caller removes it. None: nothing is kept.
     progress: called with (done, total) responses.
-    Raises: DataError if there is no request or no speed, or a metric fails.
+    Raises: DataError if there is no request or no speed, an id comes twice, or a metric fails.
     """
     if not requests or not tokens_per_step or len(set(tokens_per_step)) != len(tokens_per_step):
         raise DataError(
             f"evaluation set {name!r}: {len(requests)} requests at the speeds "
             f"{list(tokens_per_step)}; expected at least one request and speeds that differ"
+        )
+    if len({r.id for r in requests}) != len(requests):
+        raise DataError(
+            f"evaluation set {name!r}: {len(requests)} requests have "
+            f"{len({r.id for r in requests})} different ids; expected one id for each"
         )
     num_total = len(requests) * len(tokens_per_step)
     records: list[EvaluationRecord] = []
@@ -84,25 +95,30 @@ def evaluate_set(
     for speed in tokens_per_step:
         is_first = speed == tokens_per_step[0]
         num_fields = min(record_field_for, len(requests)) if is_first else 0
-        answered: list[Trajectory] = []
+        found: dict[str, Decoded] = {}
         # Two calls, since a field is K x N numbers. Draws are keyed, so the split does not matter.
         for part, has_field in ((requests[:num_fields], True), (requests[num_fields:], False)):
             if not part:
                 continue
-            for item in decode(
+            kept = f"{speed}-fields" if has_field else str(speed)
+            for item in decode_resuming(
                 model,
                 part,
                 replace(decoding, tokens_per_step=speed),
+                folder=None if folder is None else folder / kept,
                 seed=seed,
                 batch_size=batch_size,
                 record_field=has_field,
             ):
-                answered.append(item.trajectory)
-                if item.field_KN is not None:
-                    fields[item.trajectory.id] = np.asarray(item.field_KN, dtype=np.float32)
+                found[item.trajectory.id] = item
                 num_done += 1
                 if progress is not None:
                     progress(num_done, num_total)
+        decoded = [found[request.id] for request in requests]
+        answered = [item.trajectory for item in decoded]
+        for item in decoded:
+            if item.field_KN is not None:
+                fields[item.trajectory.id] = np.asarray(item.field_KN, dtype=np.float32)
         if is_first:
             trajectories = answered
         # Judged together, so that a slow checker works side by side.

@@ -268,7 +268,7 @@ def training_memory(
     else:
         dense = 4 * num_rows * sizes.vocab_size
         tiles = 2 * min(HEAD_TILE_BYTES, dense)
-        logits = tiles + (dense if dense <= max_buffer_bytes else 0)
+        logits = tiles + min(dense, max_buffer_bytes)
     if lora_parameters is None:
         trained = sizes.num_parameters * (bytes_per_value + 2 * bytes_per_value)
     else:

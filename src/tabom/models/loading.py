@@ -262,6 +262,9 @@ def load_lm(
 
 def make_config(family: Family, published: ConfigDict, *, folder: Path) -> Any:
     """The transformers config of a published one. Raises `ModelError` if it does not fit."""
+    # Which attention runs is the caller's to say: a copy of Dream names flash_attention_2.
+    chosen = ("attn_implementation", "_attn_implementation")
+    published = {name: value for name, value in published.items() if name not in chosen}
     try:
         require_values(published, {"is_causal": False})  # true: of an autoregressive model
         config = family.make_config(published)

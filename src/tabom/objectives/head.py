@@ -5,8 +5,9 @@ Legend: R gathered rows, V vocabulary, D hidden, T columns of one vocabulary til
 With z = W h, m = max z, S = sum e^(z-m), Q = sum e^(z-m) (z-m), per row:
     ce = log S - (z_y - m),    entropy = log S - Q / S,
     d ce / dz = p - e_y,       d entropy / dz = -p (log p + entropy).
-The vocabulary is walked in tiles with running (m, S, Q). Dense mode keeps the tiles of logits for
-the backward pass; tiled mode computes them again, so that no R x V tensor exists at any time.
+The vocabulary is walked in tiles with running (m, S, Q). The first tiles of logits, as many as a
+byte budget holds, are kept for the backward pass; the others are computed again. With room for all
+the head is "dense", with none "tiled": then no R x V tensor exists at any time.
 """
 
 from collections.abc import Iterator
@@ -33,15 +34,16 @@ def linear_ce_entropy(
     weight_VD: Tensor,
     labels_R: Tensor,
     *,
-    max_buffer_bytes: int = 512 * 2**20,
+    max_buffer_bytes: int = 256 * 2**20,
     tile_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and entropy (nats) of softmax(hidden @ weight.T) per row, both differentiable.
 
     hidden_RD: any float dtype; R may be 0. weight_VD: the head; it gets a gradient only if it
         requires one. labels_R: int64 in [0, V); a label outside gives NaN, never a wrong number.
-    max_buffer_bytes: logits up to this size are kept for backward (dense mode; a second backward
-        through the same call is then refused); larger ones are computed again tile by tile.
+    max_buffer_bytes: of logits to keep for the backward pass, in whole tiles; those that find no
+        room are computed again. Where any are kept, a second backward through the same call is
+        refused. 0: none (tiled).
     tile_size: vocabulary entries per tile; None: 2048 on a CPU, on a GPU as many as make 64 MiB of
         logits.
     Returns: ce_R, entropy_R in float32 (float64 for float64 hidden states), also under autocast.
@@ -67,11 +69,11 @@ def linear_ce_entropy(
     if not needs_grad:
         with torch.no_grad():
             tiles = _Tiles(hidden_RD, weight_VD, labels_R, tile_size)
-            m_R, log_S_R, entropy_R, label_logit_R = _reduce(tiles, None)
+            m_R, log_S_R, entropy_R, label_logit_R = _reduce(tiles, [], max_bytes=0)
             return log_S_R - (label_logit_R - m_R), entropy_R
-    num_bytes = hidden_RD.shape[0] * weight_VD.shape[0] * dtype.itemsize
-    is_dense = num_bytes <= max_buffer_bytes
-    ce_R, entropy_R = _LinearCeEntropy.apply(hidden_RD, weight_VD, labels_R, is_dense, tile_size)
+    ce_R, entropy_R = _LinearCeEntropy.apply(
+        hidden_RD, weight_VD, labels_R, max_buffer_bytes, tile_size
+    )
     return ce_R, entropy_R
 
 
@@ -139,8 +141,10 @@ def _mm_has_out_dtype() -> bool:
     return "dtype_out" in torch.ops.aten.mm.overloads()  # torch >= 2.8
 
 
-def _reduce(tiles: _Tiles, kept: list[Tensor] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(max, log S, entropy, logit of the label) per row; fills `kept` with the logits if given."""
+def _reduce(
+    tiles: _Tiles, kept: list[Tensor], *, max_bytes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(max, log S, entropy, logit of the label) per row; fills `kept` with the first logits."""
     num_rows, new = tiles.rows_RD.shape[0], tiles.rows_RD.new_full
     # Finite, so that a tile of nothing but -inf is no -inf - -inf.
     m_R = new((num_rows,), torch.finfo(tiles.dtype).min, dtype=tiles.dtype)
@@ -151,7 +155,7 @@ def _reduce(tiles: _Tiles, kept: list[Tensor] | None) -> tuple[Tensor, Tensor, T
     with torch.autocast(device_type=m_R.device.type, enabled=False):
         for start, end in tiles:
             width = end - start
-            if kept is None:
+            if num_rows * end * tiles.dtype.itemsize > max_bytes:
                 z_RT = tiles.view(first, width)
             else:
                 z_RT = tiles.rows_RD.new_empty(num_rows, width, dtype=tiles.dtype)
@@ -182,14 +186,14 @@ class _LinearCeEntropy(torch.autograd.Function):
         hidden_RD: Tensor,
         weight_VD: Tensor,
         labels_R: Tensor,
-        is_dense: bool,
+        max_buffer_bytes: int,
         tile_size: int,
     ) -> tuple[Tensor, Tensor]:
-        kept: list[Tensor] | None = [] if is_dense else None
+        kept: list[Tensor] = []
         tiles = _Tiles(hidden_RD, weight_VD, labels_R, tile_size)
-        m_R, log_S_R, entropy_R, label_logit_R = _reduce(tiles, kept)
+        m_R, log_S_R, entropy_R, label_logit_R = _reduce(tiles, kept, max_bytes=max_buffer_bytes)
         ctx.save_for_backward(hidden_RD, weight_VD, labels_R, m_R, log_S_R, entropy_R)
-        ctx.kept, ctx.is_dense, ctx.tile_size = kept, is_dense, tile_size
+        ctx.kept, ctx.num_kept, ctx.tile_size = kept, len(kept), tile_size
         ctx.set_materialize_grads(False)
         return log_S_R - (label_logit_R - m_R), entropy_R
 
@@ -200,8 +204,8 @@ class _LinearCeEntropy(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if grad_ce_R is None and grad_entropy_R is None:
             return None, None, None, None, None
-        kept, ctx.kept = ctx.kept, None
-        if ctx.is_dense and kept is None:
+        kept, ctx.kept = ctx.kept, []
+        if len(kept) < ctx.num_kept:
             raise ObjectiveError(
                 "a second backward through one linear_ce_entropy call: its logits were overwritten "
                 "by the first one. Call the forward again, or pass max_buffer_bytes=0"
@@ -216,10 +220,10 @@ class _LinearCeEntropy(torch.autograd.Function):
         with torch.autocast(device_type=m_R.device.type, enabled=False):
             for i, (start, end) in enumerate(tiles):
                 weight_TD = tiles.weight(start, end)
-                if kept is None:
-                    z_RT = tiles.logits(weight_TD, tiles.view(first, end - start))
-                else:
+                if i < len(kept):
                     z_RT, kept[i] = kept[i], None
+                else:
+                    z_RT = tiles.logits(weight_TD, tiles.view(first, end - start))
                 log_p_RT = z_RT.sub_(m_R.unsqueeze(1)).sub_(log_S_R.unsqueeze(1))
                 p_RT = torch.exp(log_p_RT.clamp_(min=_LEAST), out=tiles.view(second, end - start))
                 if grad_entropy_R is None:

@@ -6,6 +6,7 @@ Heavy imports happen inside `run`, so that planning a study needs no torch.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from tabom.pipeline.identity import model_identity, prompts_identity
 from tabom.pipeline.progress import Report
 from tabom.pipeline.recipe import ArmConfig, Recipe
 from tabom.verify.config import VerifierConfig
+
+# Of a stage's folder, what goes when the manifest is there; the dot keeps it out of that.
+UNFINISHED = ".unfinished"
 
 Settings = dict[str, Any]
 Result = dict[str, Any]
@@ -87,6 +91,7 @@ class Stage:
                 settings=self.settings,
                 seconds=round(time.perf_counter() - started, 3),
             )
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         return counts
 
     def _clear(self) -> None:
@@ -205,7 +210,7 @@ def train_stage(
         "objective": arm.objective,
         "options": dict(arm.options),
         "data": {"kind": arm.data, **data},
-        "training": configs.to_plain(recipe.training_of(arm)),
+        "training": recipe.training_of(arm).fixed,
         "seed": seed,
     }
     return Stage(
@@ -261,6 +266,7 @@ def evaluate_stage(
         arguments={"recipe": recipe, "trained_folder": None if train is None else train.folder},
         needs=() if train is None else (train.folder,),
         cost=1.5,
+        resumes=True,
     )
 
 

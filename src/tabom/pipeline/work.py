@@ -10,6 +10,7 @@ from tabom.collect.prompts import load_prompts
 from tabom.core.errors import DataError, StageError
 from tabom.pipeline.identity import prompts_identity
 from tabom.pipeline.recipe import ArmConfig, ModelConfig, Recipe
+from tabom.pipeline.stages import UNFINISHED
 from tabom.trajectory.store import TrajectoryStore
 from tabom.trajectory.verdicts import read_verdicts, write_verdicts
 
@@ -205,7 +206,7 @@ def evaluate_work(
     recipe: Recipe,
     trained_folder: Path | None,
 ) -> dict[str, Any]:
-    """Decode and judge every evaluation set at every speed."""
+    """Decode and judge every evaluation set at every speed; a rerun resumes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -231,7 +232,7 @@ def evaluate_work(
     ]
     total = sum(len(prompts) * len(item.tokens_per_step) for item, prompts in loaded)
     before = 0
-    for item, prompts in loaded:
+    for number, (item, prompts) in enumerate(loaded):
         requests, _ = make_requests(model, prompts, CollectionConfig())
         result = evaluate_set(
             model,
@@ -245,6 +246,7 @@ def evaluate_work(
             batch_size=recipe.evaluation.batch_size,
             record_field_for=recipe.evaluation.num_fields,
             extra_metrics={k: load_function(f) for k, f in item.metrics.items()},
+            folder=folder / UNFINISHED / str(number),  # a name may not do as a folder's
             progress=lambda done, _, before=before: report(before + done, total),  # type: ignore[misc]
         )
         before += len(requests) * len(item.tokens_per_step)

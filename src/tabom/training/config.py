@@ -1,10 +1,11 @@
 """The settings of one training run, under the names that TRL and transformers users know."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tabom.core.configs import require_finite
 from tabom.core.errors import ConfigError
+from tabom.core.plain import ADDED_LATER, to_plain
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -48,7 +49,8 @@ class TrainingConfig:
         transformers.
     eval_cuts: fixed contexts asked of each held-out response. eval_size, eval_fraction: prompts
         held out of the training data for that (a number, or a share; 0: none).
-    max_buffer_bytes: memory that the head may use for logits; above it the vocabulary is tiled.
+    max_buffer_bytes: of logits that the head may keep for the backward pass; those that find no
+        room are computed again.
     report_to: trackers of transformers ("tensorboard", "wandb", ...); metrics.jsonl is always
         written.
     use_cpu: train on the CPU; None: where the model lies.
@@ -65,8 +67,8 @@ class TrainingConfig:
     lr_scheduler_type: Scheduler = "cosine"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    optim: str = "adamw_torch_fused"
-    group_by_length: bool = False
+    optim: str = field(default="adamw_torch_fused", metadata=ADDED_LATER)
+    group_by_length: bool = field(default=False, metadata=ADDED_LATER)
     seed: int = 0
     max_length: int | None = None
     bf16: bool | None = None
@@ -88,7 +90,7 @@ class TrainingConfig:
     eval_fraction: float = 0.0
     per_device_eval_batch_size: int = 8
     dataloader_num_workers: int = 0
-    max_buffer_bytes: int = 512 * 2**20
+    max_buffer_bytes: int = 256 * 2**20
     report_to: str = "none"
     disable_tqdm: bool = False
     use_cpu: bool | None = None
@@ -134,6 +136,14 @@ class TrainingConfig:
                 "training lora_target_modules is empty; name the modules that LoRA changes "
                 "(q_proj, v_proj), or set use_peft to false"
             )
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a started or finished stage holds on to, as plain values.
+
+        Those left out (how often to log or save, memory, the bar) may differ in a rerun.
+        """
+        return {k: v for k, v in to_plain(self).items() if k not in _FREE}
 
     def decisive(self, *, world_size: int) -> dict[str, Any]:
         """The settings that decide the result: a checkpoint made with others is refused.

@@ -169,7 +169,9 @@ def test_a_manifest_with_an_odd_field_names_file_and_field(
     finished(tmp_path)
     path = tmp_path / m.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
-    with pytest.raises(DataError, match=rf"manifest\.json: not a manifest of tabom, {field} is not"):
+    with pytest.raises(
+        DataError, match=rf"manifest\.json: not a manifest of tabom, {field} is not"
+    ):
         m.read_manifest(tmp_path)
 
 

@@ -1,4 +1,7 @@
-"""A random tiny model in Dream's layout whose tokenizer knows every byte, and local documents."""
+"""Random tiny models and local documents.
+
+One in Dream's layout whose tokenizer knows every byte, one of the toy family.
+"""
 
 import json
 from pathlib import Path
@@ -105,3 +108,65 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    """A random model of the toy family, in memory."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
+    from tabom.toyworld.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        is_causal=False,
+        use_cache=False,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lm = LlamaForCausalLM(config)
+        for parameter in lm.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.5)
+    end = tokenizer.eos_token_id
+    ids = TokenIds(
+        mask=tokenizer.mask_token_id,
+        pad=tokenizer.pad_token_id,
+        eos=(end,),
+        filler=end,
+        sources={},
+    )
+    spec = FamilySpec(name="toy", alignment="identity")
+    return MaskedDiffusionModel(lm, spec=spec, ids=ids, tokenizer=tokenizer, name_or_path="test")
+
+
+@pytest.fixture(scope="session")
+def requests(model: Any) -> Any:
+    """Five requests of two tasks of the toy world."""
+    from tabom.decoding.loop import DecodeRequest
+    from tabom.toyworld.tasks import prompts
+
+    rows = [
+        *prompts(task="chain", split="eval", seed=0, num=3),
+        *prompts(task="sort", split="eval", seed=0, num=2),
+    ]
+    return [
+        DecodeRequest(
+            id=row["id"],
+            prompt_ids=model.encode_prompt(row["prompt"]),
+            prompt=row["prompt"],
+            task=row["task"],
+            reference=row["reference"],
+            row={k: v for k, v in row.items() if k != "prompt"},
+        )
+        for row in rows
+    ]

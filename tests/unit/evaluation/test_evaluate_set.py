@@ -2,72 +2,15 @@
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest
 from tabom.diagnostics.tds import tds
 from tabom.evaluation.run import evaluate_set, slot_texts
-from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
-from tabom.toyworld.tasks import prompts
-from tabom.toyworld.tokenizer import build_tokenizer
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 
 NUM_SLOTS = 16
-
-
-@pytest.fixture(scope="module")
-def model():
-    tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        is_causal=False,
-        use_cache=False,
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        lm = LlamaForCausalLM(config)
-        for parameter in lm.parameters():
-            if parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=0.5)
-    end = tokenizer.eos_token_id
-    ids = TokenIds(
-        mask=tokenizer.mask_token_id,
-        pad=tokenizer.pad_token_id,
-        eos=(end,),
-        filler=end,
-        sources={},
-    )
-    spec = FamilySpec(name="toy", alignment="identity")
-    return MaskedDiffusionModel(lm, spec=spec, ids=ids, tokenizer=tokenizer, name_or_path="test")
-
-
-@pytest.fixture(scope="module")
-def requests(model):
-    rows = [
-        *prompts(task="chain", split="eval", seed=0, num=3),
-        *prompts(task="sort", split="eval", seed=0, num=2),
-    ]
-    return [
-        DecodeRequest(
-            id=row["id"],
-            prompt_ids=model.encode_prompt(row["prompt"]),
-            prompt=row["prompt"],
-            task=row["task"],
-            reference=row["reference"],
-            row={k: v for k, v in row.items() if k != "prompt"},
-        )
-        for row in rows
-    ]
 
 
 CHECKER = build_checker(VerifierConfig(type="function", function="tabom.toyworld.tasks:check"))

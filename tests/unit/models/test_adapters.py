@@ -237,6 +237,7 @@ def edit(adapter: Path, **changes: object) -> None:
         ({"peft_type": "IA3"}, "only LORA is known"),
         ({"modules_to_save": ["lm_head"]}, "saves whole modules"),
         ({"target_modules": ["nothing"]}, "does not fit"),
+        ({"lora_alpha": None}, "does not fit"),
         ({"target_modules": ["q_proj", "lm_head"]}, "adapts lm_head"),
     ],
 )

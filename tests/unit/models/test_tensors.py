@@ -192,3 +192,14 @@ def test_a_causal_config_and_a_pad_outside_the_vocabulary_are_refused(
     refused(folder, r"config\.json has is_causal = True, and only False is implemented")
     edit(folder, is_causal=False, pad_token_id=41)
     refused(folder, r"the pad id 41 is outside the vocabulary of 41")
+
+
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_the_attention_that_a_config_names_is_not_taken(
+    family: str, name: str, checkpoint: Checkpoint
+) -> None:
+    folder = checkpoint(family)
+    edit(folder, **{name: "flash_attention_2"})  # is not installed where the sizes are asked
+    assert read_sizes(str(folder)).sizes.num_layers == 2
+    assert load_model(folder, require_tokenizer=False).attn_implementation == "sdpa"

@@ -14,7 +14,8 @@ from tabom.core.errors import ObjectiveError
 from tabom.models.costs import HEAD_TILE_BYTES
 from tabom.objectives.head import _GPU_TILE_BYTES, _default_tile, linear_ce_entropy
 
-MODES = {"dense": {}, "tiled": {"max_buffer_bytes": 0}}
+# "partly" has room for the first tiles alone, where a test cuts the vocabulary into several.
+MODES = {"dense": {}, "partly": {"max_buffer_bytes": 500}, "tiled": {"max_buffer_bytes": 0}}
 
 
 def _naive(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,14 +239,36 @@ def test_without_gradients_nothing_is_kept() -> None:
     assert linear_ce_entropy(hidden, weight, labels)[0].grad_fn is None
 
 
-def test_the_mode_follows_the_byte_budget() -> None:
+def test_as_many_tiles_are_kept_as_the_byte_budget_holds() -> None:
     hidden, weight, labels = _inputs(5, 23, dtype=torch.float32)
     h = hidden.requires_grad_()
-    fits = linear_ce_entropy(h, weight, labels, max_buffer_bytes=5 * 23 * 4)[0].grad_fn
-    over = linear_ce_entropy(h, weight, labels, max_buffer_bytes=5 * 23 * 4 - 1)[0].grad_fn
-    assert fits.is_dense  # type: ignore[union-attr]
-    assert not over.is_dense  # type: ignore[union-attr]
-    assert over.kept is None  # type: ignore[union-attr]
+
+    def kept(max_buffer_bytes: int) -> list[int]:
+        ce, _ = linear_ce_entropy(h, weight, labels, max_buffer_bytes=max_buffer_bytes, tile_size=9)
+        return [z.shape[1] for z in ce.grad_fn.kept]  # type: ignore[union-attr]
+
+    assert kept(5 * 23 * 4) == [9, 9, 5]
+    assert kept(5 * 23 * 4 - 1) == [9, 9]
+    assert kept(5 * 9 * 4) == [9]
+    assert kept(5 * 9 * 4 - 1) == kept(0) == []
+
+
+def test_a_budget_for_some_tiles_changes_no_gradient_and_spends_them_once() -> None:
+    hidden, weight, labels = _inputs(5, 23)
+    grads = []
+    for max_buffer_bytes in (0, 5 * 9 * 8, 10**6):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        ce, entropy = linear_ce_entropy(
+            h, w, labels, max_buffer_bytes=max_buffer_bytes, tile_size=9
+        )
+        (ce.sum() + 3 * entropy.sum()).backward(retain_graph=True)
+        grads.append((h.grad, w.grad))
+        if max_buffer_bytes:
+            with pytest.raises(ObjectiveError, match="second backward"):
+                ce.sum().backward()
+    for got_h, got_w in grads[1:]:
+        torch.testing.assert_close(got_h, grads[0][0], atol=1e-13, rtol=1e-13)
+        torch.testing.assert_close(got_w, grads[0][1], atol=1e-13, rtol=1e-13)
 
 
 def test_the_default_tile_suits_the_device() -> None:

@@ -120,6 +120,41 @@ def test_an_empty_accepted_set_stops_and_leaves_no_result(
     assert times(root)[str(root / "seed-0" / "collect" / "manifest.json")] == collected
 
 
+def test_an_evaluation_that_an_error_stops_keeps_its_responses(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tabom.evaluation import resume
+    from tabom.toyworld import diagnostics
+
+    def broken(**_: Any) -> float:
+        raise ValueError("no such column")
+
+    def no_decoding(*_: Any, **__: Any) -> None:
+        raise AssertionError("all of it is on disk")
+
+    recipe = recipe_in(tiny_recipe, tmp_path / "out")
+    stage = plan_study(recipe).runs[0].evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(diagnostics, "premature_commit", broken)
+        with pytest.raises(DataError, match="metric 'premature_commit' failed"):
+            stage.run(lambda *_: None)
+    kept = {p.name for p in (stage.folder / ".unfinished" / "0").iterdir()}
+    assert kept == {"1", "1-fields"}
+    assert not stage.is_complete()
+    for path in (stage.folder / ".unfinished").rglob("*.jsonl"):
+        assert path.read_bytes().count(b"\n") in (2, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "decode", no_decoding)
+        with pytest.raises(AssertionError, match="on disk"):  # of the next speed, nothing is
+            stage.run(lambda *_: None)
+    stage.run(lambda *_: None)
+    assert stage.is_complete()
+    assert not (stage.folder / ".unfinished").exists()
+    found = read_manifest(stage.folder)
+    assert found is not None
+    assert not [name for name in found.files if "unfinished" in name]
+
+
 def test_an_error_in_a_worker_reaches_the_parent(tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = recipe_in(
         tiny_recipe,

@@ -66,3 +66,14 @@ def test_training_arguments(tmp_path) -> None:  # type: ignore[no-untyped-def]
         replace(config, report_to="nosuch").training_arguments(
             str(tmp_path), has_eval=False, use_cpu=True
         )
+
+
+def test_a_stage_holds_on_to_what_decides_the_result_only() -> None:
+    base = TrainingConfig().fixed
+    free = TrainingConfig(
+        logging_steps=3, save_steps=7, max_buffer_bytes=1, torch_compile=True, disable_tqdm=True
+    )
+    assert free.fixed == base
+    assert "optim" not in base  # came later: a folder of before is not of another recipe
+    assert TrainingConfig(optim="sgd").fixed != base
+    assert TrainingConfig(learning_rate=1e-3).fixed != base

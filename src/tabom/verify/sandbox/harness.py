@@ -169,7 +169,7 @@ def main() -> None:
         write(channel, (nonce + " " + line + "\n").encode())
 
     # Of site, which -S leaves out; programs end themselves with them.
-    builtins.exit = builtins.quit = sys.exit
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)
     say("started", "")
     _quiet()
     _limit(job["limits"])
