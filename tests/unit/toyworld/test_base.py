@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tabom.toyworld.alphabet import NUM_SLOTS
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.loop import DecodeRequest, decode
+from tabom.models.loading import load_model
+from tabom.toyworld.alphabet import EOS_CHAR, NUM_SLOTS
 from tabom.toyworld.base import build_config, build_model, encode, nelbo, pretrain, rate
-from tabom.toyworld.curriculum import MAPS, MIXTURE, STAGES, WARMUP, draw_pair
+from tabom.toyworld.curriculum import (
+    MAPS,
+    MIXTURE,
+    STAGES,
+    WARMUP,
+    Stage,
+    curriculum,
+    draw_pair,
+)
+from tabom.toyworld.diagnostics import premature_commit
 from tabom.toyworld.tasks import DOMAINS, prompts, split_of
 from tabom.toyworld.tokenizer import build_tokenizer
 
 SHIPPED = Path(str(files("tabom"))) / "assets" / "toy-base"
+HASTY = SHIPPED.parent / "toy-hasty"
 TINY = (replace(MAPS, num_steps=2, batch_size=4), replace(MIXTURE, num_steps=2, batch_size=4))
 
 
@@ -54,9 +68,37 @@ def test_shipped_configuration_is_as_promised(shipped: LlamaForCausalLM) -> None
 def test_shipped_record_is_of_this_code() -> None:
     """A checkpoint whose recipe has changed since could not be made again."""
     record = json.loads((SHIPPED / "pretraining.json").read_text())
-    stages = [{**vars(stage), "shares": dict(stage.shares)} for stage in STAGES]
-    assert record["stages"] == stages
-    assert record["command"].startswith("tabom toyworld pretrain")
+    assert record["stages"] == as_data(STAGES)
+    assert record["command"] == "tabom toyworld pretrain --seed 0"
+    hasty = json.loads((HASTY / "pretraining.json").read_text())
+    assert hasty["stages"] == as_data(curriculum(chain_share=0.001))
+    assert hasty["command"] == "tabom toyworld pretrain --seed 0 --chain_share 0.001"
+
+
+def as_data(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    return [{**vars(stage), "shares": dict(stage.shares)} for stage in stages]
+
+
+def test_the_hasty_base_commits_too_early_where_the_other_does_not() -> None:
+    rows = prompts(task="chain", split="eval", seed=3, num=48)
+    share = {}
+    for name in ("toy-base", "toy-hasty"):
+        model = load_model(name)
+        requests = [
+            DecodeRequest(id=row["id"], prompt_ids=model.encode_prompt(row["prompt"]), row=row)
+            for row in rows
+        ]
+        found = []
+        for item in decode(model, requests, DecodingConfig(max_new_tokens=NUM_SLOTS)):
+            tokens = [int(i) for i in item.trajectory.response_ids_N]
+            slots = [
+                EOS_CHAR if i in model.ids.eos else model.tokenizer.decode([i]) for i in tokens
+            ]
+            step = item.trajectory.step_N.tolist()
+            found.append(premature_commit(row=item.trajectory.row, slots=slots, step=step))
+        share[name] = sum(map(bool, found)) / len(found)
+    assert share["toy-base"] < 0.1
+    assert share["toy-hasty"] > 0.25
 
 
 def test_shipped_base_attends_both_ways_and_not_to_padding(shipped: LlamaForCausalLM) -> None:
