@@ -15,7 +15,7 @@ from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.loop import DecodeRequest, check_decoding, decode
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.store import TrajectoryWriter, finalize, scan_partial
 
@@ -88,6 +88,7 @@ def collect(
             "collection.num_samples > 1 at decoding.temperature 0, or with greedy_tokens, would "
             "repeat one trajectory; set decoding.temperature above 0 alone"
         )
+    check_decoding(model, decoding)  # before anything is written
     started = time.perf_counter()
     requests, num_too_long = make_requests(model, prompts, config)
     # By length: then batches hold little padding, and each is on disk as soon as it is decoded.

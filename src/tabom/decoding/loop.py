@@ -20,7 +20,7 @@ from tabom.decoding.batch import Batch
 from tabom.decoding.canvas import Canvas, require_finite
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.counts import DecodeCounts
-from tabom.decoding.official import official_steps
+from tabom.decoding.official import check_official, official_steps
 from tabom.decoding.policies import candidates_in_block, quota, select
 from tabom.decoding.requests import (
     SORT_WINDOW,
@@ -87,7 +87,7 @@ def decode(
     ):
         if value < 1:
             raise ConfigError(f"decoding {name} must be at least 1, got {value}")
-    check_blocks(model, config)
+    check_decoding(model, config)
     generator = None
     if config.is_official:
         generator = torch.Generator(device=model.device).manual_seed(seed)
@@ -120,6 +120,13 @@ def decode(
                 yield from (decoded for _, decoded in finished)
         if is_ordered:
             yield from (done[i] for i in range(len(window)))
+
+
+def check_decoding(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
+    """Raises `ConfigError` on settings that do not go with the model."""
+    check_blocks(model, config)
+    if config.is_official:
+        check_official(model, config)
 
 
 def decode_queue(

@@ -47,8 +47,15 @@ def official_steps(
     generator: seeded like the published function's global one, it gives the same draws.
     Yields: after each call, the entropies float32 `[B, N]` of all masked slots (NaN elsewhere; of
         the revealed ones alone unless record_field).
-    Raises: `ConfigError` if the family has no published function or it has no such option.
+    Raises: `ConfigError` as `check_official`.
     """
+    check_official(model, config)
+    steps = _dream_steps if model.spec.official_decoding == "dream" else _llada_steps
+    return steps(model, canvas, config, generator, record_field)
+
+
+def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
+    """Raises `ConfigError` if the family has no published function or it has no such option."""
     family = model.spec.official_decoding
     if family is None:
         known = ", ".join(sorted(OFFICIAL_POLICIES))
@@ -68,8 +75,6 @@ def official_steps(
                 raise ConfigError(
                     f"decoding {name} is no option of the official {family} function; leave it out"
                 )
-    steps = _dream_steps if family == "dream" else _llada_steps
-    return steps(model, canvas, config, generator, record_field)
 
 
 def _dream_steps(

@@ -172,3 +172,12 @@ def test_layers_are_compiled_on_request(
     assert asked == []
     run(model, prompts[:2], tmp_path / "fast", config=CollectionConfig(compile=True))
     assert asked == [model]
+
+
+def test_settings_that_do_not_go_with_the_model_leave_nothing(
+    model: MaskedDiffusionModel, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    decoding = DecodingConfig(max_new_tokens=4, schedule="official", policy="entropy")
+    with pytest.raises(ConfigError, match="family toy has no published decoding function"):
+        run(model, prompts, tmp_path / "store", decoding=decoding)
+    assert not (tmp_path / "store").exists() or not any((tmp_path / "store").iterdir())
