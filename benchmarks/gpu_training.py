@@ -190,7 +190,7 @@ def _step(
         mask_id=model.ids.mask,
     )
     context = objective.draw(batch, seed=0, step=0)
-    step = ObjectiveStep(model, objective=objective, max_buffer_bytes=256 * 2**20)
+    step = ObjectiveStep(model, objective=objective, max_buffer_bytes=192 * 2**20)
     return step, step_inputs(batch, context), objective, batch
 
 

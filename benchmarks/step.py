@@ -106,7 +106,7 @@ class Steps:
         # The usual script draws its masks in its collator; ours counts its own drawing below.
         self.usual_batch = usual_batch(self.responses, self.context())
         self.step = ObjectiveStep(
-            model, objective=self.objective, max_buffer_bytes=256 * 2**20
+            model, objective=self.objective, max_buffer_bytes=192 * 2**20
         ).train()
 
     def context(self) -> Any:

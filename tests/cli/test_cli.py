@@ -1,5 +1,7 @@
 """The `tabom` command: help, verbs one by one, and one clear error for each wrong input."""
 
+import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tabom.cli import flags
 from tabom.cli.main import VERBS, main
+from tabom.core import configs
 from tabom.core.manifest import read_manifest
+from tabom.training.config import TrainingConfig
 
 
 def tabom(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -162,6 +167,15 @@ def test_missing_files(
     assert "tabom collect" in err
 
 
+def test_a_choice_that_yaml_reads_as_false_is_a_word_on_the_command_line() -> None:
+    parser = argparse.ArgumentParser()
+    flags.add_section(parser, TrainingConfig, "training")
+    args = parser.parse_args(["--eval_strategy", "no", "--save_strategy", "no", "--bf16", "no"])
+    mapping = configs.apply_overrides({}, flags.overrides_of(args))
+    config = configs.build(TrainingConfig, mapping["training"])
+    assert (config.eval_strategy, config.save_strategy, config.bf16) == ("no", "no", False)
+
+
 def test_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model_name_or_path" in refused(capsys, "collect", "--output_dir", tmp_path / "o")
     err = refused(capsys, "collect", "--model_name_or_path", "toy-base", "--output_dir", "o")
@@ -219,13 +233,14 @@ def test_malformed_trajectory_row_names_file_and_row(
     table = pq.read_table(path)
     rows = table.to_pylist()
     rows[5]["step"][0] = 99
-    size = path.stat().st_size
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path, compression="zstd")
-    # The manifest notices a change of size; keep it, to reach the row check.
+    # The manifest notices a change; let it fit, to reach the row check.
     found = json.loads((out / "manifest.json").read_text())
     name = path.relative_to(out).as_posix()
-    assert found["files"][name]["bytes"] == size
-    found["files"][name]["bytes"] = path.stat().st_size
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    assert digest != found["files"][name]["sha256"]
+    found["files"][name] = {"sha256": digest, "bytes": len(content)}
     (out / "manifest.json").write_text(json.dumps(found))
     err = refused(capsys, "verify", "--config", tiny_recipe, "--trajectories", out, "--quiet",
                   "--output_dir", tmp_path / "v")  # fmt: skip

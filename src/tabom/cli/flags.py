@@ -8,7 +8,8 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
+from typing import Any, get_args, get_type_hints
 
 from tabom.core.errors import ConfigError
 
@@ -42,7 +43,7 @@ def add_section(
     section: dotted path of the section in a recipe. rename: field -> flag where names would clash.
     """
     group = parser.add_argument_group(section)
-    described = field_help(cls)
+    described, hints = field_help(cls), get_type_hints(cls)
     for item in dataclasses.fields(cls):
         if item.name in skip:
             continue
@@ -53,10 +54,16 @@ def add_section(
             *dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]),
             dest=f"{section}.{item.name}",
             metavar="VALUE",
+            type=partial(_quoted, words=get_args(hints[item.name])),
             nargs="+" if "tuple" in str(item.type) or "list" in str(item.type) else None,
             help=(described.get(item.name, "") + shown).replace("%", "%%"),
             default=argparse.SUPPRESS,
         )
+
+
+def _quoted(text: str, *, words: tuple[Any, ...]) -> str:
+    """The text of a flag as YAML; YAML alone would read the choice `no` as false."""
+    return f"'{text}'" if text in words else text
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

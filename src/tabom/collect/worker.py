@@ -17,6 +17,7 @@ from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, check_decoding, decode
 from tabom.models.contract import MaskedDiffusionModel
+from tabom.trajectory.record import TRUNCATED
 from tabom.trajectory.store import TrajectoryWriter, finalize, scan_partial
 
 
@@ -80,8 +81,9 @@ def collect(
     Resumable: what is on disk (of any earlier attempt, with any world size) is not decoded again.
     rank, world_size: static sharding of what is left; ranks need no connection to each other.
     progress: called with (done, total) of this rank and a note on its speed.
-    Returns: counts (prompts, too_long, resumed, decoded, forwards), seconds, and the speed of this
-        process, which the manifest has of the one that finished the store.
+    Returns: counts (prompts, too_long, resumed, decoded, forwards, truncated: stopped at the text
+        with slots undecoded), seconds, and the speed of this process, which the manifest has of
+        the one that finished the store.
     """
     if config.num_samples > 1 and not decoding.draws_tokens:
         raise ConfigError(
@@ -100,7 +102,7 @@ def collect(
         from tabom.models.compiled import compile_layers
 
         compile_layers(model)
-    num_forwards = 0
+    num_forwards = num_truncated = 0
     if progress is not None:
         progress(0, len(mine), "")
     meter = SpeedMeter(model)
@@ -119,6 +121,7 @@ def collect(
         for done, item in enumerate(decoded, start=1):
             writer.append(item.trajectory)
             num_forwards += item.trajectory.num_forwards
+            num_truncated += bool(item.trajectory.row.get(TRUNCATED))
             if progress is not None:
                 progress(done, len(mine), meter.note())
     counts: dict[str, Any] = {
@@ -127,6 +130,7 @@ def collect(
         "resumed": len(requests[rank::world_size]) - len(mine),
         "decoded": len(mine),
         "forwards": num_forwards,
+        "truncated": num_truncated,
         "seconds": round(time.perf_counter() - started, 3),
         **meter.report(),
     }

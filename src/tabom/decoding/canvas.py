@@ -15,10 +15,8 @@ from tabom.core.errors import ModelError
 from tabom.core.keys import text_key
 from tabom.decoding.requests import Decoded, DecodeRequest, StepView
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.trajectory.record import Trajectory
+from tabom.trajectory.record import TRUNCATED, Trajectory
 
-# Of a trajectory's `row`: true where decoding stopped with the text final and slots undecoded.
-TRUNCATED = "is_truncated"
 PER_ROW = (
     *("open_BN", "step_BN", "entropy_BN", "confidence_BN"),
     *("num_forwards_B", "is_truncated_B"),

@@ -34,7 +34,7 @@ def linear_ce_entropy(
     weight_VD: Tensor,
     labels_R: Tensor,
     *,
-    max_buffer_bytes: int = 256 * 2**20,
+    max_buffer_bytes: int = 192 * 2**20,
     tile_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and entropy (nats) of softmax(hidden @ weight.T) per row, both differentiable.

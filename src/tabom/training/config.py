@@ -50,7 +50,7 @@ class TrainingConfig:
     eval_cuts: fixed contexts asked of each held-out response. eval_size, eval_fraction: prompts
         held out of the training data for that (a number, or a share; 0: none).
     max_buffer_bytes: of logits that the head may keep for the backward pass; those that find no
-        room are computed again.
+        room are computed again. 0: none is kept.
     report_to: trackers of transformers ("tensorboard", "wandb", ...); metrics.jsonl is always
         written.
     use_cpu: train on the CPU; None: where the model lies.
@@ -90,7 +90,7 @@ class TrainingConfig:
     eval_fraction: float = 0.0
     per_device_eval_batch_size: int = 8
     dataloader_num_workers: int = 0
-    max_buffer_bytes: int = 256 * 2**20
+    max_buffer_bytes: int = 192 * 2**20
     report_to: str = "none"
     disable_tqdm: bool = False
     use_cpu: bool | None = None
@@ -112,7 +112,7 @@ class TrainingConfig:
         for name in (
             "per_device_train_batch_size", "per_device_eval_batch_size", "lora_r", "lora_alpha",
             "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps",
-            "eval_cuts", "max_buffer_bytes",
+            "eval_cuts",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"training {name} must be at least 1, got {getattr(self, name)}")
@@ -123,7 +123,7 @@ class TrainingConfig:
                 "training has no length: set num_train_epochs above 0, or max_steps at least 1"
             )
         for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "seed",
-                     "eval_size", "dataloader_num_workers"):  # fmt: skip
+                     "eval_size", "dataloader_num_workers", "max_buffer_bytes"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"training {name} must be >= 0, got {getattr(self, name)}")
         for name in ("lora_dropout", "eval_fraction"):

@@ -14,6 +14,9 @@ from tabom.core.errors import DataError
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
+# Of a trajectory's `row`: true where decoding stopped with the text final and slots undecoded.
+TRUNCATED = "is_truncated"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trajectory:

@@ -30,7 +30,7 @@ from tabom.trajectory.partial import (
     read_lines,
     scan_partial,
 )
-from tabom.trajectory.record import Trajectory
+from tabom.trajectory.record import TRUNCATED, Trajectory
 from tabom.trajectory.schema import SCHEMA, from_arrow, to_arrow, validate_schema
 
 __all__ = ["STAGE", "TrajectoryStore", "TrajectoryWriter", "finalize", "scan_partial"]
@@ -101,8 +101,9 @@ def finalize(
         sorted by id, so that the folder's content does not depend on who collected what.
     rows_per_shard: rows of one file. origin: where the trajectories come from, for the card.
     more_counts: for the manifest, beside its own.
-    Returns: the manifest; counts are num_trajectories, num_shards, num_forwards, num_doubled and
-        num_torn (lines dropped because an id came twice, or because a crash cut them).
+    Returns: the manifest; counts are num_trajectories, num_shards, num_forwards, num_truncated
+        (stopped at the text, with slots undecoded), num_doubled and num_torn (lines dropped because
+        an id came twice, or because a crash cut them).
     Raises: StageError if nothing or not all was collected, or the folder is another run's;
         DataError if one id has two contents.
     """
@@ -114,7 +115,9 @@ def finalize(
         names = _plan(folder, entries, ids)
         if (folder / DATA).exists():  # left by a finalize that was cut short
             shutil.rmtree(folder / DATA)
-        files, num_forwards = _write_shards(folder, [entries[n] for n in names], rows_per_shard)
+        files, num_forwards, num_truncated = _write_shards(
+            folder, [entries[n] for n in names], rows_per_shard
+        )
         card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA, origin=origin)
         write_text(folder / "README.md", card)
         write_manifest(
@@ -125,6 +128,7 @@ def finalize(
                 "num_trajectories": len(names),
                 "num_shards": len(files),
                 "num_forwards": num_forwards,
+                "num_truncated": num_truncated,
                 "num_doubled": num_doubled,
                 "num_torn": torn.count,
                 **(more_counts or {}),
@@ -183,10 +187,11 @@ def _plan(folder: Path, entries: Mapping[str, _Entry], ids: Iterable[str] | None
 
 def _write_shards(
     folder: Path, entries: list[_Entry], rows_per_shard: int
-) -> tuple[list[str], int]:
+) -> tuple[list[str], int, int]:
+    """Names of the files, model calls, and responses that stopped at the text."""
     count = -(-len(entries) // rows_per_shard)
     files: list[str] = []
-    num_forwards = 0
+    num_forwards = num_truncated = 0
     for shard in range(count):
         name = f"{DATA}/train-{shard:05d}-of-{count:05d}.parquet"
         rows = entries[shard * rows_per_shard : (shard + 1) * rows_per_shard]
@@ -195,9 +200,10 @@ def _write_shards(
                 for start in range(0, len(rows), READ_ROWS):
                     chunk = [_load(entry) for entry in rows[start : start + READ_ROWS]]
                     num_forwards += sum(t.num_forwards for t in chunk)
+                    num_truncated += sum(bool(t.row.get(TRUNCATED)) for t in chunk)
                     writer.write_batch(to_arrow(chunk))
         files.append(name)
-    return files, num_forwards
+    return files, num_forwards, num_truncated
 
 
 def _load(entry: _Entry) -> Trajectory:

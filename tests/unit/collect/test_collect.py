@@ -115,12 +115,17 @@ def test_too_long_prompts_are_counted(
 
 
 def test_a_collection_that_stops_at_the_text_trains_on_what_was_decoded(
-    tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
+    tmp_path: Path,
+    model: MaskedDiffusionModel,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from tabom.training.dataset import examples_from_trajectories
 
+    ends = tuple(range(2, model.vocab_size, 3))  # or the random model never ends a text
+    monkeypatch.setattr(model, "ids", replace(model.ids, eos=ends, filler=ends[0]))
     run(model, prompts, tmp_path / "full")
-    run(model, prompts, tmp_path / "text", decoding=replace(DECODING, stop="text"))
+    counts = run(model, prompts, tmp_path / "text", decoding=replace(DECODING, stop="text"))
     full = {t.id: t for t in TrajectoryStore(tmp_path / "full")}
     text = list(TrajectoryStore(tmp_path / "text"))
     assert len(text) == 20
@@ -131,6 +136,12 @@ def test_a_collection_that_stops_at_the_text_trains_on_what_was_decoded(
         assert t.response_ids_N[seen_N].tolist() == full[t.id].response_ids_N[seen_N].tolist()
         assert t.step_N[seen_N].tolist() == full[t.id].step_N[seen_N].tolist()
         assert "is_truncated" not in full[t.id].row
+    num_truncated = sum(bool(t.row.get("is_truncated")) for t in text)
+    assert counts["truncated"] == num_truncated > 0
+    for name, number in (("full", 0), ("text", num_truncated)):
+        manifest = TrajectoryStore(tmp_path / name).manifest
+        assert manifest is not None
+        assert manifest.counts["num_truncated"] == number
     examples = examples_from_trajectories(text, end_ids=model.ids.eos)
     for t, example in zip(text, examples, strict=True):
         assert example.slot_N.tolist() == (t.step_N >= 0).tolist()

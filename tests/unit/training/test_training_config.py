@@ -18,6 +18,7 @@ from tabom.training.config import TrainingConfig
         ({"eval_size": 3, "eval_fraction": 0.1}, "eval_size or eval_fraction, not both"),
         ({"lora_target_modules": ()}, "lora_target_modules is empty"),
         ({"lora_dropout": 1.0}, r"lora_dropout must be in \[0, 1\)"),
+        ({"max_buffer_bytes": -1}, r"max_buffer_bytes must be >= 0, got -1"),
     ],
 )
 def test_refused(changes: dict[str, object], message: str) -> None:
@@ -71,7 +72,7 @@ def test_training_arguments(tmp_path) -> None:  # type: ignore[no-untyped-def]
 def test_a_stage_holds_on_to_what_decides_the_result_only() -> None:
     base = TrainingConfig().fixed
     free = TrainingConfig(
-        logging_steps=3, save_steps=7, max_buffer_bytes=1, torch_compile=True, disable_tqdm=True
+        logging_steps=3, save_steps=7, max_buffer_bytes=0, torch_compile=True, disable_tqdm=True
     )
     assert free.fixed == base
     assert "optim" not in base  # came later: a folder of before is not of another recipe

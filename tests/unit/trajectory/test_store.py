@@ -38,7 +38,7 @@ def test_from_writers_to_a_store(tmp_path: Path, make: Make, says: Callable[...,
     manifest = finalize(tmp_path, **RUN, rows_per_shard=10)
     assert manifest.counts == {
         "num_trajectories": 25, "num_shards": 3, "num_doubled": 1, "num_torn": 0,
-        "num_forwards": sum(t.num_forwards for t in everything),
+        "num_truncated": 0, "num_forwards": sum(t.num_forwards for t in everything),
     }  # fmt: skip
     assert sorted(manifest.files) == [
         "README.md", *(f"data/train-0000{k}-of-00003.parquet" for k in range(3))
