@@ -23,7 +23,7 @@ demo: $(STAMP)  ## Set up, then run the whole pipeline on the embedded toy world
 study: $(STAMP)  ## The larger study behind docs/results.md (ten seeds; 20 to 30 minutes on two free cores)
 	$(BIN)/tabom run toy-study
 
-bench: $(STAMP)  ## Measure speed and memory against the usual way (about 20 minutes on two free cores)
+bench: $(STAMP)  ## Measure speed and memory against the usual way (about 25 minutes on two free cores)
 	set -e; export OMP_NUM_THREADS=1; for name in $(BENCHMARKS); do \
 	  echo "$$name"; $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python benchmarks/tables.py
