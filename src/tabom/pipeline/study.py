@@ -157,10 +157,32 @@ def run_stages(
 def _tell(stage: Stage, counts: dict[str, Any], is_quiet: bool) -> None:
     if is_quiet:
         return
-    shown = ", ".join(
-        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in counts.items()
-    )
-    tqdm.write(f"{stage.label:<32} {shown}")
+    tqdm.write(f"{stage.label:<32} {_in_words(counts)}")
+
+
+# In the manifest, not on the line that tells that a stage is done.
+_UNTOLD = frozenset(
+    {
+        "prompts", "forwards", "decode_seconds", "num_calls", "num_tokens", "num_responses",
+        "num_verdicts", "peak_memory_bytes", "loss_ce", "kendall_tau",
+    }
+)  # fmt: skip
+
+
+def _in_words(counts: dict[str, Any]) -> str:
+    """The counts of a stage on one line; those that are 0 say nothing."""
+    parts = []
+    for name, value in counts.items():
+        if name in _UNTOLD or (isinstance(value, int) and not value):
+            continue
+        if not isinstance(value, (int, float)):
+            text = str(value)
+        elif abs(value) >= 1000:
+            text = f"{value:,.0f}"
+        else:
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        parts.append(f"{name.removeprefix('num_').replace('_', ' ')} {text}")
+    return ", ".join(parts)
 
 
 def _at(stage: Stage, error: TabomError) -> TabomError:
