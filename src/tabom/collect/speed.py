@@ -27,7 +27,7 @@ class SpeedMeter:
         """The counts so far, for logs and the manifest; empty before the first model call.
 
         decode_seconds: since the start. num_calls: model calls, each of one batch. num_tokens:
-        through the layers, pads included. padding_share: these over those that are no pads.
+        through the layers, pads included. padding: the share of these that was padding.
         trajectories_per_hour. mfu: model FLOPs a second over the device's peak (of bfloat16
         products on a GPU, of float32 ones on a CPU); left out where that is not known.
         """
@@ -38,7 +38,7 @@ class SpeedMeter:
             "decode_seconds": round(seconds, 3),
             "num_calls": counts.num_calls,
             "num_tokens": counts.num_tokens,
-            "padding_share": round(counts.padding_share, 4),
+            "padding": round(counts.padding, 4),
             "trajectories_per_hour": round(3600 * counts.num_finished / seconds, 1),
         }
         if self._device is not None:
@@ -51,7 +51,7 @@ class SpeedMeter:
         found = self.report()
         if not found:
             return ""
-        parts = [f"{found['trajectories_per_hour']:.0f}/h", f"padding {found['padding_share']:.3f}"]
+        parts = [f"{found['trajectories_per_hour']:.0f}/h", f"padding {found['padding']:.1%}"]
         if "mfu" in found:
             parts.insert(1, f"MFU {found['mfu']:.2f}")
         return ", ".join(parts)

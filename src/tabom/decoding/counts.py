@@ -43,9 +43,9 @@ class DecodeCounts:
         self.num_calls += 1
 
     @property
-    def padding_share(self) -> float:
-        """Tokens through the layers over those that are no pads; 1 is none."""
-        return self.num_tokens / self.num_real if self.num_real else 1.0
+    def padding(self) -> float:
+        """Share of the tokens through the layers that were padding."""
+        return 1 - self.num_real / self.num_tokens if self.num_tokens else 0.0
 
     def flops(self, sizes: ModelSizes) -> float:
         """Model FLOPs of all calls, every layer counted for every token."""

@@ -153,7 +153,7 @@ def test_prompts_enter_where_rows_have_finished(
         same(a, b)
     assert counts.num_refills > 0
     assert sum(finished) == counts.num_finished == 24
-    assert counts.padding_share == 1
+    assert counts.padding == 0
     # Without refills three batches would each go on until their last row is done.
     steps = [t.trajectory.num_forwards for t in together]
     assert counts.num_calls <= sum(max(steps[i : i + 8]) for i in range(0, 24, 8))
@@ -172,7 +172,7 @@ def test_no_prompt_enters_that_would_pad_the_others(ending: Any, requests_of: Re
     lengths = [5] * 8 + [60] * 8
     list(decode(model, requests_of(lengths), config, batch_size=8, counts=counts))
     assert counts.num_refills == 0
-    assert counts.padding_share == 1
+    assert counts.padding == 0
 
 
 def test_the_fixed_schedule_has_whole_batches(models: Models, requests_of: Requests) -> None:
@@ -205,7 +205,7 @@ def test_padding_is_counted(models: Models, requests_of: Requests) -> None:
     config = DecodingConfig(max_new_tokens=2)
     list(decode(models("toy"), requests_of([4, 2]), config, counts=counts))
     assert (counts.num_tokens, counts.num_real) == (2 * 2 * 6, 2 * (6 + 4))
-    assert counts.padding_share == pytest.approx(1.2)
+    assert counts.padding == pytest.approx(2 / 12)
 
 
 def test_lengths_of_a_real_set_are_hardly_padded() -> None:
