@@ -80,7 +80,7 @@ CASES = {
         num_slots=64,
     ),
     "B compiled": Case(
-        title="the same, our layers compiled",
+        title="Dream's ratio, 1:12, our layers compiled",
         family="dream",
         model=DREAM_RATIO,
         bar=1.15,
