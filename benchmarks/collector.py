@@ -27,7 +27,8 @@ from decoding_steps import body, canvas_of, integrate, our_step, state
 from random_models import SMALL_BODY, build_model
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, decode
-from tabom.decoding.sampling import LOWEST, truncate
+from tabom.decoding.sampling import truncate
+from tabom.decoding.softmax import LOWEST
 from tabom.models.compiled import compile_layers
 from tabom.models.contract import MaskedDiffusionModel
 
@@ -49,7 +50,7 @@ class Case:
     num_slots: int = 128
     block_length: int | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
-    is_compiled: bool = False  # ours alone, by `collection.compile`; compiling is not timed
+    is_compiled: bool = False  # ours alone, by `collection.torch_compile`; compiling is not timed
 
     @property
     def config(self) -> DecodingConfig:

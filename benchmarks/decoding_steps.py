@@ -9,9 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from tabom.decoding.answers import LOGIT_BYTES
 from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import LOGIT_BYTES, DecodeRequest, reveal
+from tabom.decoding.loop import DecodeRequest, reveal
 from tabom.models.contract import MaskedDiffusionModel
 
 

@@ -69,20 +69,10 @@ def _quoted(text: str, *, words: tuple[Any, ...]) -> str:
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the recipe of a whole study, --set and --output_dir."""
     parser.add_argument("recipe", help="a recipe file, or the name of one of the package")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
-    )
-    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help="where to write")
+    _add_settings(parser, output="where to write")
 
 
-def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
-    """Add --config, --set, --output_dir, --overwrite and --quiet."""
-    parser.add_argument("--config", metavar="RECIPE", help="a recipe file or a recipe's name")
+def _add_settings(parser: argparse.ArgumentParser, *, output: str) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -92,6 +82,12 @@ def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
         help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
     )
     parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help=output)
+
+
+def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
+    """Add --config, --set, --output_dir, --overwrite and --quiet."""
+    parser.add_argument("--config", metavar="RECIPE", help="a recipe file or a recipe's name")
+    _add_settings(parser, output=output)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what another recipe left in output_dir"
     )

@@ -57,7 +57,7 @@ def _uses(
     args: argparse.Namespace, read: "ReadSizes", device: "Device"
 ) -> list[tuple[str, int, Any]]:
     """Name, batch size, and the peak as a function of the batch size."""
-    from tabom.decoding.loop import LOGIT_BYTES
+    from tabom.decoding.answers import LOGIT_BYTES
     from tabom.models.costs import decoding_memory, lora_parameters, training_memory
     from tabom.training.config import TrainingConfig
 

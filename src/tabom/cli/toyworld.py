@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pretrain.add_argument(
         "--chain_share",
         type=float,
-        help="share of the new domain in the mixture (default: 0.015); 0.0003 makes a hasty base",
+        help="share of the new domain in the mixture (default: 0.015); 0.001 made toy-hasty",
     )
 
 

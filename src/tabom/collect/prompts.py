@@ -12,6 +12,7 @@ from tabom.collect.prompts_columns import answer_text, chat_messages, find_colum
 from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
+from tabom.core.jsonl import read_jsonl
 
 FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -156,7 +157,8 @@ def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
         if not path.is_file():
             raise DataError(f"prompts.path: no file {source.path}")
         if path.suffix == ".jsonl":
-            return str(path), _read_jsonl(path)
+            # Not through `datasets`: its errors name neither the row nor the reason.
+            return str(path), [row for _, row in read_jsonl(path)]
         reader = FILE_READERS.get(path.suffix)
         if reader is None:
             raise ConfigError(
@@ -191,34 +193,6 @@ def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list
     if not isinstance(rows, Iterable):
         raise ConfigError(f"prompts.function {source.function} returned no list of rows")
     return list(rows)
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    # Not through `datasets`: its errors name neither the row nor the reason.
-    rows = []
-    # As bytes, which \n alone ends. A byte order mark is no mistake: some editors write one.
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if not text.strip():
-                    continue
-                row = json.loads(text, parse_constant=_constant)
-                if "\\u" in text:  # an escape may be half a character, which no file can hold
-                    json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeError as error:
-                raise DataError(f"{path}, line {number}: not UTF-8 text ({error})") from error
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: a row must be a JSON object")
-            rows.append(row)
-    return rows
-
-
-def _constant(name: str) -> float | None:
-    """NaN is no value, as everywhere here."""
-    return None if name == "NaN" else float(name.replace("Infinity", "inf"))
 
 
 def _prompt(source: PromptSource, row: Mapping[str, Any], index: int, where: str) -> Prompt:

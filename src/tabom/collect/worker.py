@@ -98,7 +98,7 @@ def collect(
     on_disk = scan_partial(folder)
     # The share is cut from all requests, not from what is left: ranks scan at different moments.
     mine = [r for r in requests[rank::world_size] if r.id not in on_disk]
-    if config.compile:
+    if config.torch_compile:
         from tabom.models.compiled import compile_layers
 
         compile_layers(model)

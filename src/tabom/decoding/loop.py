@@ -34,7 +34,7 @@ from tabom.decoding.requests import (
 from tabom.decoding.windows import BlockWindows, check_blocks
 from tabom.models.contract import MaskedDiffusionModel
 
-__all__ = ["LOGIT_BYTES", "DecodeRequest", "Decoded", "decode"]
+__all__ = ["DecodeRequest", "Decoded", "decode"]
 
 TOKEN_STREAM = 1  # keeps the draws of tokens apart from those of the random policy
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tabom.decoding.softmax import LEAST, LOWEST, RunningSoftmax
 
-__all__ = ["LOWEST", "draw", "is_truncated", "kept_tokens", "truncate"]
+__all__ = ["draw", "is_truncated", "kept_tokens", "truncate"]
 
 PREFIX = 64  # tokens looked at first; enough wherever a model is at all sure
 # Rows that need more are cut into buckets of the logit's distance to the greatest, in nats; only

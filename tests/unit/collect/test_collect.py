@@ -181,7 +181,7 @@ def test_layers_are_compiled_on_request(
     monkeypatch.setattr(compiled, "compile_layers", asked.append)
     run(model, prompts[:2], tmp_path / "plain")
     assert asked == []
-    run(model, prompts[:2], tmp_path / "fast", config=CollectionConfig(compile=True))
+    run(model, prompts[:2], tmp_path / "fast", config=CollectionConfig(torch_compile=True))
     assert asked == [model]
 
 

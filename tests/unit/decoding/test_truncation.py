@@ -9,7 +9,8 @@ from torch import Tensor
 from tabom.decoding import sampling
 from tabom.decoding.answers import sampled_stats
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.sampling import LOWEST, draw, truncate
+from tabom.decoding.sampling import draw, truncate
+from tabom.decoding.softmax import LOWEST
 
 P = st.one_of(
     st.floats(1e-9, 1.0), st.sampled_from([1e-12, 0.5, 0.9, 1 - 1e-3, 1 - 1e-6, 1 - 1e-9])

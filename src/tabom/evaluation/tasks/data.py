@@ -5,7 +5,6 @@ data_dir=DIR`); it holds `gsm8k.jsonl`, `math500.jsonl` and so on, with the colu
 sets on the hub.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from tabom.core import keys
 from tabom.core.errors import DataError
+from tabom.core.jsonl import read_jsonl
 from tabom.evaluation.harness import register  # noqa: F401  (lm-eval then knows the model `tabom`)
 from tabom.evaluation.tasks import code, instructions
 
@@ -112,25 +112,13 @@ def read_rows(folder: Path, documents: str) -> list[dict[str, Any]]:
             f"{', '.join(source.columns)}"
         )
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if not text.strip():
-                continue
-            row = json.loads(text)
-            json.dumps(row, ensure_ascii=False).encode()  # an escape may be half a character
-        except UnicodeError as error:
-            raise DataError(f"{path}, line {number}: not UTF-8 text ({error})") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: a row must be a JSON object")
+    for place, row in read_jsonl(path):
         for name, other in source.other_names.items():
             row.setdefault(name, row.get(other))
         for name, kind in source.columns.items():
             if not isinstance(row.get(name), kind) or not row[name]:
                 raise DataError(
-                    f"{path}, line {number}: column {name!r} must be "
+                    f"{place}: column {name!r} must be "
                     f"{'text' if kind is str else 'a list'} and not empty, "
                     f"found {str(row.get(name))[:60]!r}"
                 )
