@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tabom.trajectory.record import Trajectory
 from tabom.verify.answer import find_answer
+from tabom.verify.checker import Response
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 
@@ -77,21 +77,6 @@ def forms(gold: str) -> Iterator[tuple[str, str, bool]]:
         yield "a term more", f"$\\boxed{{{number} + x}}$", False
 
 
-def trajectory(name: str, response: str, reference: str) -> Trajectory:
-    return Trajectory(
-        id=name,
-        prompt="p",
-        prompt_ids=[0],
-        response=response,
-        response_ids_N=[2],
-        step_N=[0],
-        entropy_N=[0.0],
-        confidence_N=[1.0],
-        num_forwards=1,
-        reference=reference,
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
@@ -110,13 +95,13 @@ def main() -> None:
         cases.append(("gold itself", itself, reference, True))
         cases += [(name, response, reference, right) for name, response, right in forms(gold)]
     cases += [("formulas", f"$\\boxed{{{a}}}$", g, right) for a, g, right in FORMULAS]
-    given = [trajectory(str(i), case[1], case[2]) for i, case in enumerate(cases)]
+    given = [Response(text=case[1], reference=case[2]) for case in cases]
     verdicts: dict[str, list[bool]] = {"naive": [naive(case[1], case[2]) for case in cases]}
     seconds = {}
     for kind in ("math", "number"):
         checker = build_checker(VerifierConfig(type=kind, num_workers=args.num_workers))  # type: ignore[arg-type]
         started = time.perf_counter()
-        found_verdicts = list(checker.verify_many(given, mask_id=1, end_ids=(2,)))
+        found_verdicts = list(checker.judge_many(given))
         seconds[kind] = round(time.perf_counter() - started, 2)
         verdicts[kind] = [verdict.is_accepted for verdict in found_verdicts]
     table: dict[str, Counter[str]] = {}

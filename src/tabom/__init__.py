@@ -13,6 +13,7 @@ _PUBLIC = {
     "DecodingConfig": "tabom.decoding.config",
     "decode": "tabom.decoding.loop",
     "build_objective": "tabom.objectives.presets",
+    "judge": "tabom.verify.checkers",
     "linear_ce_entropy": "tabom.objectives.head",
     "TabomError": "tabom.core.errors",
 }

@@ -167,8 +167,8 @@ def _accepted(folder: str | None) -> frozenset[str] | None:
     from tabom.trajectory.verdicts import read_verdicts
 
     stage = sections.finished(folder, "verify")
-    verdicts = read_verdicts(stage.folder / VERDICTS).values()
-    return frozenset(v.id for v in verdicts if v.is_accepted)
+    verdicts = read_verdicts(stage.folder / VERDICTS)
+    return frozenset(key for key, verdict in verdicts.items() if verdict.is_accepted)
 
 
 def _accept_all(collected: Path, *, overwrite: bool) -> Path:
@@ -191,15 +191,15 @@ def _accept_all(collected: Path, *, overwrite: bool) -> Path:
     if overwrite:
         manifest.reset(folder)
     manifest.begin(folder, stage="verify", fingerprint=digest, settings=settings)
-    verdicts = []
+    verdicts = {}
     for t in store:
         # d3LLM's own judgement, and dLLM-RL's; both are kept in the row.
         is_wrong = any(t.row.get(name) is False for name in ("is_correct", "correctness"))
         reason = "wrong" if is_wrong else "accepted"
         detail = "the converted file says so" if is_wrong else ""
-        verdicts.append(Verdict(id=t.id, reason=reason, detail=detail, verifier=_VERIFIER))
+        verdicts[t.id] = Verdict(reason, detail, _VERIFIER)
     write_verdicts(folder / VERDICTS, verdicts)
-    counts = {"num_verdicts": len(verdicts), **count_reasons(verdicts)}
+    counts = {"num_verdicts": len(verdicts), **count_reasons(verdicts.values())}
     manifest.write_manifest(
         folder, stage="verify", fingerprint=digest, counts=counts, settings=settings, seconds=0.0
     )

@@ -23,7 +23,7 @@ from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.verdicts import Verdict
-from tabom.verify.checkers import Checker, row_of
+from tabom.verify.checker import Checker, Response, row_of
 
 # `f(*, row, slots, step)`: the prompt row; the text of each slot, "_" for a slot without text (end,
 # filler, mask); the step of each slot. None: does not apply.
@@ -122,7 +122,9 @@ def evaluate_set(
         if is_first:
             trajectories = answered
         # Judged together, so that a slow checker works side by side.
-        verdicts = checker.verify_many(answered, mask_id=model.ids.mask, end_ids=model.ids.eos)
+        verdicts = checker.judge_many(
+            Response.of(t, mask_id=model.ids.mask, end_ids=model.ids.eos) for t in answered
+        )
         for trajectory, verdict in zip(answered, verdicts, strict=True):
             records.append(
                 _record(

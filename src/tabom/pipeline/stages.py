@@ -181,6 +181,7 @@ def verify_stage(recipe: Recipe, *, collect: Stage, folder: Path) -> Stage:
         arguments={"recipe": recipe, "collect_folder": collect.folder},
         needs=(collect.folder,),
         cost=0.2,
+        resumes=True,
     )
 
 

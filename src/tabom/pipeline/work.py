@@ -12,7 +12,7 @@ from tabom.pipeline.identity import prompts_identity
 from tabom.pipeline.recipe import ArmConfig, ModelConfig, Recipe
 from tabom.pipeline.stages import UNFINISHED
 from tabom.trajectory.store import TrajectoryStore
-from tabom.trajectory.verdicts import read_verdicts, write_verdicts
+from tabom.trajectory.verdicts import count_reasons, read_verdicts, write_verdicts
 
 if TYPE_CHECKING:
     from tabom.evaluation.records import EvaluationRecord
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Done = Callable[..., None]  # (done, total), and a note where there is one
 VERDICTS = "verdicts.parquet"
+VERDICT_LOG = ".verdicts.jsonl"
 
 
 def open_model(config: ModelConfig, *, trained: Path | None = None) -> "MaskedDiffusionModel":
@@ -89,20 +90,20 @@ def verify_work(
     """Judge every trajectory of a collection."""
     from tabom.models.loading import load_ids
     from tabom.verify.checkers import build_checker
-    from tabom.verify.filters import require_accepted, verify_trajectories
+    from tabom.verify.filters import verify_trajectories
 
     store = TrajectoryStore(collect_folder)
     ids = load_ids(recipe.model.model_name_or_path, mask_token_id=recipe.model.mask_token_id)
-    verdicts, counts = verify_trajectories(
+    verdicts = verify_trajectories(
         store,
         build_checker(recipe.verifier),
         mask_id=ids.mask,
         end_ids=ids.eos,
+        log=folder / VERDICT_LOG,
         progress=lambda done: report(done, len(store)),
     )
     write_verdicts(folder / VERDICTS, verdicts)
-    require_accepted(verdicts, trajectories=store)
-    return {"num_verdicts": len(verdicts), **counts}
+    return {"num_verdicts": len(verdicts), **count_reasons(verdicts.values())}
 
 
 def train_work(
@@ -131,9 +132,7 @@ def train_work(
     if collect_folder is not None and verify_folder is not None:
         store = TrajectoryStore(collect_folder)
         verdicts = read_verdicts(verify_folder / VERDICTS)
-        examples = examples_from_trajectories(
-            accepted(store, verdicts.values()), end_ids=model.ids.eos
-        )
+        examples = examples_from_trajectories(accepted(store, verdicts), end_ids=model.ids.eos)
     else:
         prompts = load_prompts(recipe.prompts, seed=seed)
         examples = examples_from_text(

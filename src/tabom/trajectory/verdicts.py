@@ -3,9 +3,10 @@
 Beside and not inside, so that verifying again never means collecting again.
 """
 
+import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,42 +25,72 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Verdict:
-    """One trajectory's verdict.
+    """What was said of one response; whose it is, the table that holds it says.
 
-    id: of the trajectory. reason: one of REASONS. detail: what was found, for a person.
-    verifier: name and version of the checker.
+    reason: one of REASONS. detail: what was found, for a person; half characters, which no file
+    can hold, are replaced in it. verifier: the checker's name.
     """
 
-    id: str
     reason: str
     detail: str = ""
     verifier: str = ""
 
     def __post_init__(self) -> None:
         if self.reason not in REASONS:
-            raise DataError(
-                f"verdict on {self.id!r}: reason {self.reason!r} is not one of {', '.join(REASONS)}"
-            )
+            raise DataError(f"verdict: reason {self.reason!r} is not one of {', '.join(REASONS)}")
+        readable = self.detail.encode("utf-8", "replace").decode()
+        object.__setattr__(self, "detail", readable)
 
     @property
     def is_accepted(self) -> bool:
         return self.reason == "accepted"
 
 
-def write_verdicts(path: str | os.PathLike[str], verdicts: Iterable[Verdict]) -> None:
-    """Write the verdicts as one Parquet file, whole or not at all.
+class VerdictLog:
+    """Verdicts as they come, one line each, so that a run that is stopped keeps what it judged.
 
-    Raises: DataError if an id has two verdicts.
+    path: a JSON Lines file; the verdicts in it are read when it is opened. A last line that was
+    torn is dropped, and its trajectory judged again.
     """
-    rows = list(verdicts)
-    seen: set[str] = set()
-    for verdict in rows:
-        if verdict.id in seen:
-            raise DataError(f"{path}: two verdicts on {verdict.id!r}; one id has one verdict")
-        seen.add(verdict.id)
-    columns = [pa.array([getattr(v, f.name) for v in rows], type=f.type) for f in _SCHEMA]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self.verdicts: dict[str, Verdict] = {}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("ab+")
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                key = entry.pop("id")
+                self.verdicts[key] = Verdict(**entry)
+            except (ValueError, TypeError, KeyError, AttributeError, DataError):
+                break
+            whole += len(line)
+        # Whatever follows a damaged line is written again.
+        self._file.truncate(whole)
+
+    def append(self, key: str, verdict: Verdict) -> None:
+        """Keep one verdict; it is with the operating system when this returns."""
+        self._file.write(json.dumps({"id": key, **asdict(verdict)}).encode() + b"\n")
+        self._file.flush()
+        self.verdicts[key] = verdict
+
+    def close(self, *, remove: bool = False) -> None:
+        """Let go of the file. remove: it has been replaced by a table."""
+        self._file.close()
+        if remove:
+            self._path.unlink(missing_ok=True)
+
+
+def write_verdicts(path: str | os.PathLike[str], verdicts: Mapping[str, Verdict]) -> None:
+    """Write the verdicts of some trajectories, by id, as one Parquet file: whole or not at all."""
+    rows = [{"id": key, **asdict(verdict)} for key, verdict in verdicts.items()]
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), temporary, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
 
 
 def read_verdicts(path: str | os.PathLike[str]) -> dict[str, Verdict]:
@@ -84,10 +115,11 @@ def read_verdicts(path: str | os.PathLike[str]) -> dict[str, Verdict]:
         holes = [name for name, value in row.items() if not isinstance(value, str)]
         if holes:
             raise DataError(f"{path}, row {i}, field {holes[0]!r}: expected text; verify again")
-        if row["id"] in verdicts:
-            raise DataError(f"{path}, row {i}, field 'id': {row['id']!r} occurs twice")
+        key = row.pop("id")
+        if key in verdicts:
+            raise DataError(f"{path}, row {i}, field 'id': {key!r} occurs twice")
         try:
-            verdicts[row["id"]] = Verdict(**row)
+            verdicts[key] = Verdict(**row)
         except DataError as error:
             raise DataError(f"{path}, row {i}, field 'reason': {error}") from error
     return verdicts

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from tabom.core.errors import ConfigError
+from tabom.trajectory.verdicts import Verdict
+from tabom.verify.checker import Response
 from tabom.verify.extract import (
     called_function,
     does_something,
@@ -115,19 +117,17 @@ def _text(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def judge_code(
-    response: str, *, row: Mapping[str, Any], has_end: bool, sandbox: Sandbox
-) -> tuple[str, str]:
-    """(reason, detail) for a response against its row's tests.
+def judge_code(given: Response, *, sandbox: Sandbox) -> Verdict:
+    """The verdict on a response against its row's tests.
 
-    has_end: whether the response has an end token. Without one, code that reaches the end of the
-        text and fails is truncated, not wrong.
+    Without an end token, code that reaches the end of the text and fails is truncated, not wrong.
     """
+    response, row, has_end = given.text, given.row, given.ended
     found = row_tests(row)
     if found.problem:
-        return "unverifiable", found.problem
+        return Verdict("unverifiable", found.problem)
     if not response.strip():
-        return "no_answer", "the response is empty"
+        return Verdict("no_answer", "the response is empty")
     if found.kind == "programs":
         program = extract_program(response)
     else:
@@ -137,38 +137,39 @@ def judge_code(
     is_cut = program.is_open and not has_end
     if not program.code.strip():
         if is_cut:
-            return "truncated", "no end token, and no code that compiles"
-        return "no_answer", "no code in the response"
+            return Verdict("truncated", "no end token, and no code that compiles")
+        return Verdict("no_answer", "no code in the response")
     if is_cut and not parses(program.code):
-        return "truncated", "no end token, and the code does not compile"
+        return Verdict("truncated", "no end token, and the code does not compile")
     outcome = sandbox.run(
         program.code, kind=found.kind, tests=found.tests, entry_point=found.entry_point
     )
     if outcome.state == "passed":
-        return "accepted", outcome.detail
+        return Verdict("accepted", outcome.detail)
     if outcome.state == "not_started":
-        return "unverifiable", f"the sandbox did not start: {outcome.detail}"
+        return Verdict("unverifiable", f"the sandbox did not start: {outcome.detail}")
     if outcome.state == "bad_tests":
-        return "unverifiable", outcome.detail
-    return ("truncated" if is_cut else "wrong"), outcome.detail
+        return Verdict("unverifiable", outcome.detail)
+    return Verdict(("truncated" if is_cut else "wrong"), outcome.detail)
 
 
-def judge_python(response: str, *, has_end: bool) -> tuple[str, str]:
-    """(reason, detail) of a response to a row without tests: it ended, and its Python code parses.
+def judge_python(given: Response) -> Verdict:
+    """The verdict on a response to a row without tests: it ended, and its Python code parses.
 
     Nothing is run. Says that a response is whole, not that it is right.
     """
+    response, has_end = given.text, given.ended
     if not response.strip():
-        return "no_answer", "the response is empty"
+        return Verdict("no_answer", "the response is empty")
     if not has_end:
-        return "truncated", "no end token"
+        return Verdict("truncated", "no end token")
     texts = python_texts(response)
     if not any(map(does_something, texts)):
         if texts:
-            return "wrong", "no Python block is a program"
-        return "no_answer", "no Python code in the response"
+            return Verdict("wrong", "no Python block is a program")
+        return Verdict("no_answer", "no Python code in the response")
     # An excerpt may be indented.
     broken = [i for i, text in enumerate(texts, 1) if not parses(textwrap.dedent(text))]
     if broken:
-        return "wrong", f"Python block {broken[0]} of {len(texts)} does not compile"
-    return "accepted", f"{len(texts)} Python block" + ("" if len(texts) == 1 else "s")
+        return Verdict("wrong", f"Python block {broken[0]} of {len(texts)} does not compile")
+    return Verdict("accepted", f"{len(texts)} Python block" + ("" if len(texts) == 1 else "s"))

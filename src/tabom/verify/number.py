@@ -10,7 +10,9 @@ no plain number is wrong, a reference that is none is unverifiable.
 import re
 from fractions import Fraction
 
+from tabom.trajectory.verdicts import Verdict
 from tabom.verify.answer import find_answer
+from tabom.verify.checker import Response
 
 _CURRENCY = "$€£¥"
 _NUMBER = re.compile(
@@ -23,29 +25,29 @@ _LATEX_DROPPED = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([^{}]+?)\s*\}\s*\{\s*([^{}]+?)\s*\}")
 
 
-def judge_number(response: str, *, reference: str, has_end: bool) -> tuple[str, str]:
-    """(reason, detail) for a response text against the reference's final number.
+def judge_number(given: Response) -> Verdict:
+    """The verdict on a response against the reference's final number.
 
-    has_end: whether the response has an end token. Without one, a number that touches the end of
-        the text may have lost digits, and "the last number" is only the place where the canvas
-        ended: neither counts, and the verdict is truncated.
+    Without an end token, a number that touches the end of the text may have lost digits, and "the
+    last number" is only the place where the canvas ended: neither counts, it is truncated.
     """
+    response, reference, has_end = given.text, given.reference, given.ended
     wanted = reference_number(reference)
     if wanted is None:
         what = f"reference {reference[-40:]!r} is no plain number" if reference.strip() else ""
-        return "unverifiable", what or "the prompt has no reference"
+        return Verdict("unverifiable", what or "the prompt has no reference")
     if not response.strip():
-        return "no_answer", "the response is empty"
+        return Verdict("no_answer", "the response is empty")
     form, answer, is_cut = _find(response)
     if not has_end and (form in ("", "last number") or is_cut):
-        return "truncated", "no end token before an answer was given in full"
+        return Verdict("truncated", "no end token before an answer was given in full")
     if not form:
-        return "no_answer", "no number in the response"
+        return Verdict("no_answer", "no number in the response")
     if answer is None:
-        return "wrong", f"the answer ({form}) is no plain number"
+        return Verdict("wrong", f"the answer ({form}) is no plain number")
     if answer == wanted:
-        return "accepted", form
-    return "wrong", f"{form} {_show(answer)}, wanted {_show(wanted)}"
+        return Verdict("accepted", form)
+    return Verdict("wrong", f"{form} {_show(answer)}, wanted {_show(wanted)}")
 
 
 def reference_number(reference: str) -> Fraction | None:

@@ -7,7 +7,9 @@ these is no answer: a number found somewhere in a text is not taken for one.
 
 import re
 
+from tabom.trajectory.verdicts import Verdict
 from tabom.verify.answer import find_answer
+from tabom.verify.checker import Response
 from tabom.verify.latex import unit
 from tabom.verify.math_pool import MathPool
 
@@ -27,41 +29,42 @@ _SHORT = re.compile("mm|cm|km|kg|mg|lb|oz|ft|in|mi|hr|ml|of|is|at|by|he|am|pm")
 _AREA = re.compile(r"(?:mm|cm|km|ft|in|mi|m|yd)\^?\{?[23]\}?")
 
 
-def judge_math(response: str, *, reference: str, has_end: bool, pool: MathPool) -> tuple[str, str]:
-    """(reason, detail) for a response text against the reference's answer.
+def judge_math(given: Response, *, pool: MathPool) -> Verdict:
+    """The verdict on a response against the reference's answer.
 
-    has_end: whether the response has an end token. Without one, an answer that reaches the end
-        of the text may have lost a part: it is truncated.
+    Without an end token, an answer that reaches the end of the text may have lost a part: it is
+    truncated.
     """
+    response, reference, has_end = given.text, given.reference, given.ended
     gold = find_answer(reference)
     if gold is not None and not gold.is_closed and gold.form == "boxed":
-        return "unverifiable", "the reference has a box that is not closed"
+        return Verdict("unverifiable", "the reference has a box that is not closed")
     wanted = plain_answer(reference if gold is None else gold.text)
     if not wanted:
-        return "unverifiable", "the prompt has no reference"
+        return Verdict("unverifiable", "the prompt has no reference")
     if not response.strip():
-        return "no_answer", "the response is empty"
+        return Verdict("no_answer", "the response is empty")
     found = find_answer(response)
     if found is None:
         if not has_end:
-            return "truncated", "no end token before an answer was given"
+            return Verdict("truncated", "no end token before an answer was given")
         if len(response) > _LONGEST_FORMULA or not _FORMULA.fullmatch(response.strip()):
-            return "no_answer", "nothing boxed, no ####, no 'the answer is'"
+            return Verdict("no_answer", "nothing boxed, no ####, no 'the answer is'")
         form, text = "formula", response
     elif not has_end and not found.is_closed:
-        return "truncated", "no end token before an answer was given in full"
+        return Verdict("truncated", "no end token before an answer was given in full")
     elif not found.is_closed and found.form == "boxed":
-        return "no_answer", "the box is not closed"
+        return Verdict("no_answer", "the box is not closed")
     else:
         form, text = found.form, found.text
     answer = plain_answer(text)
     if not answer:
-        return "no_answer", f"nothing follows ({form})"
+        return Verdict("no_answer", f"nothing follows ({form})")
     units = unit(gold.text if gold is not None else reference), unit(text)
     if None not in units and units[0] != units[1]:
-        return "wrong", f"{form}: in {units[1]}, wanted in {units[0]}"
+        return Verdict("wrong", f"{form}: in {units[1]}, wanted in {units[0]}")
     reason, detail = pool.compare(wanted, answer)
-    return reason, form if reason == "accepted" else f"{form}: {detail}"
+    return Verdict(reason, form if reason == "accepted" else f"{form}: {detail}")
 
 
 def plain_answer(text: str) -> str:

@@ -7,6 +7,7 @@ from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.diagnostics.tds import tds
 from tabom.evaluation.run import evaluate_set, slot_texts
+from tabom.verify.checker import Response
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 
@@ -54,7 +55,9 @@ def test_records_agree_with_trajectories(model, requests):
     result = run(model, requests)
     end = model.ids.eos[0]
     for record, trajectory in zip(result.records, result.trajectories, strict=True):
-        verdict = CHECKER(trajectory, mask_id=model.ids.mask, end_ids=model.ids.eos)
+        verdict = CHECKER.judge_one(
+            Response.of(trajectory, mask_id=model.ids.mask, end_ids=model.ids.eos)
+        )
         assert (record.reason, record.correct) == (verdict.reason, int(verdict.is_accepted))
         ids = trajectory.response_ids_N.tolist()
         if end in ids:

@@ -99,7 +99,7 @@ def test_side_by_side_equals_one_process(
         assert mine["means"] == theirs["means"]
 
 
-def test_an_empty_accepted_set_stops_and_leaves_no_result(
+def test_an_empty_accepted_set_stops_before_training_and_keeps_its_verdicts(
     tiny_recipe: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_in(
@@ -111,12 +111,13 @@ def test_an_empty_accepted_set_stops_and_leaves_no_result(
         run_recipe(recipe, command="test", is_quiet=True)
     root = tmp_path / "out"
     assert read_manifest(root / "seed-0" / "collect") is not None
-    assert read_manifest(root / "seed-0" / "verify") is None
+    assert read_manifest(root / "seed-0" / "verify").counts["accepted"] == 0
+    assert (root / "seed-0" / "verify" / "verdicts.parquet").is_file()
+    assert read_manifest(root / "seed-0" / "tabom" / "train") is None
     assert not (root / "summary.json").exists()
     # The collection is kept: another verifier needs no other trajectories.
     collected = times(root)[str(root / "seed-0" / "collect" / "manifest.json")]
-    assert not (root / "seed-0" / "verify").exists()
-    run_recipe(recipe_in(tiny_recipe, root), command="test", is_quiet=True)
+    run_recipe(recipe_in(tiny_recipe, root), command="test", is_quiet=True, overwrite=True)
     assert times(root)[str(root / "seed-0" / "collect" / "manifest.json")] == collected
 
 

@@ -15,32 +15,34 @@ from tabom.trajectory.verdicts import (
 
 
 def test_round_trip_and_counts(tmp_path: Path) -> None:
-    verdicts = [
-        Verdict("a", "accepted", "7 = 7", "exact 1"),
-        Verdict("b", "wrong", "ü"),
-        Verdict("c", "wrong"),
-    ]
+    verdicts = {
+        "a": Verdict("accepted", "7 = 7", "exact 1"),
+        "b": Verdict("wrong", "ü"),
+        "c": Verdict("wrong"),
+    }
     path = tmp_path / "deep" / "verdicts.parquet"
     write_verdicts(path, verdicts)
     read = read_verdicts(path)
-    assert list(read.values()) == verdicts
+    assert read == verdicts
     assert list(read) == ["a", "b", "c"]
-    assert [v.is_accepted for v in verdicts] == [True, False, False]
-    counts = count_reasons(verdicts)
+    assert [v.is_accepted for v in verdicts.values()] == [True, False, False]
+    counts = count_reasons(verdicts.values())
     assert counts == {
         "accepted": 1, "wrong": 2, "no_answer": 0, "truncated": 0, "unverifiable": 0
     }  # fmt: skip
     assert tuple(counts) == REASONS
-    write_verdicts(path, [])
+    write_verdicts(path, {})
     assert read_verdicts(path) == {}
 
 
 def test_bad_verdicts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'a': reason 'ok' is not one of accepted, wrong"):
-        Verdict("a", "ok")
-    with pytest.raises(DataError, match="two verdicts on 'a'"):
-        write_verdicts(tmp_path / "v", [Verdict("a", "wrong"), Verdict("a", "accepted")])
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DataError, match="reason 'ok' is not one of accepted, wrong"):
+        Verdict("ok")
+
+
+def test_half_a_character_can_be_kept(tmp_path: Path) -> None:
+    write_verdicts(tmp_path / "v", {"a": Verdict("wrong", "raised \ud83d")})
+    assert read_verdicts(tmp_path / "v")["a"].detail == "raised ?"
 
 
 def write(path: Path, rows: list[dict[str, str | None]], mark: bytes = b"1") -> None:

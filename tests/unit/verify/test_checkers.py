@@ -1,15 +1,19 @@
 """Checkers: reasons, holes, functions of the user's."""
 
+import re
 import sys
 import types
 from typing import get_args
 
 import pytest
 
+import tabom
 from tabom.core.errors import ConfigError, DataError
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.verdicts import Verdict
-from tabom.verify.checkers import CHECKERS, build_checker, row_of
+from tabom.verify import checker
+from tabom.verify.checker import Checker, Response, row_of
+from tabom.verify.checkers import CHECKERS, build_checker
 from tabom.verify.config import CheckerType, VerifierConfig
 
 MASK, END = 1, 2
@@ -37,7 +41,8 @@ def make(
 
 
 def judge(config: VerifierConfig, trajectory: Trajectory) -> Verdict:
-    return build_checker(config)(trajectory, mask_id=MASK, end_ids=(END,))
+    response = Response.of(trajectory, mask_id=MASK, end_ids=(END,))
+    return build_checker(config).judge_one(response)
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def test_every_type_of_the_config_has_a_checker():
 )
 def test_exact(response, reference, ids, reason):
     verdict = judge(VerifierConfig(), make(response, reference=reference, ids=ids))
-    assert (verdict.id, verdict.reason, verdict.verifier) == ("t", reason, "exact")
+    assert (verdict.reason, verdict.verifier) == (reason, "exact")
 
 
 def test_a_hole_is_counted_in_the_detail():
@@ -108,7 +113,7 @@ def test_function_gets_response_row_and_args(module):
     module.check = check
     trajectory = make("ab", reference="r", task="t1", row={"ground_truth": "g", "reference": "own"})
     verdict = judge(function_config(strict=True), trajectory)
-    assert verdict == Verdict("t", "accepted", "fine", "function:user_checks:check")
+    assert verdict == Verdict("accepted", "fine", "function:user_checks:check")
     assert seen == {
         "response": "ab",
         "strict": True,
@@ -130,10 +135,97 @@ def test_an_exception_in_the_function_is_unverifiable(module):
     assert verdict.detail == "user_checks:check raised KeyError: 'tests'"
 
 
-@pytest.mark.parametrize("answer", [True, "accepted", ("right", ""), ("wrong", None), ("wrong",)])
+@pytest.mark.parametrize(("answer", "reason"), [(True, "accepted"), (False, "wrong")])
+def test_a_function_may_say_yes_or_no(module, answer, reason):
+    module.check = lambda *, response, row: answer
+    assert judge(function_config(), make("ab")).reason == reason
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda response: True,
+        lambda response, row: True,
+        lambda response, row, strict, more: True,
+        lambda x, row, strict: True,
+    ],
+)
+def test_a_wrong_signature_is_shown_before_anything_is_judged(module, check):
+    module.check = check
+    with pytest.raises(
+        ConfigError, match=r"user_checks:check is \(.*called as .*response, row, stri"
+    ):
+        build_checker(function_config(strict=True))
+
+
+def test_a_function_that_never_works_ends_the_run_early_with_its_error(module):
+    calls = []
+
+    def check(*, response, row):
+        calls.append(response)
+        raise KeyError("no_such_column")
+
+    module.check = check
+    checker = build_checker(function_config())
+    with pytest.raises(ConfigError, match="no_such_column") as error:
+        list(checker.judge_many(Response(text=str(i)) for i in range(1000)))
+    assert len(calls) == 5
+    assert "each of its first 5 calls" in str(error.value)
+    assert "test_checkers.py" in str(error.value)  # where it was raised
+
+
+def test_one_odd_row_ends_no_run(module):
+    def check(*, response, row):
+        if int(response) > 0:
+            raise ValueError(response)
+        return True
+
+    module.check = check
+    found = list(
+        build_checker(function_config()).judge_many(Response(text=str(i)) for i in range(9))
+    )
+    assert [v.reason for v in found] == ["accepted"] + ["unverifiable"] * 8
+
+
+def test_an_error_in_a_checker_is_a_verdict_and_half_a_character_does_no_harm():
+    def broken(response):
+        raise RecursionError("\ud83d")
+
+    verdict = Checker(name="c", judge=broken).judge_one(Response(text="x"))
+    assert verdict == Verdict("unverifiable", "it could not be judged: RecursionError: ?", "c")
+
+
+def test_a_judgement_without_end_is_stopped(monkeypatch):
+    monkeypatch.setattr(checker, "_CLOCK_S", 0.2)
+    slow = Checker(name="c", judge=lambda response: re.match("(a+)+b", "a" * 60))
+    verdict = slow.judge_one(Response(text="x"))
+    assert verdict.reason == "unverifiable"
+    assert "no verdict within 0.2 s" in verdict.detail
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"response": "a b", "reference": "a  b", "kind": "exact"}, "accepted"),
+        ({"response": "so 5", "reference": "5", "kind": "number"}, "accepted"),
+        ({"response": "so 5", "reference": "5", "kind": "number", "ended": False}, "truncated"),
+        ({"response": "5"}, "unverifiable"),
+    ],
+)
+def test_the_one_door(arguments, reason):
+    assert tabom.judge(**arguments).reason == reason
+
+
+def test_the_door_to_a_function(module):
+    module.check = lambda *, response, row: row["wanted"] == response
+    found = tabom.judge("a", kind="function", function="user_checks:check", row={"wanted": "a"})
+    assert found == Verdict("accepted", "", "function:user_checks:check")
+
+
+@pytest.mark.parametrize("answer", [None, "accepted", ("right", ""), ("wrong", None), ("wrong",)])
 def test_an_invalid_return_is_an_error_naming_the_function(module, answer):
     module.check = lambda *, response, row: answer
-    with pytest.raises(DataError, match=r"user_checks:check returned .* for trajectory 't'"):
+    with pytest.raises(DataError, match=r"user_checks:check returned .*; expected true, false or"):
         judge(function_config(), make("ab"))
 
 

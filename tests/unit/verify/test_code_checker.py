@@ -6,7 +6,8 @@ import pytest
 
 from tabom.core.errors import ConfigError
 from tabom.trajectory.verdicts import Verdict
-from tabom.verify.checkers import Checker, build_checker
+from tabom.verify.checker import Checker, Response
+from tabom.verify.checkers import build_checker
 from tabom.verify.code import judge_code, row_tests
 from tabom.verify.config import VerifierConfig
 
@@ -19,7 +20,8 @@ SUM = "```python\nprint(sum(map(int, input().split())))\n```"
 @pytest.fixture
 def judge(sandbox):
     def call(response, row, has_end=True):
-        return judge_code(response, row=row, has_end=has_end, sandbox=sandbox)
+        found = judge_code(Response(text=response, row=row, ended=has_end), sandbox=sandbox)
+        return found.reason, found.detail
 
     return call
 
@@ -149,7 +151,7 @@ def test_hostile_and_broken_functions_are_wrong_with_a_reason(judge, body, detai
     assert detail in found
 
 
-def test_humaneval_solutions_pass_and_empty_bodies_fail(make, rows, sandbox):
+def test_humaneval_solutions_pass_and_empty_bodies_fail(rows, sandbox):
     """All 164 with TABOM_DATA: about 6 s each way on two cores."""
     config = VerifierConfig(type="code", num_workers=2)
     checker = build_checker(config)
@@ -157,11 +159,8 @@ def test_humaneval_solutions_pass_and_empty_bodies_fail(make, rows, sandbox):
     data = rows("HumanEval.jsonl")
 
     def reasons(body):
-        given = [
-            make(body(row), id=row["task_id"], prompt=row["prompt"], row=row, ids=(5, 2))
-            for row in data
-        ]
-        return [v.reason for v in checker.verify_many(given, mask_id=1, end_ids=(2,))]
+        given = [Response(text=body(row), row=row) for row in data]
+        return [v.reason for v in checker.judge_many(given)]
 
     assert set(reasons(lambda row: row["canonical_solution"])) == {"accepted"}
     assert set(reasons(lambda row: "    pass\n")) == {"wrong"}
@@ -170,56 +169,56 @@ def test_humaneval_solutions_pass_and_empty_bodies_fail(make, rows, sandbox):
     assert set(whole) == {"accepted"}
 
 
-def test_verify_many_keeps_order_and_runs_side_by_side(make):
+def test_many_keep_their_order_and_run_side_by_side():
     import threading
     import time
 
     running, most, lock = 0, 0, threading.Lock()
     read = []
 
-    def slow(trajectory, has_end):
+    def slow(response):
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.03 if trajectory.id == "0" else 0.005)
+        time.sleep(0.03 if response.text == "0" else 0.005)
         with lock:
             running -= 1
-        return "accepted", trajectory.id
+        return Verdict("accepted", response.text)
 
     def stream():
         for i in range(40):
             read.append(i)
-            yield make("x", id=str(i), ids=(5, 1, 2) if i == 7 else (5, 2))
+            yield Response(text=str(i), num_holes=int(i == 7))
 
     checker = Checker(name="slow", judge=slow, num_parallel=4)
-    verdicts = checker.verify_many(stream(), mask_id=1, end_ids=(2,))
+    verdicts = checker.judge_many(stream())
     first = next(verdicts)
-    assert first == Verdict("0", "accepted", "0", "slow")
+    assert first == Verdict("accepted", "0", "slow")
     assert len(read) <= 17  # not all are held at a time
     rest = list(verdicts)
-    assert [v.id for v in rest] == [str(i) for i in range(1, 40)]
+    assert [v.detail for v in rest if v.is_accepted] == [str(i) for i in range(1, 40) if i != 7]
     assert rest[6].reason == "truncated"  # a hole is seen here as well
     assert 2 <= most <= 4
 
 
-def test_verify_many_passes_errors_on(make):
-    def broken(trajectory, has_end):
+def test_an_error_of_the_users_is_passed_on():
+    def broken(response):
         raise ConfigError("gone")
 
     checker = Checker(name="broken", judge=broken, num_parallel=2)
     with pytest.raises(ConfigError, match="gone"):
-        list(checker.verify_many([make("x")], mask_id=1, end_ids=(2,)))
+        list(checker.judge_many([Response(text="x")]))
 
 
-def test_simple_checkers_stream_one_at_a_time(make):
+def test_simple_checkers_stream_one_at_a_time():
     read = []
 
     def stream():
         for i in range(3):
             read.append(i)
-            yield make("x", id=str(i), reference="x")
+            yield Response(text="x", reference="x")
 
-    verdicts = build_checker(VerifierConfig()).verify_many(stream(), mask_id=1, end_ids=(2,))
+    verdicts = build_checker(VerifierConfig()).judge_many(stream())
     assert next(verdicts).reason == "accepted"
     assert read == [0]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tabom.verify.checker import Response
 from tabom.verify.code import judge_python
 from tabom.verify.extract import called_function, extract_function, extract_program
 
@@ -160,7 +161,7 @@ PYTHON = "```python\ndef f(x):\n    return x\n```\n"
     ],
 )
 def test_python_that_compiles(response, reason):
-    assert judge_python(response, has_end=True)[0] == reason
-    assert judge_python(response, has_end=False)[0] == (
+    assert judge_python(Response(text=response)).reason == reason
+    assert judge_python(Response(text=response, ended=False)).reason == (
         "truncated" if response.strip() else "no_answer"
     )

@@ -3,12 +3,15 @@ r"""Mathematics: what is accepted, what is not, and that no hang or crash gets o
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from tabom.core.errors import ConfigError
+from tabom.trajectory.verdicts import Verdict
 from tabom.verify import math_pool
 from tabom.verify.answer import find_answer
+from tabom.verify.checker import Response
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 from tabom.verify.math_pool import MathPool
@@ -26,7 +29,9 @@ def pool():
 @pytest.fixture
 def judge(pool):
     def call(response, reference, has_end=True):
-        return judge_math(response, reference=reference, has_end=has_end, pool=pool)
+        given = Response(text=response, reference=reference, ended=has_end)
+        found = judge_math(given, pool=pool)
+        return found.reason, found.detail
 
     return call
 
@@ -213,7 +218,7 @@ def forms(gold):
     yield "only mentioned", f"There are {plain} of them.", False
 
 
-def test_gsm8k_answers_in_every_form_and_near_misses(rows, make):
+def test_gsm8k_answers_in_every_form_and_near_misses(rows):
     """All 7,473 with TABOM_DATA."""
     pytest.importorskip("math_verify")
     checker = build_checker(VerifierConfig(type="math", num_workers=2))
@@ -221,24 +226,22 @@ def test_gsm8k_answers_in_every_form_and_near_misses(rows, make):
     for i, row in enumerate(rows("gsm8k_train.jsonl")):
         gold = row["answer"].split("####")[1].strip()
         for name, response, is_right in [("itself", row["answer"], True), *forms(gold)]:
-            given.append(make(response, id=f"{i} {name}", reference=row["answer"]))
-            wanted.append(is_right)
-    verdicts = checker.verify_many(given, mask_id=1, end_ids=(2,))
+            given.append(Response(text=response, reference=row["answer"]))
+            wanted.append((f"{i} {name}", is_right))
     wrong = [
-        (v.id, v.reason, v.detail)
-        for v, is_right in zip(verdicts, wanted, strict=True)
+        (name, v.reason, v.detail)
+        for v, (name, is_right) in zip(checker.judge_many(given), wanted, strict=True)
         if v.is_accepted != is_right
     ]
     assert wrong == []
 
 
-def test_type_math_is_wired(make):
+def test_type_math_is_wired():
     pytest.importorskip("math_verify")
     checker = build_checker(VerifierConfig(type="math", num_workers=1))
-    right = make(r"\boxed{\frac12}", reference="0.5")
-    assert checker(right, mask_id=1, end_ids=(2,)).verifier == "math"
-    hole = make(r"\boxed{\frac12}", reference="0.5", ids=(5, 1, 2))
-    assert checker(hole, mask_id=1, end_ids=(2,)).reason == "truncated"
+    right = Response(text=r"\boxed{\frac12}", reference="0.5")
+    assert checker.judge_one(right) == Verdict("accepted", "boxed", "math")
+    assert checker.judge_one(replace(right, num_holes=1)).reason == "truncated"
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tabom.verify.checker import Response
 from tabom.verify.latex import readable, same_text, unit
 from tabom.verify.math_pool import MathPool
 from tabom.verify.symbolic import judge_math
@@ -600,7 +601,8 @@ def verdicts(pool, pairs):
 
     def one(pair):
         gold, response = pair
-        return gold, response, *judge_math(response, reference=gold, has_end=True, pool=pool)
+        found = judge_math(Response(text=response, reference=gold), pool=pool)
+        return gold, response, found.reason, found.detail
 
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(one, pairs))

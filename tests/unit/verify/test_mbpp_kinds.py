@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tabom.verify.checker import Response
 from tabom.verify.code import judge_code, row_tests
 
 TREE = """class Node:
@@ -78,8 +79,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_right_answers_are_accepted(sandbox, name):
     row, code = CASES[name]
     response = f"Here it is:\n```python\n{code}\n```\nIt works."
-    found = judge_code(response, row=row, has_end=True, sandbox=sandbox)
-    assert found[0] == "accepted", found
+    found = judge_code(Response(text=response, row=row), sandbox=sandbox)
+    assert found.is_accepted, found
 
 
 def test_helpers_of_an_earlier_block_are_kept(sandbox):
@@ -88,7 +89,7 @@ def test_helpers_of_an_earlier_block_are_kept(sandbox):
         "```python\ndef quarter(x):\n    return half(half(x))\n```"
     )
     row = {"test_list": ["assert quarter(8) == 2"]}
-    assert judge_code(response, row=row, has_end=True, sandbox=sandbox)[0] == "accepted"
+    assert judge_code(Response(text=response, row=row), sandbox=sandbox).is_accepted
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,9 @@ def test_helpers_of_an_earlier_block_are_kept(sandbox):
 )
 def test_an_answer_that_hangs_or_crashes_is_wrong(sandbox, code, detail):
     row = {"test_list": ["assert f('a' * 40 + 'b') is None"]}
-    reason, found = judge_code(f"```python\n{code}\n```", row=row, has_end=True, sandbox=sandbox)
-    assert reason == "wrong"
-    assert detail in found
+    found = judge_code(Response(text=f"```python\n{code}\n```", row=row), sandbox=sandbox)
+    assert found.reason == "wrong"
+    assert detail in found.detail
 
 
 def test_imports_may_be_one_text():

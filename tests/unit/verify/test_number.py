@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabom.trajectory.verdicts import Verdict
+from tabom.verify.checker import Response
 from tabom.verify.number import judge_number, reference_number
 
 
 def reason(response: str, reference: str, *, has_end: bool = True) -> str:
-    return judge_number(response, reference=reference, has_end=has_end)[0]
+    return judge_number(Response(text=response, reference=reference, ended=has_end)).reason
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def test_no_number_and_no_reference():
 
 
 def test_details_say_what_was_found():
-    verdict = judge_number("It is 19", reference="18", has_end=True)
-    assert verdict == ("wrong", "last number 19, wanted 18")
-    assert judge_number("#### 18", reference="18", has_end=True) == ("accepted", "####")
+    verdict = judge_number(Response(text="It is 19", reference="18"))
+    assert verdict == Verdict("wrong", "last number 19, wanted 18")
+    assert judge_number(Response(text="#### 18", reference="18")) == Verdict("accepted", "####")
 
 
 def test_a_repeating_decoder_and_a_zero_divisor_do_no_harm():

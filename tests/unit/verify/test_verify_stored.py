@@ -42,7 +42,7 @@ def verify(collected: Path, random_toy: Path, output: Path, *flags: str) -> dict
         ]
     )
     assert status == 0
-    return {v.id: v.reason for v in read_verdicts(output / "verdicts.parquet").values()}
+    return {k: v.reason for k, v in read_verdicts(output / "verdicts.parquet").items()}
 
 
 def test_code(sandbox, collected, random_toy, tmp_path, capsys):

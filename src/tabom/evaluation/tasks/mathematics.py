@@ -27,11 +27,12 @@ def whole_response(pairs: Sequence[Pair]) -> list[Verdict]:
 
 def stated_answer(pairs: Sequence[Pair]) -> list[Verdict]:
     """What our verifier takes: boxed, or behind "####" or "the answer is"; nothing else."""
+    from tabom.verify.checker import Response
     from tabom.verify.symbolic import judge_math
 
     def one(pair: Pair, pool: "MathPool") -> Verdict:
-        reason, detail = judge_math(pair[0], reference=pair[1], has_end=True, pool=pool)
-        return verdict("", is_correct=reason == "accepted", reason=reason, detail=detail)
+        found = judge_math(Response(text=pair[0], reference=pair[1]), pool=pool)
+        return verdict("", is_correct=found.is_accepted, reason=found.reason, detail=found.detail)
 
     return _in_pool(one, pairs)
 
