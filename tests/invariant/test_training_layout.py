@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from tabom.core.errors import StageError
+from tabom.core.errors import StageError, TrainingError
 from tabom.training.checkpoints import last_checkpoint
 
 # Of the machine and of how the step was cut up, not of the result.
@@ -27,11 +28,13 @@ TOLERANCE = 1e-9  # float64 throughout; the Trainer adds up `loss` itself in flo
 FLOAT32 = {"loss": 2e-6, "eval_loss": 2e-6, "grad_norm": 1e-6}
 
 
-def assert_same_journal(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
+def assert_same_journal(
+    left: list[dict[str, Any]], right: list[dict[str, Any]], *, apart: Collection[str] = ()
+) -> None:
     assert [line["step"] for line in left] == [line["step"] for line in right]
     for a, b in zip(left, right, strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - MACHINE:
+        for name in a.keys() - MACHINE - set(apart):
             expected = pytest.approx(b[name], abs=FLOAT32.get(name, 2e-8), rel=1e-6)
             assert a[name] == expected, (a["step"], name)
 
@@ -169,19 +172,28 @@ def test_two_sharded_processes(world: ModuleType, reference: Any, tmp_path: Path
     assert json.loads((tmp_path / "config.json").read_text())["tabom_family"] == "toy"
 
 
-def test_sigterm_loses_nothing(
-    world: ModuleType, reference: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_loses_nothing(
+    world: ModuleType,
+    reference: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    number: signal.Signals,
 ) -> None:
     """One process: the step that it met is finished and saved, whatever save_strategy says."""
 
     def terminate(done: int, total: int, metrics: dict[str, float]) -> None:
         if done == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
         world.run(tmp_path, progress=terminate, **settings)
-    assert stopped.value.code == 143
+    if number == signal.SIGTERM:
+        assert getattr(stopped.value, "code", None) == 143
+    else:
+        assert stopped.type is KeyboardInterrupt
+    assert number.name in caplog.text
     assert "after step 3 of 6" in caplog.text
     assert [f.name for f in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
     model, result = world.run(tmp_path, **settings)
@@ -262,6 +274,126 @@ def test_resumed_run_is_bit_equal(
     keep = [[{k: v for k, v in line.items() if k not in MACHINE} for line in world.journal(f)]
             for f in (tmp_path / "whole", tmp_path / "cut")]  # fmt: skip
     assert keep[0] == keep[1]
+
+
+@pytest.mark.parametrize("use_peft", [False, True])
+def test_a_run_killed_after_its_last_checkpoint_trains_no_step_more(
+    world: ModuleType, tmp_path: Path, use_peft: bool
+) -> None:
+    """In the middle of an epoch, under a constant rate: a step too many would change weights."""
+    settings = {
+        "use_peft": use_peft,
+        "per_device_train_batch_size": 4,
+        "max_steps": 4,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "steps",
+        "save_steps": 4,
+    }
+    whole, _ = world.run(tmp_path, **settings)
+    expected = world.journal(tmp_path)
+    (tmp_path / "tabom_manifest.json").unlink()  # killed while the result was written
+    again, result = world.run(tmp_path, **settings)
+    assert (result.resumed_from, result.steps) == (4, 4)
+    assert (tmp_path / "tabom_manifest.json").is_file()
+    left, right = world.weights(again), world.weights(whole)
+    assert all(torch.equal(left[name], right[name]) for name in right)
+    assert [line["step"] for line in world.journal(tmp_path)][: len(expected)] == [
+        line["step"] for line in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "after"),
+    [(21, (8, 1), (2, 4)), (21, (2, 4), (8, 1)), (23, (4, 2), (1, 8)), (19, (1, 8), (4, 2))],
+)
+def test_a_stopped_run_goes_on_with_another_cut_of_its_step(
+    world: ModuleType,
+    tmp_path: Path,
+    number: int,
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> None:
+    """What an epoch leaves out depends on the cut; the run that goes on leaves out the same."""
+
+    def settings(cut: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "number": number,
+            "save_strategy": "steps",
+            "save_steps": 2,
+            "per_device_train_batch_size": cut[0],
+            "gradient_accumulation_steps": cut[1],
+        }
+
+    whole, _ = world.run(tmp_path / "whole", **settings(before))
+    with pytest.raises(KilledError):
+        world.run(tmp_path / "cut", progress=kill_after(3), **settings(before))
+    resumed, result = world.run(tmp_path / "cut", **settings(after))
+    assert result.resumed_from == 2
+    assert_close(world.weights(resumed), world.weights(whole))
+    # The Trainer tells the part of an epoch that is over in micro-batches, the last one not full.
+    cut, whole_journal = world.journal(tmp_path / "cut"), world.journal(tmp_path / "whole")
+    assert_same_journal(cut, whole_journal, apart={"epoch"})
+
+
+def test_logged_means_cover_the_steps_before_a_resume_too(
+    world: ModuleType, tmp_path: Path
+) -> None:
+    settings = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 5,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "no",
+    }
+    world.run(tmp_path / "whole", **settings)
+    with pytest.raises(KilledError):
+        world.run(tmp_path / "cut", progress=kill_after(3), **settings)
+    world.run(tmp_path / "cut", **settings)
+    keep = [[{k: v for k, v in line.items() if k not in MACHINE} for line in world.journal(f)]
+            for f in (tmp_path / "whole", tmp_path / "cut")]  # fmt: skip
+    assert keep[0] == keep[1]
+    assert [line["step"] for line in keep[0]] == [5, 6]
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(
+    world: ModuleType, reference: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": None,
+    }
+    with pytest.raises(KilledError):
+        world.run(tmp_path, progress=kill_after(4), **settings)
+    for step, name in ((3, "model.safetensors"), (2, "optimizer.pt")):
+        path = tmp_path / f"checkpoint-{step}" / name
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 16
+        path.write_bytes(content)
+    model, result = world.run(tmp_path, **settings)
+    assert result.resumed_from == 1
+    assert "model.safetensors" in caplog.text
+    assert "optimizer.pt" in caplog.text
+    assert_close(world.weights(model), reference[0])
+
+
+def test_a_full_disk_is_an_error_of_ours(
+    world: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
+
+    def full(self: Any, output_dir: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
+        with pytest.raises(TrainingError, match=r"checkpoint-2.*No space left"):
+            world.run(tmp_path, **settings)
+    _, result = world.run(tmp_path, **settings)
+    assert result.resumed_from == 0  # what was half written is not gone on from
 
 
 def test_checkpoint_of_another_run_is_refused(world: ModuleType, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def write_manifest(
         stage=stage,
         fingerprint=fingerprint,
         counts=dict(counts),
-        files={name: _describe(folder / name) for name in names},
+        files={name: describe_file(folder / name) for name in names},
         settings=to_plain(settings),
         versions=env.versions(),
         created=_now(),
@@ -228,7 +228,7 @@ def check_file(path: Path, expected: Mapping[str, Any]) -> None:
 
     Raises: DataError if the file is missing or changed.
     """
-    found = _describe(path)
+    found = describe_file(path)
     if any(found[key] != expected[key] for key in found):
         raise DataError(
             f"{path}: changed since the stage wrote it (sha256 {found['sha256'][:12]}..., "
@@ -277,7 +277,8 @@ def _all_files(folder: Path) -> list[str]:
     ]
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
+    """The hash and the size of a file: {"sha256", "bytes"}. DataError if it is missing."""
     digest = hashlib.sha256()
     size = 0
     try:

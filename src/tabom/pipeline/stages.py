@@ -211,7 +211,7 @@ def train_stage(
         "objective": arm.objective,
         "options": dict(arm.options),
         "data": {"kind": arm.data, **data},
-        "training": recipe.training_of(arm).fixed,
+        "training": recipe.training_of(arm).decisive(),
         "seed": seed,
     }
     return Stage(

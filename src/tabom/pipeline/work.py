@@ -144,9 +144,9 @@ def train_work(
         model=model,
         objective=build_objective(arm.objective, **arm.options),
         train_examples=examples,
-        config=replace(recipe.training_of(arm), seed=seed, disable_tqdm=True),
+        config=replace(recipe.training_of(arm), seed=seed),
         output_dir=folder,
-        progress=lambda done, total, metrics: report(done, total),
+        progress=report,
         extra_card={
             "data": settings["data"],
             "arm": {"name": arm.name, "recipe": recipe.name},

@@ -1,6 +1,11 @@
-"""Weights on disk: an adapter the PEFT way, or the whole model; and where a run may go on."""
+"""Weights on disk: an adapter the PEFT way, or the whole model; and where a run may go on.
 
-import json
+A checkpoint is whole when its seal is there: a file, written last, with the hash of every other
+one. One that a crash cut short has none, one that was damaged later does not fit its own; both are
+passed over for the one before.
+"""
+
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,17 +13,21 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tabom.core.atomic import read_json
-from tabom.core.errors import StageError
+from tabom.core.atomic import read_json, write_json
+from tabom.core.errors import DataError, StageError
+from tabom.core.manifest import check_file, describe_file
 from tabom.models.adapters import WEIGHTS_FILE, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.families import get_family
 from tabom.models.loading import load_lm, read_config, save_model
 
 IDENTITY = "tabom_run.json"
-_STATE = "trainer_state.json"  # the Trainer writes it last
+METER = "tabom_meter.json"  # what was added up since the last log
+SEAL = "tabom_files.json"
 # ObjectiveStep -> MaskedDiffusionModel -> lm: what a gathered state dict has in front of its keys.
 _PREFIX = "model.lm."
+
+log = logging.getLogger(__name__)
 
 
 def is_adapter(model: MaskedDiffusionModel) -> bool:
@@ -71,22 +80,39 @@ def load_weights(model: MaskedDiffusionModel, folder: Path) -> None:
     set_peft_model_state_dict(lm, found)
 
 
+def seal(checkpoint: Path, *, keep: int | None) -> None:
+    """Declare a checkpoint whole, then remove older ones.
+
+    keep: how many of the newest whole checkpoints stay; None: all.
+    """
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != SEAL)
+    write_json(
+        checkpoint / SEAL,
+        {path.relative_to(checkpoint).as_posix(): describe_file(path) for path in files},
+    )
+    if keep is not None:
+        for folder in numbered(checkpoint.parent)[keep:]:
+            shutil.rmtree(folder)
+
+
+def numbered(output_dir: Path) -> list[Path]:
+    """The checkpoint folders of a run, whole or not, the newest first."""
+    folders = [f for f in output_dir.glob("checkpoint-*") if f.name[11:].isdecimal()]
+    return sorted(folders, key=step_of, reverse=True)
+
+
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest complete checkpoint; one that a crash cut short is passed over."""
-    found = []
-    for folder in output_dir.glob("checkpoint-*"):
-        number = folder.name.removeprefix("checkpoint-")
-        if number.isdecimal() and _is_complete(folder):
-            found.append((int(number), folder))
-    return max(found)[1] if found else None
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return (folder / IDENTITY).is_file()
+    """The newest whole checkpoint. A damaged one is passed over with a warning."""
+    for folder in numbered(output_dir):
+        if not (folder / SEAL).is_file():  # a crash cut it short
+            continue
+        try:
+            for name, expected in read_json(folder / SEAL).items():
+                check_file(folder / name, expected)
+            return folder
+        except (DataError, AttributeError, KeyError, TypeError) as error:
+            log.warning("%s is damaged and passed over: %s", folder, error)
+    return None
 
 
 def step_of(checkpoint: Path | None) -> int:
@@ -96,14 +122,13 @@ def step_of(checkpoint: Path | None) -> int:
 
 def remove_checkpoints(output_dir: Path) -> None:
     """Remove every checkpoint folder of an earlier run."""
-    for folder in output_dir.glob("checkpoint-*"):
-        if folder.name.removeprefix("checkpoint-").isdecimal():
-            shutil.rmtree(folder)
+    for folder in numbered(output_dir):
+        shutil.rmtree(folder)
 
 
 def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
     """Raises: StageError if the checkpoint was made with other settings, data or base model."""
-    there = read_json(checkpoint / IDENTITY)
+    there = read_json(checkpoint / IDENTITY)["identity"]
     differing = [
         f"{key}: {there.get(key)!r} there, {identity.get(key)!r} here"
         for key in sorted({*there, *identity})

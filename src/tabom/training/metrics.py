@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Meter:
         self._counts: dict[str, Any] = {}
         self._totals: set[str] = set()
         self._vectors: set[str] = set()
+        self._loaded: dict[str, list[list[float]]] = {}  # of a checkpoint, until first added to
 
     def add(self, name: str, total: Tensor | float, count: Tensor | float | None) -> None:
         """total, count: both numbers or 0-dim tensors, or both vectors (one value per position).
@@ -37,7 +39,10 @@ class Meter:
             total = total.detach()
             if total.ndim:
                 self._vectors.add(name)
-        for store, value in ((self._sums, total), (self._counts, count)):
+        loaded = self._loaded.pop(name, None)
+        for i, (store, value) in enumerate(((self._sums, total), (self._counts, count))):
+            if loaded is not None:
+                store[name] = _like(value, loaded[i])
             store[name] = store[name] + value if name in store else value
 
     def flush(
@@ -47,23 +52,9 @@ class Meter:
 
         reduce: the sum over ranks of a vector. A mean over nothing is left out.
         """
-        names = sorted(self._sums)
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        parts = [
-            torch.as_tensor(store[name], dtype=dtype, device=device).reshape(-1)
-            for name in names
-            for store in (self._sums, self._counts)
-        ]
-        sizes = [len(part) for part in parts]
-        values = reduce(torch.cat(parts)).tolist() if parts else []
         scalars: dict[str, float] = {}
         vectors: dict[str, list[float]] = {}
-        start = 0
-        for i, name in enumerate(names):
-            num_sums, num_counts = sizes[2 * i], sizes[2 * i + 1]
-            sums = values[start : start + num_sums]
-            counts = values[start + num_sums : start + num_sums + num_counts]
-            start += num_sums + num_counts
+        for name, (sums, counts) in self._reduced(device, reduce).items():
             if name in self._vectors:
                 vectors[name] = [
                     s / c if c else math.nan for s, c in zip(sums, counts, strict=True)
@@ -74,6 +65,37 @@ class Meter:
                 scalars[name] = sums[0] / counts[0]
         self._sums, self._counts = {}, {}
         return scalars, vectors
+
+    def state(
+        self, *, device: torch.device, reduce: Callable[[Tensor], Tensor]
+    ) -> dict[str, list[list[float]]]:
+        """Name -> (sums, counts) over all ranks, for a checkpoint; nothing is flushed."""
+        return {name: list(pair) for name, pair in self._reduced(device, reduce).items()}
+
+    def load_state(self, state: Mapping[str, list[list[float]]]) -> None:
+        """Go on from a `state`. One rank alone does, for it holds the sums of all."""
+        self._loaded = dict(state)
+
+    def _reduced(
+        self, device: torch.device, reduce: Callable[[Tensor], Tensor]
+    ) -> dict[str, tuple[list[float], list[float]]]:
+        names = sorted(self._sums)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        parts = [
+            torch.as_tensor(store[name], dtype=dtype, device=device).reshape(-1)
+            for name in names
+            for store in (self._sums, self._counts)
+        ]
+        values = iter(reduce(torch.cat(parts)).tolist() if parts else [])
+        taken = [list(islice(values, len(part))) for part in parts]
+        return dict(zip(names, zip(taken[::2], taken[1::2], strict=True), strict=True))
+
+
+def _like(value: Tensor | float, numbers: list[float]) -> Any:
+    """The numbers in the form of a value: its dtype decides the rounding of what is added."""
+    if isinstance(value, Tensor):
+        return value.new_tensor(numbers).reshape(value.shape)
+    return numbers[0]
 
 
 class Journal:

@@ -21,8 +21,9 @@ GROUP = 50
 class StepSampler(Sampler[int]):
     """Shuffles anew in each epoch, by (seed, epoch) alone, and sorts inside what may be sorted.
 
-    lengths: tokens of each response. micro_batch: responses that all ranks take in one turn.
-    step_batch: responses of an optimiser step, a multiple of micro_batch.
+    lengths: tokens of each response. num_taken: responses that an epoch shows; the last ones of
+        its shuffle, which fill no micro-batch, are left out.
+    step_batch: responses of an optimiser step.
     group_by_length: also put responses of like length into one step: of each 50 steps' worth of
         shuffled responses, sorted; the steps are then shuffled.
     epoch: asked whenever an epoch starts.
@@ -32,38 +33,33 @@ class StepSampler(Sampler[int]):
         self,
         lengths: Sequence[int],
         *,
-        micro_batch: int,
+        num_taken: int,
         step_batch: int,
         group_by_length: bool,
         seed: int,
         epoch: Callable[[], int],
     ) -> None:
         self.lengths = np.asarray(lengths)
-        self.micro_batch = micro_batch
+        self.num_taken = num_taken
         self.step_batch = step_batch
         self.group_by_length = group_by_length
         self.seed = seed
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.num_taken
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
-        order = torch.randperm(len(self), generator=generator).numpy()
+        order = torch.randperm(len(self.lengths), generator=generator).numpy()
         # Sorted before the cut, the rest that no micro-batch takes would be the longest ones.
-        num_taken = len(order) // self.micro_batch * self.micro_batch
-        num_whole = num_taken // self.step_batch * self.step_batch
+        num_whole = self.num_taken // self.step_batch * self.step_batch
         whole = order[:num_whole]
         if self.group_by_length:
             whole = self._sort(whole, GROUP * self.step_batch).reshape(-1, self.step_batch)
             whole = whole[torch.randperm(len(whole), generator=generator).numpy()].reshape(-1)
-        for part in (
-            self._sort(whole, self.step_batch),
-            self._sort(order[num_whole:num_taken], self.step_batch),
-            order[num_taken:],
-        ):
-            yield from part.tolist()
+        yield from self._sort(whole, self.step_batch).tolist()
+        yield from self._sort(order[num_whole : self.num_taken], self.step_batch).tolist()
 
     def _sort(self, order: IntArray, size: int) -> IntArray:
         """Sorted by length inside each `size` of an order; ties stay in their order."""

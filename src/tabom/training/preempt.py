@@ -1,6 +1,6 @@
-"""SIGTERM while training: the step is finished and saved, then the process ends.
+"""SIGTERM or Ctrl-C while training: the step is finished and saved, then the process ends.
 
-Clusters send it some time before they take a machine away (Slurm: `--signal=TERM@120`).
+Clusters send SIGTERM some time before they take a machine away (Slurm: `--signal=TERM@120`).
 """
 
 import logging
@@ -14,24 +14,28 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 log = logging.getLogger(__name__)
 
-EXIT_STATUS = 128 + signal.SIGTERM
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preemption:
-    """As a context: notes the first SIGTERM. A second one does what it did before.
+    """As a context: notes the first SIGTERM or SIGINT. A second one does what it did before.
 
-    Outside the main thread, where Python takes no handlers, it notes nothing.
+    asked_by: the signal that came, None before one does. Outside the main thread, where Python
+    takes no handlers, nothing is noted.
     """
 
     def __init__(self) -> None:
-        self.is_asked = False
-        self._before: Any = None
-        self._is_set = False
+        self.asked_by: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether this process was told to stop."""
+        return self.asked_by is not None
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
-            self._is_set = True
+            self._before = {one: signal.signal(one, self._note) for one in SIGNALS}
         return self
 
     def __exit__(
@@ -43,15 +47,17 @@ class Preemption:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.is_asked = True
+        self.asked_by = signal.Signals(number)
         self._restore()
-        log.warning("SIGTERM: finishing this optimiser step, then saving a checkpoint")
+        log.warning(
+            "%s: finishing this optimiser step, then saving a checkpoint", self.asked_by.name
+        )
 
     def _restore(self) -> None:
-        if self._is_set:
+        for one, before in self._before.items():
             # None: a handler that was not installed from Python cannot be put back.
-            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
-            self._is_set = False
+            signal.signal(one, before or signal.SIG_DFL)
+        self._before = {}
 
 
 class StopCallback(TrainerCallback):
@@ -69,7 +75,7 @@ class StopCallback(TrainerCallback):
     ) -> None:
         if self.should_stop() and state.global_step < state.max_steps:
             self.is_stopped = True
-            control.should_training_stop = control.should_log = control.should_save = True
+            control.should_training_stop = control.should_save = True
             control.should_evaluate = False  # there may be no time
 
     def on_epoch_end(

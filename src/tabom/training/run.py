@@ -1,17 +1,18 @@
 """One training run: examples in, an adapter (or a model folder) with its card out."""
 
 import logging
+import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tabom.core import env
-from tabom.core.atomic import write_json, write_text
-from tabom.core.errors import ConfigError
+from tabom.core.atomic import read_json, write_json, write_text
+from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.plain import to_plain
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
@@ -19,7 +20,7 @@ from tabom.models.sizes import sizes_of
 from tabom.objectives.compose import Objective, describe
 from tabom.training import checkpoints
 from tabom.training.card import model_card
-from tabom.training.config import Resume, TrainingConfig
+from tabom.training.config import TrainingConfig
 from tabom.training.dataset import (
     ExampleSet,
     ResponseDataset,
@@ -29,11 +30,14 @@ from tabom.training.dataset import (
     split_held_out,
 )
 from tabom.training.metrics import Journal
-from tabom.training.preempt import EXIT_STATUS, Preemption
+from tabom.training.preempt import Preemption
 from tabom.training.progress import Progress
 from tabom.training.speed import Speed, peak_memory
 from tabom.training.step import ObjectiveStep
 from tabom.training.trainer import TabomTrainer
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 MANIFEST = "tabom_manifest.json"
 METRICS = "metrics.jsonl"
@@ -73,7 +77,6 @@ def train(
     config: TrainingConfig,
     output_dir: str | Path,
     eval_examples: ExampleSet | Sequence[ResponseExample] | None = None,
-    resume: Resume | None = None,
     progress: Progress | None = None,
     extra_card: dict[str, Any] | None = None,
 ) -> TrainResult:
@@ -81,14 +84,15 @@ def train(
 
     train_examples: an ExampleSet brings the counts of what was left out along.
     eval_examples: held-out responses; None: config.eval_size or eval_fraction holds some out.
-    resume: overrides config.resume. progress: called with (steps, of all, last metrics).
+    progress: called with (steps done, steps in all, a note on loss and speed) instead of a bar.
     extra_card: sections for the model card and the manifest, title -> mapping.
     Returns: counts and the last metrics. The folder then holds the adapter (or the model),
         README.md, metrics.jsonl, checkpoints as configured, and, written last,
         tabom_manifest.json.
     Raises: DataError without data; ObjectiveError if the objective needs an order that the data
         lack; StageError for a checkpoint of another run; TrainingError if a loss is not finite;
-        SystemExit with status 143 after a SIGTERM, when the step it met is saved.
+        SystemExit with status 143 after a SIGTERM, KeyboardInterrupt after Ctrl-C, when the step
+        they met is saved.
     """
     output_dir = Path(output_dir)
     dropped = dict(train_examples.dropped) if isinstance(train_examples, ExampleSet) else {}
@@ -109,6 +113,8 @@ def train(
         from tabom.models.compiled import compile_layers
 
         compile_layers(model)
+    if progress is not None:
+        config = replace(config, disable_tqdm=True)
     use_cpu = config.use_cpu if config.use_cpu is not None else model.device.type == "cpu"
     arguments = config.training_arguments(
         str(output_dir), has_eval=eval_dataset is not None, use_cpu=use_cpu
@@ -121,13 +127,19 @@ def train(
             "data": dataset.fingerprint,
         }
     )
+    checkpoint = None
+    if config.resume == "auto":
+        checkpoint = checkpoints.last_checkpoint(output_dir)
+    num_taken = _num_taken(dataset, arguments, checkpoint)
+    # A batch that is not full is left out, unless it was shown before the checkpoint.
+    arguments.dataloader_drop_last = num_taken % _micro_batch(arguments) == 0
     trainer = TabomTrainer(
         ObjectiveStep(model, objective=objective, max_buffer_bytes=config.max_buffer_bytes),
         args=arguments,
         train_dataset=dataset,
         eval_dataset=eval_dataset,
-        eval_cuts=config.eval_cuts,
-        group_by_length=config.group_by_length,
+        config=config,
+        num_taken=num_taken,
         speed=Speed(
             sizes_of(model.base_lm),
             lora_parameters=_num_trained(model) if checkpoints.is_adapter(model) else None,
@@ -135,13 +147,17 @@ def train(
         ),
         identity=identity,
         progress=progress,
-        disable_tqdm=config.disable_tqdm,
     )
     is_main = trainer.is_world_process_zero()
-    checkpoint = _checkpoint(trainer, output_dir, resume or config.resume, identity)
+    if checkpoint is not None:
+        checkpoints.check_identity(checkpoint, identity)
+        checkpoints.check_sharding(checkpoint, is_fsdp=trainer.is_fsdp_enabled)
+        log.info("going on from %s", checkpoint)
     resumed_from = checkpoints.step_of(checkpoint)
     if is_main:
         output_dir.mkdir(parents=True, exist_ok=True)
+        if config.resume == "never":
+            checkpoints.remove_checkpoints(output_dir)
         (output_dir / MANIFEST).unlink(missing_ok=True)
         trainer.journal = Journal(output_dir / METRICS, from_step=resumed_from)
     if torch.cuda.is_available() and not use_cpu:
@@ -153,13 +169,15 @@ def train(
     trainer.guard.check()
     if trainer.stopper.is_stopped:
         trainer.accelerator.wait_for_everyone()
+        # A rank that got no signal itself stops because another one did.
+        by = trainer.preemption.asked_by or signal.SIGTERM
         log.warning(
-            "stopped by SIGTERM after step %d of %d; checkpoint-%d in %s is complete: the same "
+            "stopped by %s after step %d of %d; checkpoint-%d in %s is complete: the same "
             "command goes on from it",
-            trainer.state.global_step, trainer.state.max_steps, trainer.state.global_step,
+            by.name, trainer.state.global_step, trainer.state.max_steps, trainer.state.global_step,
             output_dir,
         )  # fmt: skip
-        raise SystemExit(EXIT_STATUS)
+        raise KeyboardInterrupt if by == signal.SIGINT else SystemExit(128 + by)
     trainer.save_model()
     model.eval()
     seconds = time.perf_counter() - start if trainer.journal is None else trainer.journal.seconds
@@ -230,20 +248,38 @@ def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None
         _recompute_activations(model)
 
 
-def _checkpoint(
-    trainer: TabomTrainer, output_dir: Path, resume: Resume, identity: dict[str, Any]
-) -> Path | None:
-    if resume == "never":
-        if trainer.is_world_process_zero():
-            checkpoints.remove_checkpoints(output_dir)
-        trainer.accelerator.wait_for_everyone()
-        return None
-    checkpoint = checkpoints.last_checkpoint(output_dir)
+def _micro_batch(arguments: "TrainingArguments") -> int:
+    """Responses that all processes take in one turn."""
+    return int(arguments.per_device_train_batch_size * arguments.world_size)
+
+
+def _num_taken(
+    dataset: ResponseDataset, arguments: "TrainingArguments", checkpoint: Path | None
+) -> int:
+    """Responses that an epoch shows: those that fill micro-batches.
+
+    A run that goes on with its step cut up otherwise shows as many as before, so that its result
+    does not depend on the cut.
+    """
+    micro = _micro_batch(arguments)
     if checkpoint is not None:
-        checkpoints.check_identity(checkpoint, identity)
-        checkpoints.check_sharding(checkpoint, is_fsdp=trainer.is_fsdp_enabled)
-        log.info("going on from %s", checkpoint)
-    return checkpoint
+        num_taken = int(read_json(checkpoint / checkpoints.IDENTITY)["num_taken"])
+        if num_taken % micro and arguments.world_size > 1:
+            raise StageError(
+                f"checkpoint {checkpoint}: an epoch of that run shows {num_taken} responses, which "
+                f"{arguments.world_size} processes of per_device_train_batch_size "
+                f"{arguments.per_device_train_batch_size} cannot share evenly; take a batch size "
+                f"that divides them, or one process"
+            )
+        return num_taken
+    if len(dataset) < micro:
+        raise DataError(
+            f"{len(dataset)} responses do not fill one batch of {micro} "
+            f"(per_device_train_batch_size {arguments.per_device_train_batch_size} on "
+            f"{arguments.world_size} process(es)); lower per_device_train_batch_size, or use "
+            f"gradient_accumulation_steps instead of a larger batch"
+        )
+    return len(dataset) // micro * micro
 
 
 def _recompute_activations(model: MaskedDiffusionModel) -> None:

@@ -7,6 +7,8 @@ is summed over micro-batches and ranks, and only then is divided.
 Legend: B batch.
 """
 
+import math
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -14,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 
-from tabom.core.atomic import write_json
-from tabom.core.errors import DataError
+from tabom.core.atomic import read_json, write_json
+from tabom.core.errors import TrainingError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.training import checkpoints
+from tabom.training.config import TrainingConfig
 from tabom.training.dataset import ResponseDataset, collate
 from tabom.training.metrics import FiniteGuard, HostCopy, Journal, Meter, not_finite
 from tabom.training.order import StepSampler
@@ -51,13 +55,13 @@ class TabomTrainer(Trainer):
         args: TrainingArguments,
         train_dataset: ResponseDataset,
         eval_dataset: ResponseDataset | None,
-        eval_cuts: int,
-        group_by_length: bool,
+        config: TrainingConfig,
+        num_taken: int,
         speed: Speed,
         identity: dict[str, Any],
         progress: Progress | None,
-        disable_tqdm: bool,
     ) -> None:
+        """num_taken: responses that an epoch shows, of those in train_dataset."""
         ids = step.model.ids
         self.collate: Callable[..., TrajectoryBatch] = partial(
             collate, pad_id=ids.pad, mask_id=ids.mask
@@ -71,8 +75,8 @@ class TabomTrainer(Trainer):
         )
         self.step_module = step
         self.objective = step.objective
-        self.eval_cuts = eval_cuts
-        self.group_by_length = group_by_length
+        self.config = config
+        self.num_taken = num_taken
         self.speed = speed
         self.identity = identity
         self.meter = Meter()
@@ -85,23 +89,14 @@ class TabomTrainer(Trainer):
         self.stopper = StopCallback(self._should_stop)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stopper)
-        self.add_callback(ProgressCallback(progress, disable_tqdm=disable_tqdm))
-        global_batch = self.get_total_train_batch_size(args) // args.gradient_accumulation_steps
-        if len(train_dataset) < global_batch:
-            raise DataError(
-                f"{len(train_dataset)} responses do not fill one batch of {global_batch} "
-                f"(per_device_train_batch_size {args.per_device_train_batch_size} on "
-                f"{args.world_size} process(es)); lower per_device_train_batch_size, or use "
-                f"gradient_accumulation_steps instead of a larger batch"
-            )
+        self.add_callback(ProgressCallback(progress))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
-        step_batch = self.get_total_train_batch_size(self.args)
         return StepSampler(
             [example.num_tokens for example in self.train_dataset.examples],
-            micro_batch=step_batch // self.args.gradient_accumulation_steps,
-            step_batch=step_batch,
-            group_by_length=self.group_by_length,
+            num_taken=self.num_taken,
+            step_batch=self.get_total_train_batch_size(self.args),
+            group_by_length=self.config.group_by_length,
             seed=self.args.seed,
             # Not by `set_epoch`, which does not reach a sampler through all of accelerate's wraps.
             epoch=lambda: int(self.state.epoch or 0),
@@ -178,6 +173,7 @@ class TabomTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self.guard.watch(self._step_loss, norm, step=self.state.global_step + 1)
+        self.meter.add("loss", self._step_loss, 1.0)
         return norm
 
     def _reduce(self, values: Tensor) -> Tensor:
@@ -194,12 +190,13 @@ class TabomTrainer(Trainer):
             return  # the Trainer's own summary; `run.train` returns a better one
         if "loss" in logs:
             self.guard.check()
-            loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-            if not loss - loss == 0 or not norm - norm == 0:
-                raise not_finite(step=self.state.global_step, loss=loss, grad_norm=norm)
             scalars, vectors = self._flush(self.meter)
             work = {name: scalars.pop(name) for name in WORK}
+            # `loss` too: the Trainer's own forgets the steps before the checkpoint it resumed from.
             logs.update(scalars)
+            loss, norm = logs["loss"], float(logs.get("grad_norm", 0.0))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise not_finite(step=self.state.global_step, loss=loss, grad_norm=norm)
             if self.journal is not None:
                 self.journal.tokens += int(work["tokens"])
                 logs.update(self.speed.lap(work))
@@ -236,18 +233,17 @@ class TabomTrainer(Trainer):
         size, rank, world = (
             self.args.eval_batch_size, self.args.process_index, self.args.world_size,
         )  # fmt: skip
-        batches = [
-            self.collate(dataset.examples[i : i + size]) for i in range(0, len(dataset), size)
-        ]
+        starts = range(0, len(dataset), size)
         # All ranks take the same number of turns (FSDP gathers weights in every forward); a turn
         # too many counts 0.
         model = self.model_wrapped if self.is_fsdp_enabled else self.model
         model.eval()
         meter = Meter()
-        for cut in range(self.eval_cuts):
-            for start in range(0, len(batches), world):
-                weight = float(start + rank < len(batches))
-                batch = batches[min(start + rank, len(batches) - 1)]
+        for turn in range(0, len(starts), world):
+            weight = float(turn + rank < len(starts))
+            start = starts[min(turn + rank, len(starts) - 1)]
+            batch = self.collate(dataset.examples[start : start + size])
+            for cut in range(self.config.eval_cuts):
                 inputs = self._draw(batch, seed=EVAL_SEED, step=cut)
                 del inputs["work"]
                 inputs = self._prepare_inputs(inputs)
@@ -261,14 +257,35 @@ class TabomTrainer(Trainer):
 
     # ---- checkpoints ----
 
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Where the Trainer goes on. After the last step: behind the last epoch, so that it stops.
+
+        It would else train one step too many before it looks at max_steps.
+        """
+        epochs, steps = super()._init_training_state(*args, **kwargs)
+        return (
+            (sys.maxsize, 0) if self.state.global_step >= self.state.max_steps else (epochs, steps)
+        )
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.guard.check()
-        if self.args.should_save:  # first, since what the Trainer writes last says it is complete
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / checkpoints.IDENTITY, self.identity)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        meter = self.meter.state(device=self.args.device, reduce=self._reduce)
         with self.speed.paused():
-            super()._save_checkpoint(model, trial)
+            try:
+                if self.args.should_save:
+                    identity = {"identity": self.identity, "num_taken": self.num_taken}
+                    write_json(folder / checkpoints.IDENTITY, identity)
+                    write_json(folder / checkpoints.METER, meter)
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    checkpoints.seal(folder, keep=self.config.save_total_limit)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise TrainingError(
+                    f"{folder}: the checkpoint could not be written ({error}); make room on the "
+                    f"disk, then run the same command again: it goes on from the one before"
+                ) from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self.is_fsdp_enabled and not _internal_call:
@@ -288,6 +305,8 @@ class TabomTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
+        if self.is_world_process_zero():
+            self.meter.load_state(read_json(Path(resume_from_checkpoint) / checkpoints.METER))
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,11 @@ from tabom.training.config import TrainingConfig
         ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type is 'cosin'"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
         ({"num_train_epochs": 0.0}, "training has no length"),
-        ({"learning_rate": -1.0}, "learning_rate must be >= 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be at least 0"),
         ({"eval_size": 3, "eval_fraction": 0.1}, "eval_size or eval_fraction, not both"),
         ({"lora_target_modules": ()}, "lora_target_modules is empty"),
         ({"lora_dropout": 1.0}, r"lora_dropout must be in \[0, 1\)"),
-        ({"max_buffer_bytes": -1}, r"max_buffer_bytes must be >= 0, got -1"),
+        ({"max_buffer_bytes": -1}, r"max_buffer_bytes must be at least 0, got -1"),
     ],
 )
 def test_refused(changes: dict[str, object], message: str) -> None:
@@ -53,7 +54,6 @@ def test_training_arguments(tmp_path) -> None:  # type: ignore[no-untyped-def]
     arguments = config.training_arguments(str(tmp_path), has_eval=False, use_cpu=True)
     assert not arguments.bf16  # the device does not have it
     assert not arguments.logging_nan_inf_filter
-    assert arguments.dataloader_drop_last
     assert not arguments.remove_unused_columns
     assert arguments.eval_strategy == "no"  # there is nothing to evaluate on
     assert arguments.warmup_steps == 3
@@ -69,12 +69,28 @@ def test_training_arguments(tmp_path) -> None:  # type: ignore[no-untyped-def]
         )
 
 
-def test_a_stage_holds_on_to_what_decides_the_result_only() -> None:
-    base = TrainingConfig().fixed
+def test_only_what_decides_the_result_is_held_on_to() -> None:
+    base = TrainingConfig().decisive(world_size=1)
     free = TrainingConfig(
         logging_steps=3, save_steps=7, max_buffer_bytes=0, torch_compile=True, disable_tqdm=True
     )
-    assert free.fixed == base
-    assert "optim" not in base  # came later: a folder of before is not of another recipe
-    assert TrainingConfig(optim="sgd").fixed != base
-    assert TrainingConfig(learning_rate=1e-3).fixed != base
+    assert free.decisive(world_size=1) == base
+    assert TrainingConfig(optim="sgd").decisive(world_size=1) != base
+    assert TrainingConfig(learning_rate=1e-3).decisive(world_size=1) != base
+
+
+def test_every_field_that_transformers_has_reaches_it(tmp_path: Path) -> None:
+    """Numbers that no default has, so that a field that is not passed on is seen."""
+    given = {
+        "learning_rate": 3e-3, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 5,
+        "num_train_epochs": 7.0, "max_steps": 11, "warmup_steps": 13, "weight_decay": 0.17,
+        "lr_scheduler_type": "linear", "max_grad_norm": 1.9, "optim": "sgd", "seed": 23,
+        "logging_steps": 29, "save_steps": 31, "save_strategy": "epoch", "eval_steps": 37,
+        "per_device_eval_batch_size": 41, "dataloader_num_workers": 2, "eval_strategy": "steps",
+    }  # fmt: skip
+    arguments = TrainingConfig(**given).training_arguments(
+        str(tmp_path), has_eval=True, use_cpu=True
+    )
+    for name, value in given.items():
+        assert getattr(arguments, name) == value, name
+    assert arguments.data_seed == 23

@@ -71,11 +71,12 @@ def test_guard(norm: float) -> None:
         guard.watch(torch.tensor(1.0), torch.tensor(norm), step=3)
 
 
-def checkpoint(folder: Path, step: int, *, state: str = "{}") -> Path:
+def checkpoint(folder: Path, step: int) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir()
-    (path / "trainer_state.json").write_text(state)
-    (path / checkpoints.IDENTITY).write_text('{"seed": 1}')
+    (path / "trainer_state.json").write_text("{}")
+    (path / checkpoints.IDENTITY).write_text('{"identity": {"seed": 1}, "num_taken": 8}')
+    checkpoints.seal(path, keep=None)
     return path
 
 
@@ -83,7 +84,7 @@ def test_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
     assert checkpoints.last_checkpoint(tmp_path) is None
     checkpoint(tmp_path, 9)
     newest = checkpoint(tmp_path, 10)  # as text, "9" is greater
-    checkpoint(tmp_path, 11, state='{"global')
+    (checkpoint(tmp_path, 11) / checkpoints.SEAL).unlink()  # cut short
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-best").mkdir()
     assert checkpoints.last_checkpoint(tmp_path) == newest
@@ -92,6 +93,53 @@ def test_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
         checkpoints.check_identity(newest, {"seed": 2})
     checkpoints.remove_checkpoints(tmp_path)
     assert [f.name for f in tmp_path.iterdir()] == ["checkpoint-best"]
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", checkpoints.IDENTITY, checkpoints.SEAL])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    name: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, newest = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    path = newest / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    assert checkpoints.last_checkpoint(tmp_path) == before
+    is_unsealed = (name, damage) == (checkpoints.SEAL, "remove")  # as after a crash
+    assert ("checkpoint-2" in caplog.text) == (not is_unsealed)
+
+
+def test_the_seal_comes_before_older_checkpoints_go(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint(tmp_path, step)
+    newest = checkpoint(tmp_path, 10)
+    checkpoints.seal(newest, keep=2)
+    assert [checkpoints.step_of(f) for f in checkpoints.numbered(tmp_path)] == [10, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_meter_goes_on_from_a_checkpoint_to_the_last_bit(dtype: torch.dtype) -> None:
+    pairs = [(torch.rand((), dtype=dtype), torch.rand(3, dtype=dtype)) for _ in range(9)]
+
+    def add(meter: Meter, part: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for scalar, vector in part:
+            meter.add("loss", scalar, 1.0)
+            meter.add("entropy", vector, torch.ones(3))
+            meter.add("tokens", 7.0, None)
+
+    whole, first, second = Meter(), Meter(), Meter()
+    add(whole, pairs)
+    add(first, pairs[:5])
+    state = json.loads(json.dumps(first.state(device=CPU, reduce=lambda v: v)))
+    second.load_state(state)
+    add(second, pairs[5:])
+    expected = whole.flush(device=CPU, reduce=lambda v: v)
+    assert second.flush(device=CPU, reduce=lambda v: v) == expected
+    assert first.state(device=CPU, reduce=lambda v: v) == state  # nothing was flushed
 
 
 def test_a_checkpoint_of_fsdp_goes_on_under_fsdp_only(tmp_path: Path) -> None:

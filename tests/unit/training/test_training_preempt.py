@@ -5,33 +5,35 @@ import threading
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tabom.training.preempt import EXIT_STATUS, Preemption, StopCallback
+from tabom.training.preempt import Preemption, StopCallback
 
 
-def test_the_first_sigterm_is_noted_and_the_second_is_not(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("one", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_the_second_is_not(
+    one: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    before = signal.signal(one, lambda number, frame: seen.append(number))
     try:
         with Preemption() as preemption:
             assert not preemption.is_asked
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), one)
             assert preemption.is_asked
+            assert preemption.asked_by == one
             assert not seen
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert seen == [signal.SIGTERM]
-        os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), one)
+            assert seen == [one]
+        os.kill(os.getpid(), one)
         assert len(seen) == 2
         with Preemption() as preemption:
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), one)
         assert len(seen) == 3
         assert not preemption.is_asked
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert caplog.messages == ["SIGTERM: finishing this optimiser step, then saving a checkpoint"]
-    assert EXIT_STATUS == 143
+        signal.signal(one, before)
+    assert len(caplog.messages) == 1
+    assert one.name in caplog.text
 
 
 def test_another_thread_may_train_too() -> None:
@@ -61,7 +63,7 @@ def test_a_stop_saves_and_does_not_evaluate(
     state = TrainerState(global_step=step, max_steps=4)
     callback.on_step_end(arguments, state, control)
     assert callback.is_stopped == control.should_save == control.should_training_stop == stops
-    assert control.should_log == stops
+    assert not control.should_log  # a line of its own would cut the next one's means short
     assert control.should_evaluate != stops
     control.should_save = control.should_evaluate = True  # as an epoch's end asks
     callback.on_epoch_end(arguments, state, control)

@@ -5,7 +5,7 @@ import torch
 
 from tabom.models.costs import ModelSizes
 from tabom.objectives.batch import Context, TrajectoryBatch
-from tabom.training.progress import bar_text, warn_of_warmup
+from tabom.training.progress import note_of, warn_of_warmup
 from tabom.training.speed import Speed, peak_memory, work_of
 
 SIZES = ModelSizes(
@@ -94,8 +94,8 @@ def test_an_adapter_costs_less_than_all_weights() -> None:
 
 def test_the_bar() -> None:
     logs = {"loss": 1.23456, "tokens_per_second": 12345.6, "mfu": 0.414, "peak_memory_gib": 61.25}
-    assert bar_text(logs) == "loss 1.2346, 12,346 tok/s, MFU 41%, 61.2 GiB"
-    assert bar_text({"loss": 1.0}) == "loss 1.0000"  # ranks above 0 know no more
+    assert note_of(logs) == "loss 1.2346, 12,346 tok/s, MFU 41%, 61.2 GiB"
+    assert note_of({"loss": 1.0}) == "loss 1.0000"  # ranks above 0 know no more
 
 
 def test_a_warm_up_as_long_as_the_run_is_told(caplog: pytest.LogCaptureFixture) -> None:
