@@ -25,7 +25,7 @@ import gpu_training
 from random_models import DREAM, LLADA, build_model, sizes_arguments
 from tabom.core.env import git_commit, hardware, versions
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.costs import PUBLISHED_SIZES
+from tabom.models.sizes import PUBLISHED_SIZES
 
 GIB = 2**30
 TINY_MODEL = {

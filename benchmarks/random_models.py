@@ -3,10 +3,9 @@
 import torch
 
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.costs import PUBLISHED_SIZES, ModelSizes
 from tabom.models.families import get_family
-from tabom.models.family import RandomSizes
 from tabom.models.ids import resolve_ids
+from tabom.models.sizes import PUBLISHED_SIZES, ModelSizes
 
 DREAM, LLADA = PUBLISHED_SIZES  # the names of the two published models, in this order
 
@@ -43,24 +42,22 @@ def build_model(
     answer and has next to no probability, so that decoders with and without it agree.
     """
     row = get_family(family)
-    published = row.random_config(
-        RandomSizes(
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            vocab_size=vocab_size,
-            initializer_range=initializer_range,
-            mask_token_id=vocab_size - 2,
-            eos_token_id=vocab_size - 3,
-            pad_token_id=vocab_size - 3,
-        )
-    )
+    sizes = {
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "vocab_size": vocab_size,
+        "initializer_range": initializer_range,
+    }
+    mask, end = vocab_size - 2, vocab_size - 3
+    special_ids = {"mask_token_id": mask, "eos_token_id": end, "pad_token_id": end}
+    published = row.random_config(sizes, special_ids)
     place = torch.device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), place:
-        lm = row.lm_class._from_config(
-            row.make_config(published), dtype=dtype, attn_implementation=attn_implementation
+        lm = row.network()._from_config(
+            row.to_network_config(published), dtype=dtype, attn_implementation=attn_implementation
         )
     generator = torch.Generator(device=place).manual_seed(seed)
     with torch.no_grad():
@@ -73,7 +70,7 @@ def build_model(
     lm.config.is_causal = False
     ids = resolve_ids(published, family=row, tokenizer=None)
     model = MaskedDiffusionModel(
-        lm, spec=row.spec, ids=ids, tokenizer=None, name_or_path=f"random {family}"
+        lm, family=row, ids=ids, tokenizer=None, name_or_path=f"random {family}"
     )
     return model.eval().requires_grad_(False)
 

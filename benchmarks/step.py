@@ -21,8 +21,8 @@ from common import SEED, Call, assert_close, claim, paired, peak_memory, ratio, 
 from random_models import build_model
 from synthetic import make_batch
 from tabom.models.adapters import LoraSettings, attach_lora
-from tabom.models.costs import ModelSizes, step_flops
-from tabom.models.sizes import sizes_of
+from tabom.models.costs import step_flops
+from tabom.models.sizes import ModelSizes, sizes_of
 from tabom.objectives.presets import build_objective
 from tabom.training.step import ObjectiveStep, step_inputs
 from usual import usual_batch, usual_step_loss

@@ -138,7 +138,7 @@ def usual_step_loss(
     return full_logit_loss(
         logits_BSV,
         batch,
-        shift=model.spec.alignment == "shift_right",
+        shift=model.family.alignment == "shift_right",
         rank_weight=rank_weight,
         margin=margin,
     )

@@ -36,11 +36,11 @@ def all_logits(
     kwargs: dict[str, Tensor] = {}
     if attention_mask_BS is not None:
         kwargs["attention_mask"] = attention_mask_BS
-        if model.spec.positions == "from_first_token":
+        if model.family.positions == "from_first_token":
             position_BS = attention_mask_BS.long().cumsum(-1) - 1
             kwargs["position_ids"] = position_BS.masked_fill(attention_mask_BS == 0, 1)
     logits_BSV: Tensor = model.lm(input_ids=ids_BS, use_cache=False, **kwargs).logits
-    if model.spec.alignment == "shift_right":
+    if model.family.alignment == "shift_right":
         logits_BSV = torch.cat([logits_BSV[:, :1], logits_BSV[:, :-1]], dim=1)
     return logits_BSV
 

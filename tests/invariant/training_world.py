@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tabom.models.contract import MaskedDiffusionModel, TokenIds
-from tabom.models.toy import FAMILY
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.families.toy import FAMILY
+from tabom.models.ids import TokenIds
 from tabom.objectives.compose import Objective
 from tabom.objectives.contexts import OrderPrefix
 from tabom.objectives.terms import CrossEntropy, NextSlot, Ranking
@@ -52,7 +53,7 @@ def tiny_model(*, dtype: torch.dtype = torch.float64) -> MaskedDiffusionModel:
     lm = LlamaForCausalLM(config).to(dtype)
     ids = TokenIds(mask=MASK, pad=0, eos=(EOS,), filler=EOS, sources={})
     return MaskedDiffusionModel(
-        lm, spec=FAMILY.spec, ids=ids, tokenizer=None, name_or_path="tiny"
+        lm, family=FAMILY, ids=ids, tokenizer=None, name_or_path="tiny"
     ).eval()
 
 

@@ -19,7 +19,7 @@ def test_every_unpadded_position(family: str, alignment: str, golden: Path) -> N
         require_tokenizer=False,
         device="cpu",
     )
-    assert (model.spec.name, model.spec.alignment) == (family, alignment)
+    assert (model.family.name, model.family.alignment) == (family, alignment)
     cases = json.loads((folder / "golden_logits.json").read_text())
     assert cases
     for index, case in enumerate(cases):

@@ -142,14 +142,15 @@ def _vocabulary(model: "ModelConfig | None", mask_token_id: int | None) -> "Voca
     if model is None:
         return Vocabulary(mask_id=mask_token_id)
     from tabom.models.families import detect_family
-    from tabom.models.ids import resolve_ids
-    from tabom.models.loading import load_tokenizer, read_config, resolve_folder
+    from tabom.models.folders import read_config, resolve_folder
+    from tabom.models.ids import load_ids
+    from tabom.models.loading import load_tokenizer
 
-    folder = resolve_folder(model.model_name_or_path)
+    folder = resolve_folder(model.model_name_or_path, weights=False)
     published: dict[str, Any] = read_config(folder)
     family = detect_family(published, where=str(folder))
     tokenizer = load_tokenizer(family, folder, required=True)
-    ids = resolve_ids(published, family=family, tokenizer=tokenizer, mask_token_id=mask_token_id)
+    ids = load_ids(folder, mask_token_id=mask_token_id)
     return Vocabulary(
         tokenizer=tokenizer,
         mask_id=ids.mask,

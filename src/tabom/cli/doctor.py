@@ -7,7 +7,7 @@ from tabom.cli import speak
 
 if TYPE_CHECKING:
     from tabom.models.devices import Device
-    from tabom.models.sizes import ReadSizes
+    from tabom.models.sizes import ModelSizes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,25 +85,32 @@ def _config_only(args: argparse.Namespace) -> dict[str, Any]:
 def _loaded(args: argparse.Namespace) -> dict[str, Any]:
     from tabom.cli import checkup
     from tabom.core.errors import ModelError
-    from tabom.models.sizes import ReadSizes, sizes_of
+    from tabom.models.loading import load_unprobed
+    from tabom.models.sizes import sizes_of
 
     try:
-        model = speak.open_model(args, probe=False, require_tokenizer=False)
+        model = load_unprobed(
+            args.model,
+            adapter=args.adapter,
+            dtype=args.dtype,
+            device=args.device,
+            attn_implementation=args.attn_implementation,
+            mask_token_id=args.mask_token_id,
+            require_tokenizer=False,
+        )
     except ModelError as error:
         if "weights do not load" not in str(error):
             raise
         raise ModelError(f"{error} (--config_only needs no weights)") from error
     results, template = checkup.check(model, prompt=args.prompt)
-    read = ReadSizes(
-        sizes=sizes_of(model.base_lm), source=args.model, block_length=model.block_length
-    )
+    read = sizes_of(model.base_lm, family=model.family.name, source=args.model)
     return {
         "model": {
             "name_or_path": args.model,
             "adapter": args.adapter,
-            "family": model.spec.name,
-            "alignment": model.spec.alignment,
-            "attention": model.spec.attention,
+            "family": model.family.name,
+            "alignment": model.family.alignment,
+            "attention": model.family.attention,
             "attn_implementation": model.attn_implementation,
             "dtype": str(model.head_weight_VD.dtype).removeprefix("torch."),
             "device": str(model.device),
@@ -115,7 +122,7 @@ def _loaded(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _common(args: argparse.Namespace, read: "ReadSizes") -> dict[str, Any]:
+def _common(args: argparse.Namespace, read: "ModelSizes") -> dict[str, Any]:
     from tabom.cli.memory import estimate
     from tabom.core.env import hardware, versions
     from tabom.models.devices import find_device, present_device
@@ -124,7 +131,7 @@ def _common(args: argparse.Namespace, read: "ReadSizes") -> dict[str, Any]:
     if args.device_name is not None and args.device_name.lower() != "cpu":
         devices.append(find_device(args.device_name))
     return {
-        "sizes": read.sizes,
+        "sizes": read,
         "estimates": [estimate(args, read, device) for device in devices],
         "versions": versions(),
         "hardware": hardware(),

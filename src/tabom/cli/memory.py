@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tabom.models.costs import Memory
     from tabom.models.devices import Device
-    from tabom.models.sizes import ReadSizes
+    from tabom.models.sizes import ModelSizes
 
 MFU = 0.4
 RESERVED_GIB = 1.0  # the device's runtime, and the gaps that allocators leave
 TARGETS = ("q_proj", "v_proj")
 
 
-def estimate(args: argparse.Namespace, read: "ReadSizes", device: "Device") -> dict[str, Any]:
+def estimate(args: argparse.Namespace, read: "ModelSizes", device: "Device") -> dict[str, Any]:
     """Peaks of decoding and training in several settings, the largest batches, and the speed.
 
     args: batch_size, per_device_train_batch_size, prompt_tokens, max_new_tokens, window, lora_r.
@@ -38,9 +38,7 @@ def estimate(args: argparse.Namespace, read: "ReadSizes", device: "Device") -> d
         )
     decoding = DecodingConfig(max_new_tokens=args.max_new_tokens)
     work = decoding_work(decoding, prompt=args.prompt_tokens, block_length=read.block_length)
-    flops = forward_flops(
-        read.sizes, num_tokens=work.num_tokens, context=length, num_rows=work.num_rows
-    )
+    flops = forward_flops(read, num_tokens=work.num_tokens, context=length, num_rows=work.num_rows)
     return {
         "device": device,
         "prompt_tokens": args.prompt_tokens,
@@ -54,14 +52,14 @@ def estimate(args: argparse.Namespace, read: "ReadSizes", device: "Device") -> d
 
 
 def _uses(
-    args: argparse.Namespace, read: "ReadSizes", device: "Device"
+    args: argparse.Namespace, read: "ModelSizes", device: "Device"
 ) -> list[tuple[str, int, Any]]:
     """Name, batch size, and the peak as a function of the batch size."""
     from tabom.decoding.answers import LOGIT_BYTES
     from tabom.models.costs import decoding_memory, lora_parameters, training_memory
     from tabom.training.config import TrainingConfig
 
-    sizes, width = read.sizes, device.bytes_per_value
+    sizes, width = read, device.bytes_per_value
     num_slots, length = args.max_new_tokens, args.prompt_tokens + args.max_new_tokens
     adapter = lora_parameters(sizes, r=args.lora_r, target_modules=TARGETS)
     buffer = TrainingConfig().max_buffer_bytes

@@ -7,7 +7,7 @@ from tabom.cli.flags import add_recipe
 
 if TYPE_CHECKING:
     from tabom.decoding.config import DecodingConfig
-    from tabom.models.sizes import ReadSizes
+    from tabom.models.sizes import ModelSizes
     from tabom.pipeline.estimate import Assumptions, StageEstimate
     from tabom.pipeline.recipe import Recipe
 
@@ -178,7 +178,7 @@ def _tokenizer(name: str) -> Any:
 def _notes(
     args: argparse.Namespace,
     recipe: "Recipe",
-    read: "ReadSizes",
+    read: "ModelSizes",
     given: "Assumptions",
     stages: list["StageEstimate"],
 ) -> list[str]:
@@ -187,7 +187,7 @@ def _notes(
     device = given.device
     how = "measured here" if device.is_measured else "the vendor's figure"
     notes = [
-        f"model {recipe.model.model_name_or_path}: {parameters(read.sizes.num_parameters)}, "
+        f"model {recipe.model.model_name_or_path}: {parameters(read.num_parameters)}, "
         f"sizes from {read.source}",
         f"one {device.name}: {device.memory_gib:g} GiB, {device.tflops:g} TFLOP/s ({how}), of "
         f"which the run reaches {100 * given.mfu:g} % (--mfu)",

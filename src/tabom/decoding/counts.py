@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tabom.decoding.config import DecodingConfig
-from tabom.models.costs import ModelSizes, forward_flops
+from tabom.models.costs import forward_flops
+from tabom.models.sizes import ModelSizes
 
 
 @dataclass(kw_only=True)

@@ -50,17 +50,17 @@ def official_steps(
     Raises: `ConfigError` as `check_official`.
     """
     check_official(model, config)
-    steps = _dream_steps if model.spec.official_decoding == "dream" else _llada_steps
+    steps = _dream_steps if model.family.official_decoding == "dream" else _llada_steps
     return steps(model, canvas, config, generator, record_field)
 
 
 def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
     """Raises `ConfigError` if the family has no published function or it has no such option."""
-    family = model.spec.official_decoding
+    family = model.family.official_decoding
     if family is None:
         known = ", ".join(sorted(OFFICIAL_POLICIES))
         raise ConfigError(
-            f"decoding schedule 'official': family {model.spec.name} has no published decoding "
+            f"decoding schedule 'official': family {model.family.name} has no published decoding "
             f"function here (there are those of {known}); take schedule fixed"
         )
     if config.policy not in OFFICIAL_POLICIES[family]:
@@ -239,7 +239,7 @@ def _logits(
     """Logits `[B, S, V]` of every position, those at p predicting the token at p."""
     hidden_BSD = model.hidden_states(ids_BS, attention_mask_BS)
     logits_BSV = linear(hidden_BSD, model.head_weight_VD)
-    if model.spec.alignment == "shift_right":
+    if model.family.alignment == "shift_right":
         logits_BSV = torch.cat([logits_BSV[:, :1], logits_BSV[:, :-1]], dim=1)
     if config.is_mask_suppressed:
         logits_BSV[..., model.ids.mask] = torch.finfo(logits_BSV.dtype).min

@@ -111,7 +111,7 @@ class BlockWindows:
             origin_L + (first_L - origin_L).div(self.length, rounding_mode="floor") * self.length
         )
         is_new_L = start_L != before_L
-        shift = 1 if self.model.spec.alignment == "shift_right" else 0
+        shift = 1 if self.model.family.alignment == "shift_right" else 0
         low_L = (start_L - shift).clamp(min=0)
         high_L = (start_L + self.length).clamp(max=self.num_columns)
         if self.approximate is None:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tabom.core.errors import ConfigError, ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.families import get_family
-from tabom.models.family import Family, rename
+from tabom.models.family import Family
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
@@ -108,10 +107,9 @@ def save_adapter(
     config = lm.peft_config[lm.active_adapter].to_dict()
     config.update(base_model_name_or_path=model.name_or_path, inference_mode=True)
     if official:
-        family = get_family(model.spec.name)
-        found = {rename(key, family.adapter_publish_mapping): v for key, v in found.items()}
-        config["target_modules"] = _published_targets(family, found)
-        config["task_type"] = family.adapter_task_type
+        found = {model.family.rename(key, to_published=True): v for key, v in found.items()}
+        config["target_modules"] = _published_targets(model.family, found)
+        config["task_type"] = model.family.adapter_task_type
     save_file(found, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True, default=_as_json)
     (folder / CONFIG_FILE).write_text(text + "\n")
@@ -131,7 +129,7 @@ def load_adapter(
 
     _require_bare(model)
     folder = Path(folder)
-    family = get_family(model.spec.name)
+    family = model.family
     config = _read_config(folder)
     if not isinstance(config.target_modules, str):
         config.target_modules = {_our_target(family, name) for name in config.target_modules}
@@ -249,31 +247,40 @@ def _read_state(family: Family, folder: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{folder / WEIGHTS_FILE} cannot be read ({error}); it may be cut short: copy it again"
         ) from error
-    return {rename(key, family.adapter_key_mapping): tensor for key, tensor in state.items()}
+    return {family.rename(key): tensor for key, tensor in state.items()}
 
 
 def _our_target(family: Family, target: str) -> str:
     """A target module of the published code ("attn_out", "blocks.3.ff_out") by our name."""
-    path, _, name = target.rpartition(".")
-    ours = (family.layer_names or {}).get(name)
-    if ours is None:
-        return target
-    found = re.search(r"blocks\.(\d+)$", path)
-    return f"layers.{found[1]}.{ours}" if found else ours.rpartition(".")[2]
+    for published, ours in _layer_names(family).items():
+        if target == published or target.endswith(f".{published}"):
+            layer = re.search(r"\.(\d+)\.", f".{target.removesuffix(published)}")
+            # Alone, the name of a module is enough for PEFT; with its layer, so is ours.
+            return f"layers.{layer[1]}.{ours}" if layer else ours.rpartition(".")[2]
+    return target
 
 
 def _published_targets(family: Family, state: dict[str, Tensor]) -> list[str]:
     """The modules of a state in published names, as target modules.
 
-    The last part of a name where that names no other module, else the layer with it: LLaDA's head
-    is called `ff_out`, like a module of every layer.
+    The last part of a name where that names no module outside the layers, else the layer with it:
+    LLaDA's head is called `ff_out`, like a module of every layer.
     """
+    outside = {n.rpartition(".")[2] for n in family.tensor_names if ".N." not in n}
     paths = {key.partition(".lora_")[0] for key in state}
-    names = {path.rpartition(".")[2] for path in paths}
-    if "ff_out" not in names or family.layer_names is None:
-        return sorted(names)
-    layers = {".".join(path.split(".")[-3:]) for path in paths if path.endswith(".ff_out")}
-    return sorted((names - {"ff_out"}) | layers)
+    names = {path: path.rpartition(".")[2] for path in paths}
+    return sorted(
+        {".".join(p.split(".")[-3:]) if name in outside else name for p, name in names.items()}
+    )
+
+
+def _layer_names(family: Family) -> dict[str, str]:
+    """Modules inside a layer, published -> ours, where they differ."""
+    return {
+        published.partition(".N.")[2]: ours.partition(".N.")[2]
+        for published, ours in family.tensor_names.items()
+        if ".N." in published
+    }
 
 
 def _difference(slots: dict[str, Tensor], state: dict[str, Tensor]) -> str:

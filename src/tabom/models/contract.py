@@ -5,8 +5,7 @@ of one call with a cache.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,38 +13,12 @@ from torch.compiler import set_stance
 
 from tabom.core.errors import ModelError
 from tabom.models.cache import CanvasCache
+from tabom.models.family import Family
+from tabom.models.ids import TokenIds
 from tabom.models.rows import group_by_row
 
-Alignment = Literal["identity", "shift_right"]
 # Implementations of transformers that take a mask [B, 1, queries, keys], fewer queries than keys.
 DENSE_ATTENTION = ("sdpa", "eager")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenIds:
-    """Special ids and where each was read from (for `doctor`, logs and the fingerprint)."""
-
-    mask: int
-    pad: int
-    eos: tuple[int, ...]  # every id that ends a response: EOS and end-of-turn
-    filler: int  # what follows the end inside the canvas (the EOS of the family)
-    sources: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FamilySpec:
-    """The facts of one family: the row that a new family adds."""
-
-    name: str  # "toy", "dream", "llada", ...
-    alignment: Alignment  # "shift_right": the hidden state at p - 1 predicts position p (Dream)
-    attention: Literal["full", "block_causal"] = "full"
-    default_mask_id: int | None = None
-    # Where position 0 of a left-padded row is: its first token (Dream), or its first pad (LLaDA).
-    # Rotary embeddings are relative, so this is a matter of rounding: parity with the published
-    # code needs it.
-    positions: Literal["from_first_token", "from_first_pad"] = "from_first_token"
-    # Whose published decoding function `schedule="official"` stands for; None: there is none.
-    official_decoding: Literal["dream", "llada"] | None = None
 
 
 class MaskedDiffusionModel(nn.Module):
@@ -57,11 +30,11 @@ class MaskedDiffusionModel(nn.Module):
     """
 
     def __init__(
-        self, lm: nn.Module, *, spec: FamilySpec, ids: TokenIds, tokenizer: Any, name_or_path: str
+        self, lm: nn.Module, *, family: Family, ids: TokenIds, tokenizer: Any, name_or_path: str
     ) -> None:
         super().__init__()
         self.lm = lm
-        self.spec = spec
+        self.family = family
         self.ids = ids
         self.tokenizer = tokenizer
         self.name_or_path = name_or_path
@@ -79,10 +52,8 @@ class MaskedDiffusionModel(nn.Module):
                         f"{ids.sources.get(name.lower(), '?')}) is outside the vocabulary of "
                         f"{vocab_size}; correct it in config.json or the tokenizer"
                     )
-        # Imported here, since it imports families, which import this module.
-        from tabom.models.trim import make_trimmable
-
-        self._is_trimmable = make_trimmable(self.base_lm)
+        # Our own networks take `asked_columns`; one of transformers' as it is does not.
+        self._takes_asked_columns = bool(getattr(self.base_lm, "takes_asked_columns", False))
         self.has_compiled_layers = False  # `compile_layers` says when they are
 
     @property
@@ -111,7 +82,13 @@ class MaskedDiffusionModel(nn.Module):
         Blocks are counted from the first token of the prompt; a position sees its own block and
         all before it.
         """
-        return None if self.spec.attention == "full" else int(self.base_lm.config.block_size)  # type: ignore[arg-type, union-attr]
+        return None if self.family.attention == "full" else int(self.base_lm.config.block_size)  # type: ignore[arg-type, union-attr]
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest prompt plus slots that the published config allows; None if it says none."""
+        found = getattr(self.base_lm.config, "max_position_embeddings", None)
+        return None if found is None else int(found)  # type: ignore[arg-type]
 
     @property
     def attn_implementation(self) -> str:
@@ -134,9 +111,11 @@ class MaskedDiffusionModel(nn.Module):
     ) -> Tensor:
         """What the backbone returns: `[B, S, D]`, or `[B, W, D]` of the columns asked."""
         kwargs: dict[str, Any] = {}
-        if self._is_trimmable:  # given even if None: another set of keywords is compiled anew
+        if (
+            self._takes_asked_columns
+        ):  # given even if None: another set of keywords is compiled anew
             kwargs["asked_BW"] = asked_BW
-        if self.spec.attention == "block_causal":
+        if self.family.attention == "block_causal":
             kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
             kwargs["attention_mask"] = self._visible(kwargs["position_ids"], attention_mask_BS)
         elif attention_mask_BS is not None:
@@ -145,7 +124,7 @@ class MaskedDiffusionModel(nn.Module):
             is_real_B11S = (attention_mask_BS != 0)[:, None, None]
             is_sdpa = self.attn_implementation == "sdpa"
             kwargs["attention_mask"] = is_real_B11S if is_sdpa else attention_mask_BS
-            if self.spec.positions == "from_first_token":
+            if self.family.positions == "from_first_token":
                 kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
         output = self.base_lm.model(input_ids=input_ids_BS, use_cache=False, **kwargs)  # type: ignore[operator, union-attr]
         return output.last_hidden_state  # type: ignore[no-any-return]
@@ -186,7 +165,7 @@ class MaskedDiffusionModel(nn.Module):
 
     def _positions(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
         """Positions `[B, S]` (or `[1, S]`, without padding); a pad of the left has 1."""
-        if attention_mask_BS is None or self.spec.positions == "from_first_pad":
+        if attention_mask_BS is None or self.family.positions == "from_first_pad":
             return torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device)[None]
         position_BS = attention_mask_BS.long().cumsum(-1) - 1
         return position_BS.masked_fill(attention_mask_BS == 0, 1)
@@ -226,7 +205,7 @@ class MaskedDiffusionModel(nn.Module):
 
     def _column_of(self, position_R: Tensor) -> Tensor:
         """The columns whose hidden states predict `position_R`."""
-        if self.spec.alignment == "shift_right":
+        if self.family.alignment == "shift_right":
             return (position_R - 1).clamp(min=0)
         return position_R
 
@@ -242,14 +221,18 @@ class MaskedDiffusionModel(nn.Module):
         """The hidden rows `[R, D]` whose logits predict `position_R` of rows `batch_R`.
 
         As `hidden_states`, then `gather_rows`, to rounding: the last layer is computed for the
-        columns asked alone, where that saves something and its code is known (`models/trim.py`).
+        columns asked alone, where that saves something (see `tabom.models.networks`).
         Dropout in the last layer then draws for those columns alone.
 
         widest: the largest number of positions asked of one row, if the caller knows it (more is
             waste, less an error); None counts them, which on a GPU waits for the device.
         """
         num_rows, num_columns = input_ids_BS.shape
-        if self._is_trimmable and self.attn_implementation in DENSE_ATTENTION and len(batch_R):
+        if (
+            self._takes_asked_columns
+            and self.attn_implementation in DENSE_ATTENTION
+            and len(batch_R)
+        ):
             asked_BW, place_R = group_by_row(
                 batch_R,
                 self._column_of(position_R),

@@ -11,72 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tabom.core.errors import ModelError
+from tabom.models.sizes import ModelSizes
 
 # A flash-attention backward computes the scores once more: 2.5 times the products of the forward.
 ATTENTION_BACKWARD = 2.5
 # Adapter weights are float32 whatever the base is: weight, gradient and two moments of AdamW.
 BYTES_PER_TRAINED = 16
 HEAD_TILE_BYTES = 64 * 2**20  # of the logits of one tile of the training head, at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSizes:
-    """The sizes of a network of the Llama shape, which every family here has.
-
-    num_parameters: all of them, tied weights once.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    num_parameters: int
-
-    @property
-    def query_width(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def key_width(self) -> int:
-        return self.num_kv_heads * self.head_dim
-
-    @property
-    def body_weights(self) -> int:
-        """Weights of the layers' matrices: every token is multiplied with each of them once."""
-        attention = 2 * self.hidden_size * (self.query_width + self.key_width)
-        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
-
-    @property
-    def head_weights(self) -> int:
-        return self.vocab_size * self.hidden_size
-
-
-# So that a run can be planned before anything is fetched; tests count them on the meta device.
-PUBLISHED_SIZES = {
-    "Dream-org/Dream-v0-Instruct-7B": ModelSizes(
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_layers=28,
-        num_heads=28,
-        num_kv_heads=4,
-        head_dim=128,
-        vocab_size=152064,
-        num_parameters=7_615_616_512,
-    ),
-    "GSAI-ML/LLaDA-8B-Instruct": ModelSizes(
-        hidden_size=4096,
-        intermediate_size=12288,
-        num_layers=32,
-        num_heads=32,
-        num_kv_heads=32,
-        head_dim=128,
-        vocab_size=126464,
-        num_parameters=8_015_581_184,
-    ),
-}
 
 
 # ---- FLOPs ----

@@ -1,86 +1,157 @@
-"""What one family module says about itself: the single place that knows its published layout."""
+"""What one family of checkpoints says about itself: facts as fields, differences as methods.
+
+Nothing here imports torch or transformers before a network or a tokenizer is asked for, so that
+reading special ids, which `tabom verify` does, starts at once.
+"""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tabom.core.errors import ModelError
-from tabom.models.contract import FamilySpec
+from tabom.models.folders import ConfigDict
 
-ConfigDict = dict[str, Any]  # a config.json as published
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomSizes:
-    """Sizes and ids of a random checkpoint (`write_random_checkpoint`)."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    vocab_size: int
-    initializer_range: float
-    mask_token_id: int
-    eos_token_id: int
-    pad_token_id: int
+Alignment = Literal["identity", "shift_right"]
+# How the configs of transformers' Llama-like networks call the sizes of a random checkpoint.
+USUAL_SIZES = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "vocab_size": "vocab_size",
+    "initializer_range": "initializer_range",
+}
+ADAPTER_PREFIX = "base_model.model."  # PEFT puts it before every name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family: facts, a transformers class, and the way between its files and that class.
+    """One family. A new one is a module of `tabom.models.families` with a `FAMILY`.
 
-    spec: the facts the rest of the house needs.
-    lm_class: the transformers `*ForCausalLM` (or a subclass) that holds the weights. It is called
-        explicitly and never registered, so no auto class and no remote code is involved.
-    detects: whether a published config.json (with the folder's tokenizer_config.json, empty if
-        there is none) is of this family.
-    make_config: published config.json -> transformers config with `is_causal=False`; raises
-        `ModelError` on a switch that the class does not implement.
-    publish_config: transformers config -> config.json as the family publishes it.
-    random_config: sizes -> config.json of a random checkpoint.
-    load_tokenizer: folder -> tokenizer, through an explicit class.
-    tokenizer_files: groups of file names; one complete group means that a tokenizer is there.
-    end_of_turn: token texts that end a response besides EOS, looked up in the tokenizer.
-    key_mapping, publish_mapping: regular expressions, published tensor names -> names of
-        `lm_class`, and back (None: equal).
-    layer_names: names of the linear modules of a layer, published -> `lm_class`, where they differ.
-    adapter_key_mapping, adapter_publish_mapping: regular expressions for the tensors of adapters,
-        from the published code's names to ours and back (None: equal).
-    adapter_task_type: PEFT task type under which the published code loads adapters.
-    mask_id_of: mask id known from the published config.json alone, where neither it nor the
-        tokenizer names one (None: `spec.default_mask_id` for all).
-    published_vocab_size: rows of the published embedding, where tokenizers are smaller than it.
+    The defaults are those of a network that transformers has under its own tensor names, with
+    attention both ways. A subclass overrides what differs; `network` and `detects` always do.
     """
 
-    spec: FamilySpec
-    lm_class: Any
-    detects: Callable[[ConfigDict, ConfigDict], bool]
-    make_config: Callable[[ConfigDict], Any]
-    publish_config: Callable[[Any], ConfigDict]
-    random_config: Callable[[RandomSizes], ConfigDict]
-    load_tokenizer: Callable[[Path], Any]
-    tokenizer_files: tuple[tuple[str, ...], ...]
+    name: str
+    alignment: Alignment = "identity"
+    """Which hidden state predicts position p: its own, or with "shift_right" that at p - 1."""
+    attention: Literal["full", "block_causal"] = "full"
+    positions: Literal["from_first_token", "from_first_pad"] = "from_first_token"
+    """Where position 0 of a left-padded row is. Rotary embeddings are relative, so this is a
+    matter of rounding: parity with the published code needs it."""
+    official_decoding: Literal["dream", "llada"] | None = None
+    """Whose published decoding function `schedule: official` stands for."""
+
+    default_mask_id: int | None = None
+    """The mask id where neither config.json nor the tokenizer names one."""
     end_of_turn: tuple[str, ...] = ()
-    key_mapping: Mapping[str, str] | None = None
-    publish_mapping: Mapping[str, str] | None = None
-    layer_names: Mapping[str, str] | None = None
-    adapter_key_mapping: Mapping[str, str] | None = None
-    adapter_publish_mapping: Mapping[str, str] | None = None
-    adapter_task_type: str | None = None
-    mask_id_of: Callable[[ConfigDict], int | None] | None = None
+    """Texts of tokens that end a response besides EOS."""
+    answer_end: str | None = None
+    """Text of the token that closes an answer in the published training; None: the EOS."""
+    tokenizer_class: str = "PreTrainedTokenizerFast"
+    """A class of transformers, named outright: an auto class would ask for the repo's code."""
+    tokenizer_files: tuple[tuple[str, ...], ...] = (("tokenizer.json",),)
+    """Groups of file names; one complete group means that a tokenizer is there."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """What the tokenizer class takes where tokenizer_config.json names no such token."""
+
+    required: Mapping[str, Any] = field(default_factory=dict)
+    """Switches of config.json, each with the only value that the network implements."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """The rest of a published config.json, for random checkpoints."""
+    size_names: Mapping[str, str] = field(default_factory=lambda: dict(USUAL_SIZES))
     published_vocab_size: int | None = None
+    """Rows of the published embedding, where tokenizers are smaller than it."""
+    tensor_names: Mapping[str, str] = field(default_factory=dict)
+    """Published names -> the network's, where they differ, without ".weight"; N is a layer."""
+    adapter_task_type: str | None = None
+    """PEFT's task type, under which the published code loads adapters."""
+
+    # ---- what a family must say ----
+
+    def network(self) -> Any:
+        """The class of transformers that holds the weights, a `*ForCausalLM`; no auto class."""
+        raise NotImplementedError(f"family {self.name} has no network")
+
+    def detects(self, config: ConfigDict, tokenizer_config: ConfigDict) -> bool:
+        """Whether a published config.json is of this family.
+
+        tokenizer_config: of the same folder, empty if there is none.
+        """
+        return bool(config.get("model_type") == self.template.get("model_type"))
+
+    # ---- what it may say otherwise ----
+
+    def mask_id_of(self, config: ConfigDict) -> int | None:
+        """The mask id known from the published config.json alone."""
+        return self.default_mask_id
+
+    def to_network_config(self, published: ConfigDict) -> Any:
+        """Published config.json -> the network's config, with `is_causal=False`.
+
+        Raises: `ModelError` for a switch that the network does not implement.
+        """
+        require_values(published, self.required)
+        plain_rope_theta(published)
+        require_full_attention(published)
+        # Left in, auto_map would be saved, and a later load that trusts remote code run the repo's.
+        fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
+        identity = {k: published[k] for k in IDENTITY if k in published}
+        fields |= {"is_causal": False, "use_cache": False, "published_as": identity}
+        return self.network().config_class(**fields)
+
+    def to_published_config(self, config: Any) -> ConfigDict:
+        """The network's config -> config.json as the family publishes it."""
+        published: ConfigDict = config.to_dict()
+        identity = {k: v for k, v in self.template.items() if k in IDENTITY}
+        published |= {**identity, **published.pop("published_as", {})}
+        rope = published.get("rope_parameters") or {}
+        if "rope_theta" in rope:  # the published code looks for it at the top
+            published["rope_theta"] = rope["rope_theta"]
+        return published
+
+    def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
+        """config.json of a random checkpoint.
+
+        sizes: by the names of `size_names`. special_ids: mask, EOS and pad, as config.json calls
+            them.
+        """
+        named = {self.size_names[name]: size for name, size in sizes.items()}
+        return {**self.template, **named, **special_ids}
+
+    def load_tokenizer(self, folder: Path) -> Any:
+        """The tokenizer of a folder that has its files."""
+        import transformers
+
+        return getattr(transformers, self.tokenizer_class).from_pretrained(folder)
+
+    # ---- names of tensors ----
+
+    def renames(self, *, to_published: bool = False) -> dict[str, str]:
+        """Regular expressions, one a name, published -> the network's, or back."""
+        rules = {}
+        for published, ours in self.tensor_names.items():
+            old, new = (ours, published) if to_published else (published, ours)
+            # One group a rule at most: transformers substitutes the first alone.
+            pattern = re.escape(old).replace(r"\.N\.", r"\.(\d+)\.")
+            rules[rf"^{pattern}\."] = new.replace(".N.", r".\1.") + "."
+        return rules
+
+    def rename(self, key: str, *, to_published: bool = False) -> str:
+        """A tensor's name, also of an adapter, by the first rule that matches it."""
+        prefix = ADAPTER_PREFIX if key.startswith(ADAPTER_PREFIX) else ""
+        for pattern, replacement in self.renames(to_published=to_published).items():
+            renamed, hits = re.subn(pattern, replacement, key.removeprefix(prefix))
+            if hits:
+                return prefix + renamed
+        return key
 
 
-def rename(key: str, mapping: Mapping[str, str] | None) -> str:
-    """A tensor name by the first rule that matches it, or unchanged."""
-    for pattern, replacement in (mapping or {}).items():
-        renamed, hits = re.subn(pattern, replacement, key)
-        if hits:
-            return renamed
-    return key
+# Fields of config.json that say what a checkpoint is, kept when it is saved again.
+IDENTITY = ("model_type", "architectures", "tabom_family")
 
 
 def plain_rope_theta(published: ConfigDict) -> float:
@@ -114,11 +185,16 @@ def plain_rope_theta(published: ConfigDict) -> float:
     return float(next(iter(bases.values())))
 
 
-def require_values(published: ConfigDict, expected: ConfigDict) -> None:
-    """Raise `ModelError` if a switch is set to a value that the family does not implement."""
+def require_values(
+    published: ConfigDict, expected: Mapping[str, Any], *, is_strict: bool = False
+) -> None:
+    """Raise `ModelError` if a switch is set to a value that the family does not implement.
+
+    is_strict: a switch that is missing is refused as well.
+    """
     for name, value in expected.items():
         found = published.get(name)
-        if found is not None and found != value:
+        if found != value and (is_strict or found is not None):
             raise ModelError(
                 f"config.json has {name} = {found!r}, and only {value!r} is implemented; this "
                 "checkpoint is not one of the published layout"
@@ -126,7 +202,7 @@ def require_values(published: ConfigDict, expected: ConfigDict) -> None:
 
 
 def require_full_attention(published: ConfigDict) -> None:
-    """Raise `ModelError` if the config of a Qwen lets layers see a sliding window alone."""
+    """Raise `ModelError` if the config lets layers see a sliding window alone."""
     kinds = set(published.get("layer_types") or ())
     if kinds - {"full_attention"}:
         raise ModelError(

@@ -1,18 +1,132 @@
-"""Which ids are special, read in one order and with the place each was read from."""
+"""Which ids are special, read in one order and with the place each was read from.
 
+Everything is read from the files of the folder, without torch and without transformers, so that a
+verb that needs ids alone starts at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tabom.core.errors import ModelError
-from tabom.models.contract import TokenIds
-from tabom.models.family import ConfigDict, Family
+from tabom.models.families import detect_family
+from tabom.models.family import Family
+from tabom.models.folders import ConfigDict, read_config, read_json, resolve_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenIds:
+    """Special ids and where each was read from (for `doctor`, logs and the fingerprint).
+
+    eos: every id that ends a response, EOS and end-of-turn. filler: what follows the end inside
+    the canvas (the EOS of the family). answer_end: what closes an answer that is trained on.
+    """
+
+    mask: int
+    pad: int
+    eos: tuple[int, ...]
+    filler: int
+    sources: dict[str, str]
+    answer_end: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The id that a trained answer ends with: the family's own choice, else the filler."""
+        return self.filler if self.answer_end is None else self.answer_end
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """What the files of a tokenizer say about special tokens.
+
+    vocabulary: ids by text, added tokens included. added: texts of added tokens by id.
+    names: "mask_token", "eos_token", "pad_token" -> text.
+    """
+
+    vocabulary: Mapping[str, int] = field(default_factory=dict)
+    added: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def id_of(self, name: str) -> int | None:
+        """The id of a named special token."""
+        return self.vocabulary.get(self.names.get(name, ""))
+
+    def word(self, token: int) -> str | None:
+        """The text of an ordinary token, None for a special one or an id that there is not."""
+        special = {self.vocabulary.get(text) for text in self.names.values()}
+        if token in self.added or token in special:
+            return None
+        return next((text for text, i in self.vocabulary.items() if i == token), None)
+
+
+def load_ids(model_name_or_path: str | Path, *, mask_token_id: int | None = None) -> TokenIds:
+    """The special ids of a checkpoint, without its weights, torch or transformers.
+
+    Raises: `ModelError` as `resolve_ids`, or if there is no such checkpoint.
+    """
+    folder = resolve_folder(str(model_name_or_path), weights=False)
+    published = read_config(folder)
+    family = detect_family(published, where=str(folder))
+    facts = read_tokenizer_facts(folder, family=family)
+    return resolve_ids(published, family=family, tokenizer=facts, mask_token_id=mask_token_id)
+
+
+def read_tokenizer_facts(folder: Path, *, family: Family) -> TokenizerFacts | None:
+    """Vocabulary and special tokens of a folder; None if it has no tokenizer."""
+    if not has_tokenizer(folder, family=family):
+        return None
+    config = read_json(folder / "tokenizer_config.json")
+    names = dict(family.special_tokens)
+    for source in (read_json(folder / "special_tokens_map.json"), config):
+        for name in ("mask_token", "eos_token", "pad_token"):
+            if source.get(name) is not None:
+                names[name] = _text(source[name])
+    vocabulary, added = _vocabulary(folder)
+    for token, entry in (config.get("added_tokens_decoder") or {}).items():
+        added[int(token)] = _text(entry)
+    vocabulary |= {text: token for token, text in added.items()}
+    return TokenizerFacts(vocabulary=vocabulary, added=added, names=names)
+
+
+def has_tokenizer(folder: Path, *, family: Family) -> bool:
+    """Whether one complete group of the family's tokenizer files is there."""
+    groups = family.tokenizer_files
+    return any(all((folder / name).is_file() for name in group) for group in groups)
+
+
+def _vocabulary(folder: Path) -> tuple[dict[str, int], dict[int, str]]:
+    """Ids by text, and the texts of added tokens by id."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exceptions
+            reason = " ".join(str(error).split())[:400]
+            raise ModelError(f"{folder}: the tokenizer does not load: {reason}") from error
+        added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()}
+        return tokenizer.get_vocab(with_added_tokens=True), added
+    added = {int(i): text for text, i in read_json(folder / "added_tokens.json").items()}
+    return dict(read_json(folder / "vocab.json")), added
+
+
+def _text(entry: Any) -> str:
+    """A token as the JSON files write it: its text, or an object with it."""
+    return str(entry["content"] if isinstance(entry, dict) else entry)
 
 
 def resolve_ids(
-    config: ConfigDict, *, family: Family, tokenizer: Any, mask_token_id: int | None = None
+    config: ConfigDict,
+    *,
+    family: Family,
+    tokenizer: TokenizerFacts | None,
+    mask_token_id: int | None = None,
 ) -> TokenIds:
     """Mask, EOS, end-of-turn, pad and filler ids: user > config > tokenizer > family default.
 
-    config: the published config.json. tokenizer: may be None.
+    config: the published config.json.
     mask_token_id: the user's choice; it also settles a config and a tokenizer that disagree.
     Returns: the ids and their sources. `eos` holds every id that ends a response, the filler
         first; the tokenizer's EOS and the family's end-of-turn tokens are added to the config's.
@@ -20,71 +134,71 @@ def resolve_ids(
         ids, if the config's is not the one that the tokenizer calls a mask, or if the mask is an
             ordinary word of the tokenizer, an end or a pad token.
     """
-    mask, mask_source = _mask(config, family, tokenizer, mask_token_id)
-    _require_no_word(mask, mask_source, tokenizer)
-    eos, eos_source = _eos(config, tokenizer)
-    eot = _end_of_turn(family, tokenizer)
+    facts = TokenizerFacts() if tokenizer is None else tokenizer
+    mask, mask_source = _mask(config, family, facts, mask_token_id)
+    # A wrong id is seldom outside the vocabulary: it is a word, and everything seems to work.
+    word = facts.word(mask)
+    if word is not None and "mask" not in word.lower():
+        raise ModelError(
+            f"mask token id {mask} (from {mask_source}) is the ordinary token {word!r} of the "
+            "tokenizer; the mask is a special token: pass --mask_token_id with its id"
+        )
+    eos, eos_source = _eos(config, facts)
+    eot = {text: facts.vocabulary[text] for text in family.end_of_turn if text in facts.vocabulary}
     sources = {"mask": mask_source, "eos": eos_source, "filler": f"first EOS, {eos_source}"}
     if eot:
         sources["end_of_turn"] = "tokenizer " + ", ".join(sorted(eot))
     all_eos = tuple(dict.fromkeys((*eos, *eot.values())))
-    pad, sources["pad"] = _pad(config, tokenizer, eos[0])
+    pad, sources["pad"] = _pad(config, facts, eos[0])
     for name, taken in (("EOS", all_eos), ("pad", (pad,))):
         if mask in taken:
             raise ModelError(
                 f"mask token id {mask} (from {mask_source}) is also the {name} id; they must "
                 "differ: pass --mask_token_id with the id of the mask token"
             )
-    return TokenIds(mask=mask, pad=pad, eos=all_eos, filler=eos[0], sources=sources)
-
-
-def _mask(config: ConfigDict, family: Family, tokenizer: Any, user: int | None) -> tuple[int, str]:
-    if user is not None:
-        return user, "--mask_token_id"
-    in_config = config.get("mask_token_id")
-    if in_config is not None and type(in_config) is not int:
-        raise ModelError(f"config.json has mask_token_id {in_config!r}, expected a token id")
-    in_tokenizer = getattr(tokenizer, "mask_token_id", None)
-    if in_config is not None and in_tokenizer is not None and in_config != in_tokenizer:
-        raise ModelError(
-            f"config.json says mask_token_id {in_config}, the tokenizer says {in_tokenizer} "
-            f"({tokenizer.mask_token!r}); pass --mask_token_id with the id of the mask token"
-        )
-    if in_config is not None:
-        _require_named_mask(in_config, tokenizer)
-        return in_config, "config.json mask_token_id"
-    if in_tokenizer is not None:
-        return int(in_tokenizer), f"tokenizer mask_token {tokenizer.mask_token!r}"
-    default = family.spec.default_mask_id
-    if family.mask_id_of is not None:
-        default = family.mask_id_of(config)
-    if default is not None:
-        return default, f"default of family {family.spec.name}"
-    raise ModelError(
-        "no mask token id: config.json has no mask_token_id, the tokenizer has no mask_token and "
-        f"family {family.spec.name} has no default for this config; pass --mask_token_id"
+    return TokenIds(
+        mask=mask,
+        pad=pad,
+        eos=all_eos,
+        filler=eos[0],
+        sources=sources,
+        answer_end=facts.vocabulary.get(family.answer_end or ""),
     )
 
 
-def _require_no_word(mask: int, source: str, tokenizer: Any) -> None:
-    """A wrong id is seldom outside the vocabulary: it is a word, and everything seems to work."""
-    added = getattr(tokenizer, "added_tokens_decoder", None)
-    if added is None or mask in added or mask in tokenizer.all_special_ids:
-        return
-    token = tokenizer.convert_ids_to_tokens(mask) if 0 <= mask < len(tokenizer) else None
-    if token is not None and "mask" not in token.lower():
+def _mask(
+    config: ConfigDict, family: Family, facts: TokenizerFacts, user: int | None
+) -> tuple[int, str]:
+    if user is not None:
+        return user, "--mask_token_id"
+    in_config, in_tokenizer = config.get("mask_token_id"), facts.id_of("mask_token")
+    named = repr(facts.names.get("mask_token"))
+    if in_config is not None and type(in_config) is not int:
+        raise ModelError(f"config.json has mask_token_id {in_config!r}, expected a token id")
+    if in_config is not None and in_tokenizer is not None and in_config != in_tokenizer:
         raise ModelError(
-            f"mask token id {mask} (from {source}) is the ordinary token {token!r} of the "
-            "tokenizer; the mask is a special token: pass --mask_token_id with its id"
+            f"config.json says mask_token_id {in_config}, the tokenizer says {in_tokenizer} "
+            f"({named}); pass --mask_token_id with the id of the mask token"
         )
+    if in_config is not None:
+        _require_named_mask(in_config, facts)
+        return in_config, "config.json mask_token_id"
+    if in_tokenizer is not None:
+        return in_tokenizer, f"tokenizer mask_token {named}"
+    default = family.mask_id_of(config)
+    if default is not None:
+        return default, f"default of family {family.name}"
+    raise ModelError(
+        "no mask token id: config.json has no mask_token_id, the tokenizer has no mask_token and "
+        f"family {family.name} has no default for this config; pass --mask_token_id"
+    )
 
 
-def _require_named_mask(mask: int, tokenizer: Any) -> None:
+def _require_named_mask(mask: int, facts: TokenizerFacts) -> None:
     """A tokenizer without a mask_token attribute (LLaDA's) still has the token, under its name."""
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    masks = {i: str(token) for i, token in added.items() if "mask" in str(token).lower()}
+    masks = {i: text for i, text in facts.added.items() if "mask" in text.lower()}
     if masks and mask not in masks:
-        found = repr(str(added[mask])) if mask in added else "no special token"
+        found = repr(facts.added[mask]) if mask in facts.added else "no special token"
         raise ModelError(
             f"config.json says mask_token_id {mask}, which is {found} of the tokenizer, and the "
             f"tokenizer has {', '.join(f'{text!r} ({i})' for i, text in masks.items())}; pass "
@@ -92,9 +206,8 @@ def _require_named_mask(mask: int, tokenizer: Any) -> None:
         )
 
 
-def _eos(config: ConfigDict, tokenizer: Any) -> tuple[tuple[int, ...], str]:
-    in_config = config.get("eos_token_id")
-    in_tokenizer = getattr(tokenizer, "eos_token_id", None)
+def _eos(config: ConfigDict, facts: TokenizerFacts) -> tuple[tuple[int, ...], str]:
+    in_config, in_tokenizer = config.get("eos_token_id"), facts.id_of("eos_token")
     found: list[int] = []
     if in_config is not None:
         found += in_config if isinstance(in_config, list) else [in_config]
@@ -109,18 +222,10 @@ def _eos(config: ConfigDict, tokenizer: Any) -> tuple[tuple[int, ...], str]:
     return tuple(dict.fromkeys(int(i) for i in found)), source
 
 
-def _end_of_turn(family: Family, tokenizer: Any) -> dict[str, int]:
-    if tokenizer is None:
-        return {}
-    vocabulary = tokenizer.get_vocab()
-    return {text: vocabulary[text] for text in family.end_of_turn if text in vocabulary}
-
-
-def _pad(config: ConfigDict, tokenizer: Any, eos: int) -> tuple[int, str]:
-    in_config = config.get("pad_token_id")
+def _pad(config: ConfigDict, facts: TokenizerFacts, eos: int) -> tuple[int, str]:
+    in_config, in_tokenizer = config.get("pad_token_id"), facts.id_of("pad_token")
     if in_config is not None:
         return int(in_config), "config.json pad_token_id"
-    in_tokenizer = getattr(tokenizer, "pad_token_id", None)
     if in_tokenizer is not None:
-        return int(in_tokenizer), f"tokenizer pad_token {tokenizer.pad_token!r}"
+        return in_tokenizer, f"tokenizer pad_token {facts.names['pad_token']!r}"
     return eos, "the EOS id (no pad_token is named)"

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,14 @@ import torch
 from torch import Tensor
 
 from tabom.core.errors import ModelError, TabomError
-from tabom.models.contract import MaskedDiffusionModel, TokenIds
-from tabom.models.families import detect_family, get_family
-from tabom.models.family import ConfigDict, Family, rename, require_values
-from tabom.models.ids import resolve_ids
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.families import detect_family
+from tabom.models.family import Family, require_values
+from tabom.models.folders import ConfigDict, read_config, resolve_folder
+from tabom.models.ids import has_tokenizer, read_tokenizer_facts, resolve_ids
 from tabom.models.tensors import check_tensors, tensor_files
 
-PACKAGED = {"toy-base": "assets/toy-base", "toy-hasty": "assets/toy-hasty"}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]  # data only, no code
 
 
 def load_model(
@@ -31,7 +29,6 @@ def load_model(
     device: str | torch.device | None = None,
     mask_token_id: int | None = None,
     require_tokenizer: bool = True,
-    probe: bool = True,
 ) -> MaskedDiffusionModel:
     """Load a checkpoint in its published layout, check that all of it arrived, and probe it.
 
@@ -41,11 +38,36 @@ def load_model(
     device: default: CUDA if there is one.
     mask_token_id: overrides what config and tokenizer say.
     require_tokenizer: False lets a folder without tokenizer files load with `tokenizer=None`.
-    probe: run `tabom.models.probes` and refuse a model that fails one.
     Returns: the model in eval mode.
     Raises: `ModelError` for a missing folder, an unknown family, tensors that are missing, left
         over or of another shape, ids that do not fit, or a failed probe.
     """
+    from tabom.models.probes import require_probes
+
+    model = load_unprobed(
+        model_name_or_path,
+        adapter=adapter,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        device=device,
+        mask_token_id=mask_token_id,
+        require_tokenizer=require_tokenizer,
+    )
+    require_probes(model)
+    return model
+
+
+def load_unprobed(
+    model_name_or_path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+    device: str | torch.device | None = None,
+    mask_token_id: int | None = None,
+    require_tokenizer: bool = True,
+) -> MaskedDiffusionModel:
+    """As `load_model`, without the probes: for `tabom doctor`, which shows which of them fail."""
     name = str(model_name_or_path)
     folder = resolve_folder(name)
     published = read_config(folder)
@@ -65,19 +87,14 @@ def load_model(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
             f"{vocab_size} rows; take the tokenizer that belongs to this checkpoint"
         )
-    ids = resolve_ids(published, family=family, tokenizer=tokenizer, mask_token_id=mask_token_id)
-    model = MaskedDiffusionModel(
-        lm, spec=family.spec, ids=ids, tokenizer=tokenizer, name_or_path=name
-    )
+    facts = read_tokenizer_facts(folder, family=family)
+    ids = resolve_ids(published, family=family, tokenizer=facts, mask_token_id=mask_token_id)
+    model = MaskedDiffusionModel(lm, family=family, ids=ids, tokenizer=tokenizer, name_or_path=name)
     if adapter is not None:
         from tabom.models.adapters import load_adapter
 
         load_adapter(model, adapter)
     model.to(place).eval()
-    if probe:
-        from tabom.models.probes import require_probes
-
-        require_probes(model)
     return model
 
 
@@ -92,7 +109,7 @@ def save_model(
     """
     if model.lm is not model.base_lm:
         raise ModelError("an adapter is attached: save it with save_adapter, or merge it first")
-    write_checkpoint(model.lm, get_family(model.spec.name), folder, state=state)
+    write_checkpoint(model.lm, model.family, folder, state=state)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
 
@@ -105,63 +122,18 @@ def write_checkpoint(
     state = lm.state_dict() if state is None else state
     # Renamed here: transformers maps names back only for a model that it mapped while loading.
     published_state = {
-        rename(name, family.publish_mapping): tensor
+        family.rename(name, to_published=True): tensor
         for name, tensor in state.items()
         if not (name == "lm_head.weight" and lm.config.tie_word_embeddings)
     }
     with quiet_transformers():
         lm.save_pretrained(folder, state_dict=published_state)
     (folder / "generation_config.json").unlink(missing_ok=True)  # describes another decoder
-    published = family.publish_config(lm.config)
+    published = family.to_published_config(lm.config)
     published.pop("dtype", None)  # the name of newer versions; the published code knows the older
     published["torch_dtype"] = str(lm.get_output_embeddings().weight.dtype).removeprefix("torch.")
     text = json.dumps(published, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n")
-
-
-def resolve_folder(name: str) -> Path:
-    """The local folder of a packaged name, a path or a hub id (data files only are fetched)."""
-    if name in PACKAGED:
-        folder = Path(str(files("tabom"))) / PACKAGED[name]
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"the packaged model {name!r} is not in {folder}; reinstall tabom")
-        return folder
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ModelError(
-            f"model folder {name!r} does not exist; pass a folder with config.json, a hub id "
-            f"(owner/name), or one of {', '.join(PACKAGED)}"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except Exception as error:  # many kinds: no network, offline mode, no such repo, gated
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{name!r} is no local folder, and the hub did not give it ({reason}); check the "
-            "name and the network, or download it elsewhere and pass the folder"
-        ) from error
-
-
-def read_config(folder: Path) -> ConfigDict:
-    """The published config.json. Raises `ModelError` if it is missing or no JSON object."""
-    path = folder / "config.json"
-    if not path.is_file():
-        is_adapter = (folder / "adapter_config.json").is_file()
-        raise ModelError(
-            f"{folder} has no config.json; pass the folder of a checkpoint"
-            + (" (this is an adapter: pass its base, and it as the adapter)" if is_adapter else "")
-        )
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object; pass the folder of a checkpoint")
-    return config
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -192,7 +164,7 @@ def load_tokenizer(family: Family, folder: Path, *, required: bool) -> Any:
     """The family's tokenizer; None if there are no tokenizer files and none is required."""
     # Checked by file name: given a folder without its files, transformers' Qwen2Tokenizer loads
     # without a word and knows a single token.
-    if not any(all((folder / f).is_file() for f in group) for group in family.tokenizer_files):
+    if not has_tokenizer(folder, family=family):
         if not required:
             return None
         groups = " or ".join(" + ".join(group) for group in family.tokenizer_files)
@@ -223,8 +195,8 @@ def load_lm(
     config = make_config(family, published, folder=folder)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # not ignored: reported below, by name
-    if family.key_mapping is not None:
-        options["key_mapping"] = dict(family.key_mapping)
+    if family.tensor_names:
+        options["key_mapping"] = family.renames()
     files = tensor_files(folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(  # transformers would put the adapter on without a word
@@ -233,9 +205,14 @@ def load_lm(
         )
     try:
         with quiet_transformers():
-            lm, info = family.lm_class.from_pretrained(
+            lm, info = family.network().from_pretrained(
                 folder, attn_implementation=attn_implementation, **options
             )
+    except ImportError as error:  # of a package that the attention needs
+        raise ModelError(
+            f"attn_implementation {attn_implementation!r} cannot be used here: {_line(error)}; "
+            "install what it needs, or take sdpa"
+        ) from error
     except Exception as error:  # many kinds: safetensors has its own, torch asserts
         raise ModelError(
             f"{folder}: the weights do not load: {_line(error)}; a file may be cut short, or "
@@ -253,7 +230,7 @@ def load_lm(
             for kind, keys in problems.items()
         )
         raise ModelError(
-            f"{folder}: the tensors are not those of family {family.spec.name} ({words}); "
+            f"{folder}: the tensors are not those of family {family.name} ({words}); "
             "the checkpoint is incomplete or of another architecture"
         )
     lm.config.is_causal = False
@@ -265,14 +242,19 @@ def make_config(family: Family, published: ConfigDict, *, folder: Path) -> Any:
     # Which attention runs is the caller's to say: a copy of Dream names flash_attention_2.
     chosen = ("attn_implementation", "_attn_implementation")
     published = {name: value for name, value in published.items() if name not in chosen}
+    if published.get("quantization_config") is not None:
+        raise ModelError(
+            f"{folder}/config.json has a quantization_config: quantised weights are not loaded; "
+            "take the checkpoint as it was published, in bfloat16 or float32"
+        )
     try:
         require_values(published, {"is_causal": False})  # true: of an autoregressive model
-        config = family.make_config(published)
+        config = family.to_network_config(published)
     except TabomError as error:
         raise ModelError(f"{folder}: {error}") from error
     except Exception as error:  # transformers checks the fields with errors of many kinds
         raise ModelError(
-            f"{folder}/config.json does not describe a model of family {family.spec.name}: "
+            f"{folder}/config.json does not describe a model of family {family.name}: "
             f"{_line(error)}"
         ) from error
     pad, vocab_size = config.pad_token_id, config.vocab_size
@@ -310,12 +292,3 @@ def _key(found: Any) -> str:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]
-
-
-def load_ids(model_name_or_path: str | Path, *, mask_token_id: int | None = None) -> TokenIds:
-    """The special ids of a checkpoint, without loading its weights."""
-    folder = resolve_folder(str(model_name_or_path))
-    published = read_config(folder)
-    family = detect_family(published, where=str(folder))
-    tokenizer = load_tokenizer(family, folder, required=False)
-    return resolve_ids(published, family=family, tokenizer=tokenizer, mask_token_id=mask_token_id)

@@ -15,7 +15,8 @@ from torch.nn.functional import linear
 from tabom.core.errors import ConfigError, ModelError
 from tabom.models.adapters import merge_adapter, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.loading import load_model, resolve_folder, save_model
+from tabom.models.folders import resolve_folder
+from tabom.models.loading import load_model, save_model
 from tabom.models.tensors import stored_dtype
 
 # Largest difference of a logit, relative to the largest logit, that rounding explains.

@@ -47,7 +47,6 @@ def run_probes(model: MaskedDiffusionModel) -> list[ProbeResult]:
         with torch.inference_mode():
             return [
                 probe_rope(model),
-                probe_alignment(model),
                 probe_bidirectional(model),
                 *([] if model.block_length is None else [probe_block_causal(model)]),
                 probe_pad_invariant(model),
@@ -84,22 +83,6 @@ def probe_rope(model: MaskedDiffusionModel) -> ProbeResult:
             continue
         return ProbeResult(name="rope", passed=False, detail=f"{name}: {problem}")
     return ProbeResult(name="rope", passed=True, detail=f"{len(tables)} rotary table(s) in order")
-
-
-def probe_alignment(model: MaskedDiffusionModel) -> ProbeResult:
-    """`gather_rows` for position p reads row p (identity) or p - 1 (shift_right)."""
-    shift = 1 if model.spec.alignment == "shift_right" else 0
-    marks_BSD = torch.arange(2 * NUM_TOKENS, dtype=torch.float32).view(2, NUM_TOKENS, 1)
-    batch_R, position_R = torch.tensor([0, 1]), torch.tensor([2, NUM_TOKENS - 1])
-    read = model.gather_rows(marks_BSD, batch_R, position_R).squeeze(-1).tolist()
-    expected = (batch_R * NUM_TOKENS + position_R - shift).tolist()
-    return ProbeResult(
-        name="alignment",
-        passed=read == expected,
-        detail=f"{model.spec.alignment}: position p is read at row p - {shift}"
-        if read == expected
-        else f"{model.spec.alignment}: read rows {read}, expected {expected}",
-    )
 
 
 def probe_bidirectional(model: MaskedDiffusionModel) -> ProbeResult:

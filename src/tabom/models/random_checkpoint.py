@@ -9,8 +9,8 @@ import torch
 from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.families import get_family
-from tabom.models.family import RandomSizes
-from tabom.models.ids import resolve_ids
+from tabom.models.family import USUAL_SIZES
+from tabom.models.ids import read_tokenizer_facts, resolve_ids
 from tabom.models.loading import load_tokenizer, write_checkpoint
 
 TOKENIZER_FILES = (
@@ -24,72 +24,73 @@ TOKENIZER_FILES = (
 )
 
 
+SIZES: dict[str, float] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "initializer_range": 0.02,
+}
+
+
 def write_random_checkpoint(
     folder: str | Path,
     *,
     family: str,
     tokenizer_path: str | Path | None = None,
-    hidden_size: int = 64,
-    intermediate_size: int = 128,
-    num_layers: int = 2,
-    num_heads: int = 4,
-    num_kv_heads: int = 2,
-    vocab_size: int | None = None,
     seed: int = 0,
-    initializer_range: float = 0.02,
+    **sizes: float,
 ) -> Path:
     """Write config.json, random float32 weights and the tokenizer's files to `folder`.
 
     tokenizer_path: a folder whose tokenizer files are copied and whose ids are used. Without one
         the mask is id vocab_size - 2, and EOS and pad are vocab_size - 3.
-    vocab_size: default: the family's published size if it has one, else the tokenizer's length.
     seed: each tensor is a function of seed and its name. Matrices and biases are normal with
         deviation `initializer_range` (0.02 as published; about 0.25 gives distinct, peaked
         predictions), norms are 1.
+    sizes: hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, initializer_range
+        (`SIZES` if left out), and vocab_size: the family's published size if it has one, else the
+        tokenizer's length.
     Returns: the folder.
     Raises: `ModelError` if the folder already holds a model or the sizes do not fit together.
     """
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise ModelError(f"{folder} already holds a model; choose another folder or remove it")
-    if hidden_size % num_heads or num_heads % num_kv_heads:
+    unknown = sorted(sizes.keys() - USUAL_SIZES.keys())
+    if unknown:
+        raise ModelError(f"{', '.join(unknown)} is no size; there are {', '.join(USUAL_SIZES)}")
+    row, sizes = get_family(family), {**SIZES, **sizes}
+    if sizes["hidden_size"] % sizes["num_heads"] or sizes["num_heads"] % sizes["num_kv_heads"]:
         raise ModelError(
-            f"hidden_size {hidden_size} must be a multiple of num_heads {num_heads}, and that of "
-            f"num_kv_heads {num_kv_heads}"
+            f"hidden_size {sizes['hidden_size']} must be a multiple of num_heads "
+            f"{sizes['num_heads']}, and that of num_kv_heads {sizes['num_kv_heads']}"
         )
-    row = get_family(family)
+    vocab_size = int(sizes.get("vocab_size") or row.published_vocab_size or 0)
     if tokenizer_path is None:
-        vocab_size = vocab_size or row.published_vocab_size
-        if vocab_size is None or vocab_size < 16:
+        if vocab_size < 16:
             raise ModelError(
                 f"family {family} has no vocabulary size of its own: pass vocab_size (at least "
                 "16) or a tokenizer"
             )
         mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
     else:
-        tokenizer = load_tokenizer(row, Path(tokenizer_path), required=True)
-        vocab_size = vocab_size or row.published_vocab_size or len(tokenizer)
-        if vocab_size < len(tokenizer):
+        num_tokens = len(load_tokenizer(row, Path(tokenizer_path), required=True))
+        vocab_size = vocab_size or num_tokens
+        if vocab_size < num_tokens:
             raise ModelError(
-                f"vocab_size {vocab_size} is below the {len(tokenizer)} tokens of the tokenizer"
+                f"vocab_size {vocab_size} is below the {num_tokens} tokens of the tokenizer"
             )
-        ids = resolve_ids({}, family=row, tokenizer=tokenizer)
+        facts = read_tokenizer_facts(Path(tokenizer_path), family=row)
+        ids = resolve_ids({}, family=row, tokenizer=facts)
         mask, eos, pad = ids.mask, ids.filler, ids.pad
-    sizes = RandomSizes(
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        vocab_size=vocab_size,
-        initializer_range=initializer_range,
-        mask_token_id=mask,
-        eos_token_id=eos,
-        pad_token_id=pad,
+    published = row.random_config(
+        {**sizes, "vocab_size": vocab_size},
+        {"mask_token_id": mask, "eos_token_id": eos, "pad_token_id": pad},
     )
-    published = row.random_config(sizes)
     with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
-        lm = row.lm_class(row.make_config(published))
+        lm = row.network()(row.to_network_config(published))
     for name, parameter in lm.named_parameters():
         high, low = fold(seed, text_key(name))
         generator = torch.Generator().manual_seed(high << 32 | low)
@@ -97,7 +98,7 @@ def write_random_checkpoint(
             if parameter.dim() == 1 and not name.endswith(".bias"):
                 parameter.fill_(1.0)
             else:
-                parameter.normal_(0.0, initializer_range, generator=generator)
+                parameter.normal_(0.0, sizes["initializer_range"], generator=generator)
     write_checkpoint(lm, row, folder)
     text = json.dumps({**published, "dtype": "float32"}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n")

@@ -1,28 +1,90 @@
-"""Sizes of a checkpoint, read from its config.json: no weights are fetched or loaded."""
+"""The sizes of a model, which its costs follow from: of one that is loaded, or of a config.json.
+
+No weights are fetched or loaded for it, and torch is imported only to build a network without
+numbers.
+"""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tabom.core.errors import ModelError
-from tabom.models.costs import PUBLISHED_SIZES, ModelSizes
+from tabom.models.families import detect_family
+from tabom.models.folders import read_config, resolve_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadSizes:
-    """Sizes, and where they were read.
+class ModelSizes:
+    """The sizes of a network of the Llama shape, which every family here has.
 
-    family: its name; "" if no config was read. block_length: of block-causal attention; None:
-        full attention.
+    num_parameters: all of them, tied weights once. block_length: of block-causal attention; None:
+    full attention. max_positions: the longest prompt plus slots that config.json allows; None: it
+    does not say. family, source: its name, and where the sizes were read.
     """
 
-    sizes: ModelSizes
-    source: str
-    family: str = ""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    num_parameters: int
     block_length: int | None = None
+    max_positions: int | None = None
+    family: str = ""
+    source: str = ""
+
+    @property
+    def query_width(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def body_weights(self) -> int:
+        """Weights of the layers' matrices: every token is multiplied with each of them once."""
+        attention = 2 * self.hidden_size * (self.query_width + self.key_width)
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def head_weights(self) -> int:
+        return self.vocab_size * self.hidden_size
 
 
-def sizes_of(lm: Any) -> ModelSizes:
+# So that a run can be planned before anything is fetched; tests count them on the meta device.
+PUBLISHED_SIZES = {
+    "Dream-org/Dream-v0-Instruct-7B": ModelSizes(
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_layers=28,
+        num_heads=28,
+        num_kv_heads=4,
+        head_dim=128,
+        vocab_size=152064,
+        num_parameters=7_615_616_512,
+        max_positions=131072,
+        family="dream",
+        source="as published (config.json could not be fetched)",
+    ),
+    "GSAI-ML/LLaDA-8B-Instruct": ModelSizes(
+        hidden_size=4096,
+        intermediate_size=12288,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        vocab_size=126464,
+        num_parameters=8_015_581_184,
+        max_positions=4096,
+        family="llada",
+        source="as published (config.json could not be fetched)",
+    ),
+}
+
+
+def sizes_of(lm: Any, *, family: str = "", source: str = "") -> ModelSizes:
     """The sizes of a transformers `*ForCausalLM`, on any device; adapters are not counted."""
     config = lm.config
     heads = config.num_attention_heads
@@ -35,10 +97,14 @@ def sizes_of(lm: Any) -> ModelSizes:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=lm.get_output_embeddings().weight.shape[0],
         num_parameters=sum(p.numel() for n, p in lm.named_parameters() if ".lora_" not in n),
+        block_length=getattr(config, "block_size", None),
+        max_positions=getattr(config, "max_position_embeddings", None),
+        family=family,
+        source=source,
     )
 
 
-def read_sizes(model_name_or_path: str) -> ReadSizes:
+def read_sizes(model_name_or_path: str) -> ModelSizes:
     """The sizes of a model that need not be here.
 
     The network is built on the meta device, so it takes seconds and no memory. Where the hub does
@@ -47,30 +113,21 @@ def read_sizes(model_name_or_path: str) -> ReadSizes:
     Raises: ModelError if there is no config, or of a family that is not known, or one that does
         not fit its family.
     """
-    import torch
-
-    from tabom.models.families import detect_family
-    from tabom.models.loading import make_config, read_config
-
     try:
-        folder = config_folder(model_name_or_path)
+        folder = resolve_folder(model_name_or_path, weights=False)
     except ModelError:
         if model_name_or_path in PUBLISHED_SIZES:
-            return ReadSizes(
-                sizes=PUBLISHED_SIZES[model_name_or_path],
-                source="as published (config.json could not be fetched)",
-            )
+            return PUBLISHED_SIZES[model_name_or_path]
         raise
+    import torch
+
+    from tabom.models.loading import make_config
+
     published = read_config(folder)
     family = detect_family(published, where=str(folder))
     with torch.device("meta"):
-        lm = family.lm_class(make_config(family, published, folder=folder))
-    return ReadSizes(
-        sizes=sizes_of(lm),
-        source=str(folder / "config.json"),
-        family=family.spec.name,
-        block_length=None if family.spec.attention == "full" else int(lm.config.block_size),
-    )
+        lm = family.network()(make_config(family, published, folder=folder))
+    return sizes_of(lm, family=family.name, source=str(folder / "config.json"))
 
 
 def read_tokenizer(model_name_or_path: str) -> Any:
@@ -78,32 +135,33 @@ def read_tokenizer(model_name_or_path: str) -> Any:
 
     Raises: ModelError if the folder or its config cannot be had.
     """
-    from tabom.models.families import detect_family
-    from tabom.models.loading import load_tokenizer, read_config
+    from tabom.models.loading import load_tokenizer
 
-    folder = config_folder(model_name_or_path)
+    folder = resolve_folder(model_name_or_path, weights=False)
     family = detect_family(read_config(folder), where=str(folder))
     return load_tokenizer(family, folder, required=False)
 
 
-def config_folder(name: str) -> Path:
-    """The folder of a checkpoint; of a hub id everything but the weights is fetched.
+def context_problem(
+    max_positions: int | None, *, prompt_tokens: int, max_new_tokens: int
+) -> str | None:
+    """Why a prompt and its slots do not fit into what a model was published for; None if they do.
 
-    Raises: ModelError if there is no such folder or the hub does not give it.
+    max_positions: of `ModelSizes` or of the loaded model; None: its config does not say.
     """
-    from tabom.models.loading import HUB_FILES, resolve_folder
+    length = prompt_tokens + max_new_tokens
+    if max_positions is None or length <= max_positions:
+        return None
+    return (
+        f"{prompt_tokens} prompt tokens and {max_new_tokens} slots are {length} positions, and the "
+        f"model's config.json allows {max_positions}: positions beyond it were never trained"
+    )
 
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "~", "/"))
-    if Path(name).expanduser().is_dir() or not looks_like_hub:
-        return resolve_folder(name)
-    from huggingface_hub import snapshot_download
 
-    light = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
-    try:
-        return Path(snapshot_download(name, allow_patterns=light))
-    except Exception as error:  # many kinds: no network, offline mode, no such repo, gated
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{name!r} is no local folder, and the hub did not give its config.json ({reason}); "
-            "check the name and the network, or pass a folder with a config.json"
-        ) from error
+def require_context(max_positions: int | None, *, prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raise `ModelError` with `context_problem`, if there is one."""
+    problem = context_problem(
+        max_positions, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
+    )
+    if problem is not None:
+        raise ModelError(f"{problem}; lower max_new_tokens or leave out the longest prompts")

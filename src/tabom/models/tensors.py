@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tabom.core.errors import ModelError
-from tabom.models.family import Family, rename
+from tabom.models.family import Family
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ROTARY_TABLE = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
@@ -101,7 +101,7 @@ def check_tensors(lm: Any, files: dict[str, Path], *, family: Family) -> dict[st
         from the embedding it is tied to.
     """
     of_module = set(lm.state_dict())
-    ours = {name: rename(name, family.key_mapping) for name in files}
+    ours = {name: family.rename(name) for name in files}
     is_tied = bool(lm.config.tie_word_embeddings)
     stray = []
     for name in sorted(ours.keys()):

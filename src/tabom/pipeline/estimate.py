@@ -10,9 +10,8 @@ from typing import Any
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
 from tabom.models import costs
-from tabom.models.costs import ModelSizes
 from tabom.models.devices import Device
-from tabom.models.sizes import ReadSizes
+from tabom.models.sizes import ModelSizes
 from tabom.pipeline.lengths import PromptLengths
 from tabom.pipeline.recipe import ArmConfig, Recipe
 from tabom.pipeline.stages import Stage
@@ -110,7 +109,7 @@ def decoding_work(
 
 
 def estimate_study(
-    recipe: Recipe, plan: Plan, *, read: ReadSizes, given: Assumptions
+    recipe: Recipe, plan: Plan, *, read: ModelSizes, given: Assumptions
 ) -> list[StageEstimate]:
     """An estimate for each stage of the plan, in its order.
 
@@ -152,13 +151,13 @@ def rows_per_response(arm: ArmConfig, num_slots: int) -> float:
 @dataclass(kw_only=True)
 class _Estimator:
     recipe: Recipe
-    read: ReadSizes
+    read: ModelSizes
     given: Assumptions
     _rows: dict[str, float] = field(default_factory=dict)
 
     @property
     def sizes(self) -> ModelSizes:
-        return self.read.sizes
+        return self.read
 
     def stage(self, stage: Stage) -> StageEstimate:
         estimate = {

@@ -88,7 +88,7 @@ def verify_work(
     collect_folder: Path,
 ) -> dict[str, Any]:
     """Judge every trajectory of a collection."""
-    from tabom.models.loading import load_ids
+    from tabom.models.ids import load_ids
     from tabom.verify.checkers import build_checker
     from tabom.verify.filters import verify_trajectories
 

@@ -18,8 +18,8 @@ from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import check_file, describe_file
 from tabom.models.adapters import WEIGHTS_FILE, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.families import get_family
-from tabom.models.loading import load_lm, read_config, save_model
+from tabom.models.folders import read_config
+from tabom.models.loading import load_lm, save_model
 
 IDENTITY = "tabom_run.json"
 METER = "tabom_meter.json"  # what was added up since the last log
@@ -59,7 +59,7 @@ def load_weights(model: MaskedDiffusionModel, folder: Path) -> None:
     if not is_adapter(model):
         saved = load_lm(
             folder,
-            family=get_family(model.spec.name),
+            family=model.family,
             published=read_config(folder),
             dtype=model.head_weight_VD.dtype,
             attn_implementation="sdpa",

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 import torch
 
-from tabom.models.costs import ModelSizes, step_flops
+from tabom.models.costs import step_flops
 from tabom.models.devices import present_device
+from tabom.models.sizes import ModelSizes
 from tabom.objectives.batch import Context, TrajectoryBatch
 
 # What a micro-batch adds up, over micro-batches and ranks, until the log asks.

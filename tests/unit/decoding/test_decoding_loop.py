@@ -19,7 +19,9 @@ from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import Decoded, DecodeRequest, decode, reveal
 from tabom.models.adapters import LoraSettings, attach_lora
-from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.family import Family
+from tabom.models.ids import TokenIds
 from tabom.models.loading import load_model
 
 Models = Callable[[str], MaskedDiffusionModel]
@@ -73,7 +75,7 @@ def brute_force(
     while -1 in out.step:
         ids = torch.tensor([prompt + out.ids])
         logits_SV = lm(input_ids=ids, use_cache=False).logits[0].double()  # type: ignore[operator]
-        shift = 1 if model.spec.alignment == "shift_right" else 0
+        shift = 1 if model.family.alignment == "shift_right" else 0
         seen: dict[int, tuple[float, int, float, float]] = {}
         for slot in range(n):
             if out.step[slot] >= 0:
@@ -327,7 +329,7 @@ class Constant(nn.Module):
 def constant(logits: list[float], *, mask: int) -> MaskedDiffusionModel:
     return MaskedDiffusionModel(
         Constant(logits),
-        spec=FamilySpec(name="toy", alignment="identity"),
+        family=Family(name="toy", alignment="identity"),
         ids=TokenIds(mask=mask, pad=0, eos=(0,), filler=0, sources={}),
         tokenizer=None,
         name_or_path="constant",

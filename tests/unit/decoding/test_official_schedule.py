@@ -12,7 +12,8 @@ from torch import Tensor
 from tabom.core.errors import ConfigError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, decode
-from tabom.models.contract import MaskedDiffusionModel, TokenIds
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.ids import TokenIds
 
 Models = Callable[[str], MaskedDiffusionModel]
 Requests = Callable[..., list[DecodeRequest]]
@@ -21,11 +22,11 @@ Steps = list[list[int]]
 
 def raw_logits(model: MaskedDiffusionModel, ids: Tensor, real: Tensor) -> Tensor:
     kwargs: dict[str, Any] = {"attention_mask": real}
-    if model.spec.name == "dream":
+    if model.family.name == "dream":
         kwargs["position_ids"] = (real.cumsum(-1) - 1).masked_fill(real == 0, 1)
     with torch.no_grad():
         logits = model.lm(input_ids=ids, use_cache=False, **kwargs).logits  # type: ignore
-    return torch.cat([logits[:, :1], logits[:, :-1]], 1) if model.spec.name == "dream" else logits
+    return torch.cat([logits[:, :1], logits[:, :-1]], 1) if model.family.name == "dream" else logits
 
 
 def blank(model: MaskedDiffusionModel, requests: list[DecodeRequest], n: int) -> list[Tensor]:
@@ -180,7 +181,7 @@ LLADA = [
 def with_two_ends(model: MaskedDiffusionModel) -> MaskedDiffusionModel:
     ids = TokenIds(mask=model.ids.mask, pad=model.ids.pad, eos=(3, 7), filler=3, sources={})
     return MaskedDiffusionModel(
-        model.lm, spec=model.spec, ids=ids, tokenizer=None, name_or_path="two ends"
+        model.lm, family=model.family, ids=ids, tokenizer=None, name_or_path="two ends"
     )
 
 

@@ -64,7 +64,7 @@ def stale_oracle(
 ) -> tuple[list[int], list[int]]:
     """One unpadded row; old keys and values come from a cache of transformers that is cut."""
     lm, prompt, n = model.lm, list(request.prompt_ids), config.max_new_tokens
-    length, shift = config.block_length or n, int(model.spec.alignment == "shift_right")
+    length, shift = config.block_length or n, int(model.family.alignment == "shift_right")
     size = len(prompt) + n
     ids, steps, step = [model.ids.mask] * n, [-1] * n, 0
     cache, cached_block = DynamicCache(), -1

@@ -12,7 +12,9 @@ from tabom.diagnostics import loss_ratio as loss_ratio_module
 from tabom.diagnostics.loss_ratio import loss_ratio
 from tabom.diagnostics.model_order import context_agreement, context_entropies
 from tabom.diagnostics.rows import Question, slot_losses
-from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.family import Family
+from tabom.models.ids import TokenIds
 from tabom.trajectory.record import Trajectory
 
 PAD, END, MASK, VOCAB = 0, 1, 2, 24
@@ -38,8 +40,8 @@ def make_model(*, alignment="identity", scale=0.5) -> MaskedDiffusionModel:
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=scale)
     ids = TokenIds(mask=MASK, pad=PAD, eos=(END,), filler=END, sources={})
-    spec = FamilySpec(name="toy", alignment=alignment)
-    return MaskedDiffusionModel(lm, spec=spec, ids=ids, tokenizer=None, name_or_path="test")
+    family = Family(name="toy", alignment=alignment)
+    return MaskedDiffusionModel(lm, family=family, ids=ids, tokenizer=None, name_or_path="test")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def naive(model, question):
     ids = torch.tensor([[*question.prompt_ids, *question.input_ids_N.tolist()]])
     with torch.no_grad():
         hidden = model.lm.model(input_ids=ids, use_cache=False).last_hidden_state[0]
-    shift = int(model.spec.alignment == "shift_right")
+    shift = int(model.family.alignment == "shift_right")
     rows = torch.tensor(question.slot_R) + len(question.prompt_ids) - shift
     log_p = (hidden[rows].double() @ model.head_weight_VD.double().T).log_softmax(-1)
     ce = -log_p[torch.arange(len(rows)), torch.tensor(question.label_R)]

@@ -116,7 +116,9 @@ def model() -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
+    from tabom.models.contract import MaskedDiffusionModel
+    from tabom.models.family import Family
+    from tabom.models.ids import TokenIds
     from tabom.toyworld.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer()
@@ -145,8 +147,10 @@ def model() -> Any:
         filler=end,
         sources={},
     )
-    spec = FamilySpec(name="toy", alignment="identity")
-    return MaskedDiffusionModel(lm, spec=spec, ids=ids, tokenizer=tokenizer, name_or_path="test")
+    family = Family(name="toy", alignment="identity")
+    return MaskedDiffusionModel(
+        lm, family=family, ids=ids, tokenizer=tokenizer, name_or_path="test"
+    )
 
 
 @pytest.fixture(scope="session")

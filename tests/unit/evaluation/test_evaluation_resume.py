@@ -135,10 +135,10 @@ def test_official_functions_see_the_same_batches(
     options,
     left,
 ):
-    from tabom.models.contract import FamilySpec
+    from tabom.models.family import Family
 
-    spec = FamilySpec(name="dream", alignment="identity", official_decoding="dream")
-    monkeypatch.setattr(model, "spec", spec)
+    family = Family(name="dream", alignment="identity", official_decoding="dream")
+    monkeypatch.setattr(model, "family", family)
     known = {
         "decoding": DecodingConfig(schedule="official", max_new_tokens=16, **options),
         "batch_size": 2,

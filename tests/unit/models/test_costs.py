@@ -1,6 +1,7 @@
 """Costs against hand-worked figures, torch's own counts, and what autograd really keeps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from tabom.core.errors import ConfigError, ModelError
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.costs import (
-    PUBLISHED_SIZES,
     Memory,
-    ModelSizes,
     attention_flops,
     decoding_memory,
     forward_flops,
@@ -28,8 +27,10 @@ from tabom.models.costs import (
     training_memory,
 )
 from tabom.models.devices import DEVICES, find_device, present_device
+from tabom.models.families import get_family
+from tabom.models.family import USUAL_SIZES
 from tabom.models.loading import load_model
-from tabom.models.sizes import read_sizes, read_tokenizer, sizes_of
+from tabom.models.sizes import PUBLISHED_SIZES, ModelSizes, read_sizes, read_tokenizer, sizes_of
 
 DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
 LLADA = PUBLISHED_SIZES["GSAI-ML/LLaDA-8B-Instruct"]
@@ -166,7 +167,8 @@ def test_sizes_of_a_model_and_of_its_config_agree(
 ) -> None:
     model = loaded(family)
     sizes = sizes_of(model.lm)
-    assert read_sizes(model.name_or_path).sizes == sizes
+    source = str(Path(model.name_or_path) / "config.json")
+    assert read_sizes(model.name_or_path) == replace(sizes, family=model.family.name, source=source)
     linear = sum(
         m.weight.numel() for m in model.base_lm.model.modules() if isinstance(m, nn.Linear)
     )
@@ -198,38 +200,24 @@ def test_lora_of_the_published_models() -> None:
 @pytest.mark.parametrize("name", PUBLISHED_SIZES)
 def test_published_sizes_without_a_network(name: str) -> None:
     read = read_sizes(name)
-    assert read.sizes == PUBLISHED_SIZES[name]
+    assert read == PUBLISHED_SIZES[name]
     assert "could not be fetched" in read.source
-    with pytest.raises(ModelError, match=r"the hub did not give its config\.json"):
+    with pytest.raises(ModelError, match=r"the hub did not give it"):
         read_sizes("somebody/else")
 
 
 def test_published_sizes_are_those_of_their_configs(tmp_path: Path) -> None:
     import json
 
-    from tabom.models.dream import FAMILY as DREAM_FAMILY
-    from tabom.models.family import RandomSizes
-    from tabom.models.llada import FAMILY as LLADA_FAMILY
-
-    for family, sizes in ((DREAM_FAMILY, DREAM), (LLADA_FAMILY, LLADA)):
-        config = family.random_config(
-            RandomSizes(
-                hidden_size=sizes.hidden_size,
-                intermediate_size=sizes.intermediate_size,
-                num_layers=sizes.num_layers,
-                num_heads=sizes.num_heads,
-                num_kv_heads=sizes.num_kv_heads,
-                vocab_size=sizes.vocab_size,
-                initializer_range=0.02,
-                mask_token_id=1,
-                eos_token_id=2,
-                pad_token_id=2,
-            )
-        )
-        folder = tmp_path / family.spec.name
+    for name, sizes in (("dream", DREAM), ("llada", LLADA)):
+        family = get_family(name)
+        chosen = {n: getattr(sizes, n) for n in USUAL_SIZES if n != "initializer_range"}
+        special_ids = {"mask_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+        config = family.random_config(chosen, special_ids)
+        folder = tmp_path / family.name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
-        assert read_sizes(str(folder)).sizes == sizes
+        assert read_sizes(str(folder)) == replace(sizes, source=str(folder / "config.json"))
         assert read_tokenizer(str(folder)) is None
 
 

@@ -1,18 +1,19 @@
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tabom.core.errors import ModelError
 from tabom.models.families import get_family
-from tabom.models.ids import resolve_ids
+from tabom.models.ids import TokenizerFacts, resolve_ids
 
 
-def tokenizer(**ids: Any) -> SimpleNamespace:
-    names = {f"{kind}_token": f"<{kind}>" for kind in ("mask", "eos", "pad")}
-    empty = {f"{kind}_token_id": None for kind in ("mask", "eos", "pad")}
-    vocabulary = {"<|im_end|>": 45, "a": 1}
-    return SimpleNamespace(**names, **{**empty, **ids}, get_vocab=lambda: vocabulary)
+def tokenizer(added: dict[int, str] | None = None, **ids: int) -> TokenizerFacts:
+    """A tokenizer that calls some ids `<mask>`, `<eos>` and `<pad>`."""
+    names = {name.removesuffix("_id"): f"<{name.split('_')[0]}>" for name in ids}
+    special = {text: ids[f"{name}_id"] for name, text in names.items()}
+    return TokenizerFacts(
+        vocabulary={"<|im_end|>": 45, "a": 1, **special}, added=added or {}, names=names
+    )
 
 
 DREAM, TOY = get_family("dream"), get_family("toy")
@@ -99,9 +100,7 @@ def test_mask_that_is_also_another_special(taken: int, name: str) -> None:
 )
 def test_a_config_that_names_another_special_token(mask: Any, words: str) -> None:
     # LLaDA's tokenizer has no mask_token attribute: its vocabulary alone knows the mask.
-    tok = tokenizer(eos_token_id=94)
-    tok.added_tokens_decoder = {93: "<|eot_id|>", 94: "<|endoftext|>", 95: "<|mdm_mask|>"}
-    tok.all_special_ids = [94]
+    tok = tokenizer({93: "<|eot_id|>", 94: "<|endoftext|>", 95: "<|mdm_mask|>"}, eos_token_id=94)
     config = {"mask_token_id": mask, "eos_token_id": 94}
     llada = get_family("llada")
     with pytest.raises(ModelError, match=words):

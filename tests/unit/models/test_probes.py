@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tabom.core.errors import ModelError
-from tabom.models.contract import FamilySpec, MaskedDiffusionModel, TokenIds
-from tabom.models.loading import load_model
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.family import Family
+from tabom.models.ids import TokenIds
+from tabom.models.loading import load_model, load_unprobed
 from tabom.models.probes import require_probes, run_probes
 
 Checkpoint = Callable[..., Path]
@@ -26,12 +28,11 @@ def test_sound_models_pass(
     family: str, dtype: str, initializer_range: float, checkpoint: Checkpoint
 ) -> None:
     folder = checkpoint(family, initializer_range=initializer_range)
-    model = load_model(folder, dtype=dtype, require_tokenizer=False, probe=False)
+    model = load_unprobed(folder, dtype=dtype, require_tokenizer=False)
     results = run_probes(model)
     assert [r.name for r in results if not r.passed] == []
     assert {r.name for r in results} == {
         "rope",
-        "alignment",
         "bidirectional",
         "pad_invariant",
         "batch_mate_invariant",
@@ -41,12 +42,12 @@ def test_sound_models_pass(
 
 
 def test_the_smallest_vocabulary(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint(vocab_size=16), require_tokenizer=False, probe=False)
+    model = load_unprobed(checkpoint(vocab_size=16), require_tokenizer=False)
     assert failed(model) == set()
 
 
 def test_a_causal_model_is_caught(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint(), require_tokenizer=False, probe=False)
+    model = load_unprobed(checkpoint(), require_tokenizer=False)
     model.base_lm.config.is_causal = True  # type: ignore[union-attr]
     # A key mask of its own undoes the causal fallback where prompts are padded, there alone.
     assert failed(model) == {"bidirectional", "pad_invariant"}
@@ -55,7 +56,7 @@ def test_a_causal_model_is_caught(checkpoint: Checkpoint) -> None:
 
 
 def test_wrong_blocks_are_caught(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load_model(checkpoint("sdar"), require_tokenizer=False, probe=False)
+    model = load_unprobed(checkpoint("sdar"), require_tokenizer=False)
     visible = model._visible
     monkeypatch.setattr(model, "_visible", lambda *a: visible(*a).tril())
     assert "bidirectional" in failed(model)
@@ -78,7 +79,7 @@ def test_load_model_runs_the_probes(
     folder = checkpoint()
     with pytest.raises(ModelError, match=r"fails 2 of the load probes. bidirectional"):
         load_model(folder, require_tokenizer=False)
-    load_model(folder, require_tokenizer=False, probe=False)
+    load_unprobed(folder, require_tokenizer=False)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_a_broken_rotary_table_is_caught(
     damage: Callable[[Tensor], object], words: str, checkpoint: Checkpoint
 ) -> None:
     # Seen with published code under transformers 5: the buffer held uninitialised memory.
-    model = load_model(checkpoint(), require_tokenizer=False, probe=False)
+    model = load_unprobed(checkpoint(), require_tokenizer=False)
     damage(model.base_lm.model.rotary_emb.inv_freq)  # type: ignore[union-attr]
     rope = run_probes(model)[0]
     assert (rope.name, rope.passed) == ("rope", False)
@@ -102,7 +103,7 @@ def test_a_broken_rotary_table_is_caught(
 
 
 def test_a_rotary_table_that_was_cast_is_caught(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint(), require_tokenizer=False, probe=False)
+    model = load_unprobed(checkpoint(), require_tokenizer=False)
     model.to(torch.bfloat16)
     with pytest.raises(ModelError, match=r"rope: .*expected float32"):
         require_probes(model)
@@ -140,9 +141,9 @@ class Fake(nn.Module):
 
 def fake(**flaws: bool) -> MaskedDiffusionModel:
     ids = TokenIds(mask=30, pad=29, eos=(29,), filler=29, sources={})
-    spec = FamilySpec(name="toy", alignment="identity")
+    family = Family(name="toy", alignment="identity")
     return MaskedDiffusionModel(
-        Fake(**flaws), spec=spec, ids=ids, tokenizer=None, name_or_path="fake"
+        Fake(**flaws), family=family, ids=ids, tokenizer=None, name_or_path="fake"
     )
 
 
@@ -152,13 +153,7 @@ def test_pad_leaks_and_batch_mates_are_caught() -> None:
     assert failed(fake(mates=True)) == {"batch_mate_invariant"}
 
 
-def test_a_wrong_alignment_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = fake()
-    monkeypatch.setattr(model, "gather_rows", lambda hidden, batch, position: hidden[batch, 0])
-    assert failed(model) == {"alignment"}
-
-
 def test_probes_leave_the_mode_as_it_was(checkpoint: Checkpoint) -> None:
-    model = load_model(checkpoint(), require_tokenizer=False, probe=False).train()
+    model = load_unprobed(checkpoint(), require_tokenizer=False).train()
     run_probes(model)
     assert model.training

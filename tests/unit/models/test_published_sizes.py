@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tabom.models.families import detect_family
-from tabom.models.family import rename
 
 DREAM_7B: dict[str, Any] = {
     "model_type": "Dream",
@@ -146,7 +145,7 @@ def llada_index(*, ff: int, kv: int, vocab: int, tied: bool) -> dict[str, tuple[
 def built(config: dict[str, Any]) -> Any:
     family = detect_family(config, where="nowhere")
     with torch.device("meta"):
-        return family, family.lm_class(family.make_config(config))
+        return family, family.network()(family.to_network_config(config))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_names_and_shapes(
         assert size / 1e9 == pytest.approx(gigabytes, abs=0.005)
     family, lm = built(config)
     ours = {name: tuple(p.shape) for name, p in lm.named_parameters()}  # tied ones once
-    assert {rename(name, family.key_mapping): shape for name, shape in index.items()} == ours
+    assert {family.rename(name): shape for name, shape in index.items()} == ours
     assert lm.config.is_causal is False
     assert lm.config.use_cache is False
 

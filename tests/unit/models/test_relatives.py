@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tabom.core.errors import ModelError
 from tabom.models.families import detect_family
-from tabom.models.ids import resolve_ids
-from tabom.models.llada import IMPLEMENTED
+from tabom.models.families.llada import IMPLEMENTED
+from tabom.models.ids import TokenizerFacts, resolve_ids
 from tabom.models.loading import load_model, save_model
 
 Checkpoint = Callable[..., Path]
@@ -50,7 +49,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_family_and_default_mask(config: dict[str, Any], family: str, mask: int) -> None:
     row = detect_family(config, where="nowhere")
     ids = resolve_ids({**config, "eos_token_id": 1}, family=row, tokenizer=None)
-    assert (row.spec.name, ids.mask) == (family, mask)
+    assert (row.name, ids.mask) == (family, mask)
     assert ids.sources["mask"] == f"default of family {family}"
 
 
@@ -117,10 +116,8 @@ def test_open_dcoder_is_known_by_its_mask_token(checkpoint: Checkpoint, tmp_path
     folder = open_dcoder(dream, {"mask_token": "<M>", "tokenizer_class": "Qwen2Tokenizer"})
     config = json.loads((folder / "config.json").read_text())
     family = detect_family(config, where=str(folder))
-    assert (family.spec.name, family.spec.alignment) == ("dream", "shift_right")
-    tokenizer = SimpleNamespace(
-        mask_token="<M>", mask_token_id=39, eos_token_id=None, get_vocab=lambda: {"<M>": 39}
-    )
+    assert (family.name, family.alignment) == ("dream", "shift_right")
+    tokenizer = TokenizerFacts(vocabulary={"<M>": 39}, names={"mask_token": "<M>"})
     ids = resolve_ids(config, family=family, tokenizer=tokenizer)
     assert (ids.mask, ids.sources["mask"]) == (39, "tokenizer mask_token '<M>'")
     with pytest.raises(ModelError, match="no mask token id"):
@@ -162,7 +159,7 @@ def test_switches_of_the_qwen_families(family: str, name: str, checkpoint: Check
 def test_sdar_reads_its_block_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = checkpoint("sdar")
     model = load(folder)
-    assert (model.spec.attention, model.block_length) == ("block_causal", 4)
+    assert (model.family.attention, model.block_length) == ("block_causal", 4)
     assert load(checkpoint("dream", name="d")).block_length is None
     save_model(model, tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["block_size"] == 4

@@ -201,5 +201,5 @@ def test_the_attention_that_a_config_names_is_not_taken(
 ) -> None:
     folder = checkpoint(family)
     edit(folder, **{name: "flash_attention_2"})  # is not installed where the sizes are asked
-    assert read_sizes(str(folder)).sizes.num_layers == 2
+    assert read_sizes(str(folder)).num_layers == 2
     assert load_model(folder, require_tokenizer=False).attn_implementation == "sdpa"

@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers import LlamaForCausalLM
 
-from tabom.models import trim
+from tabom.models import networks
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.loading import load_model
+from tabom.models.loading import load_unprobed
+from tabom.models.networks import TrimmedLayer
 from tabom.models.random_checkpoint import write_random_checkpoint
 from tabom.models.rows import group_by_row
-from tabom.models.trim import TrimmedLayer, make_trimmable
 
 FAMILIES = ("toy", "dream", "llada", "sdar")
 S = 11
@@ -61,9 +62,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def build(folders: dict[str, Path]) -> Build:
     def load(family: str, dtype: str = "float64", **options: Any) -> MaskedDiffusionModel:
-        model = load_model(
-            folders[family], dtype=dtype, require_tokenizer=False, probe=False, **options
-        )
+        model = load_unprobed(folders[family], dtype=dtype, require_tokenizer=False, **options)
         if dtype == "float64":
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
@@ -83,13 +82,13 @@ def build(folders: dict[str, Path]) -> Build:
 def asked_widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of every call of a trimmed layer, how many columns it was asked for."""
     widths: list[int] = []
-    attend = trim._attend
+    attend = networks._attend
 
     def spy(attention: Any, normed_BSD: Tensor, asked_BW: Tensor, **kwargs: Any) -> Tensor:
         widths.append(asked_BW.shape[1])
         return attend(attention, normed_BSD, asked_BW, **kwargs)
 
-    monkeypatch.setattr(trim, "_attend", spy)
+    monkeypatch.setattr(networks, "_attend", spy)
     return widths
 
 
@@ -236,45 +235,29 @@ def test_hidden_states_are_bit_for_bit_those_of_the_untouched_layer(
             assert torch.equal(model.hidden_states(IDS, PADDED), ours)
 
 
-def test_only_known_code_is_trimmed(build: Build) -> None:
-    class OtherAttention(nn.Module):
-        pass
-
-    model = build("toy")
-    lm: Any = model.base_lm
-    layer, original = type(lm.model.layers[-1]), type(lm.model.layers[0])
-    assert issubclass(layer, TrimmedLayer)
-    assert not issubclass(original, TrimmedLayer)
-    assert make_trimmable(lm)
-    assert type(lm.model.layers[-1]) is layer
-    for broken in ("attention", "layer", "backbone"):
-        other = deepcopy(lm)
-        last = other.model.layers[-1]
-        last.__class__ = original
-        if broken == "attention":
-            last.self_attn = OtherAttention()
-        if broken == "layer":
-            last.__class__ = type("OtherLayer", (original,), {})
-        if broken == "backbone":
-            other.model.__class__ = type("OtherModel", (type(lm.model),), {})
-        before = type(last)
-        assert not make_trimmable(other)
-        assert type(last) is before
-    assert not make_trimmable(nn.Linear(2, 2))
+def test_the_last_layer_alone_is_trimmed(build: Build) -> None:
+    for family in FAMILIES:
+        *others, last = layers_of(build(family))
+        assert isinstance(last, TrimmedLayer)
+        assert not any(isinstance(layer, TrimmedLayer) for layer in others)
 
 
-def test_an_unknown_network_takes_the_plain_path(build: Build, asked_widths: list[int]) -> None:
-    model = build("llada")
-    lm: Any = model.base_lm
-    lm.model.__class__ = type("OtherModel", (type(lm.model),), {})
-    layers = layers_of(model)
-    layers[-1].__class__ = type(layers[0])
+def test_a_network_of_transformers_takes_the_plain_path(
+    build: Build, asked_widths: list[int]
+) -> None:
+    ours = build("toy", "float32")
+    with torch.random.fork_rng():
+        lm = LlamaForCausalLM(ours.base_lm.config)
+    lm.load_state_dict(ours.lm.state_dict())
     model = MaskedDiffusionModel(
-        model.lm, spec=model.spec, ids=model.ids, tokenizer=None, name_or_path="other"
+        lm.eval(), family=ours.family, ids=ours.ids, tokenizer=None, name_or_path="plain"
     )
     with torch.inference_mode():
-        assert torch.equal(trimmed(model, PADDED), whole(model, PADDED))
-    assert asked_widths == []
+        want = whole(model, PADDED)
+        assert torch.equal(trimmed(model, PADDED), want)
+        assert asked_widths == []
+        torch.testing.assert_close(trimmed(ours, PADDED), want, rtol=2e-6, atol=2e-6)
+    assert asked_widths == [4]
 
 
 def test_names_and_wrapping_stay(build: Build) -> None:

@@ -9,10 +9,9 @@ from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, decode
 from tabom.decoding.requests import StepView
-from tabom.models.costs import PUBLISHED_SIZES
 from tabom.models.devices import find_device
 from tabom.models.loading import load_model
-from tabom.models.sizes import ReadSizes
+from tabom.models.sizes import PUBLISHED_SIZES
 from tabom.pipeline.estimate import (
     Assumptions,
     StageEstimate,
@@ -25,7 +24,7 @@ from tabom.pipeline.lengths import PromptLengths, prompt_lengths
 from tabom.pipeline.recipe import ArmConfig, load_recipe
 from tabom.pipeline.study import plan_study
 
-DREAM = ReadSizes(sizes=PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"], source="test")
+DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +132,7 @@ def test_one_response_a_call_is_bound_by_reading_the_weights(
         recipe, plan_study(recipe), read=DREAM, given=given(mfu=1.0, train=short)
     )
     collect = by_label(estimates)["seed 0 collect"]
-    assert collect.seconds == pytest.approx(10 * 8 * 2 * DREAM.sizes.num_parameters / 4.8e12)
+    assert collect.seconds == pytest.approx(10 * 8 * 2 * DREAM.num_parameters / 4.8e12)
 
 
 def test_padding_of_batches() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tabom.core import keys
 from tabom.core.errors import DataError
-from tabom.models.contract import TokenIds
+from tabom.models.ids import TokenIds
 from tabom.training.dataset import (
     ResponseDataset,
     ResponseExample,

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from tabom.models.costs import ModelSizes
+from tabom.models.sizes import ModelSizes
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.training.progress import note_of, warn_of_warmup
 from tabom.training.speed import Speed, peak_memory, work_of

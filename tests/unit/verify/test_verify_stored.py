@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tabom.cli.main import main
-from tabom.models.loading import load_ids
+from tabom.models.ids import load_ids
 from tabom.trajectory.store import TrajectoryWriter, finalize
 from tabom.trajectory.verdicts import read_verdicts
 

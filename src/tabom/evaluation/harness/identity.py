@@ -22,5 +22,5 @@ def weights_fingerprint(model: MaskedDiffusionModel) -> str:
         sample = flat[index.long().to(flat.device)].to("cpu", torch.float64)
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
         digest.update(sample.numpy().tobytes())
-    digest.update(f"{model.spec.name}:{model.ids.mask}".encode())
+    digest.update(f"{model.family.name}:{model.ids.mask}".encode())
     return digest.hexdigest()[:16]

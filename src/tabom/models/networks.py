@@ -1,4 +1,4 @@
-"""The last decoder layer, computed only where its output is asked for.
+"""The networks of our families: transformers' own, with the last layer computed where it is asked.
 
 Keys and values of the last layer are needed at every position. Its queries, output projection, MLP
 and residuals, and the final norm, are needed only at the positions whose hidden rows are read; what
@@ -6,12 +6,13 @@ the others would give goes nowhere. Leaving them out changes no number but by ro
 
 Which columns are asked travels as a keyword through transformers' backbone to its layers, so that
 what computes a layer again (gradient checkpointing) or wraps it (FSDP, compilation) sees it too.
+A family may also use a network of transformers as it is: its last layer is then computed whole.
 
 Legend: B batch, S prompt + response, R gathered rows, W columns asked of each row, D hidden,
 H heads, d head width.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -19,7 +20,6 @@ from transformers.models.llama import modeling_llama as llama
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
-from tabom.models.llada import LladaAttention
 from tabom.models.rows import take_columns
 
 
@@ -53,32 +53,91 @@ class Qwen3DecoderLayer(TrimmedLayer, qwen3.Qwen3DecoderLayer):  # type: ignore[
     """Qwen3's."""
 
 
-# (backbone, layer, attention) whose code `TrimmedLayer` repeats -> the class of the last layer.
-TRIMMED: dict[tuple[type, type, type], type[TrimmedLayer]] = {
-    (llama.LlamaModel, llama.LlamaDecoderLayer, llama.LlamaAttention): LlamaDecoderLayer,
-    (llama.LlamaModel, llama.LlamaDecoderLayer, LladaAttention): LlamaDecoderLayer,
-    (qwen2.Qwen2Model, qwen2.Qwen2DecoderLayer, qwen2.Qwen2Attention): Qwen2DecoderLayer,
-    (qwen3.Qwen3Model, qwen3.Qwen3DecoderLayer, qwen3.Qwen3Attention): Qwen3DecoderLayer,
-}
+class LladaRotaryEmbedding(llama.LlamaRotaryEmbedding):  # type: ignore[misc]
+    """Cosines and sines in float32; Llama's would round them to the dtype of the weights."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = super().forward(x.float(), position_ids)
+        return cos, sin
 
 
-def make_trimmable(lm: nn.Module) -> bool:
-    """Let the last layer of a `*ForCausalLM` take `asked_BW`; parameters and names stay.
+class LladaAttention(llama.LlamaAttention):  # type: ignore[misc]
+    """Llama's attention with queries and keys rotated in float32, then cast back."""
 
-    Returns: False, and nothing is changed, where the network is not one of `TRIMMED`.
-    """
-    backbone = getattr(lm, "model", None)
-    layers = getattr(backbone, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        return False
-    last = layers[-1]
-    if isinstance(last, TrimmedLayer):
-        return True
-    trimmed = TRIMMED.get((type(backbone), type(last), type(getattr(last, "self_attn", None))))
-    if trimmed is None:
-        return False
-    last.__class__ = trimmed
-    return True
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query, key, value = (
+            projection(hidden_states).view(shape).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        rotated_query, rotated_key = llama.apply_rotary_pos_emb(query, key, *position_embeddings)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, llama.eager_attention_forward
+        )
+        rotated_key = rotated_key.to(key.dtype)
+        if past_key_values is not None:
+            rotated_key, value = past_key_values.update(rotated_key, value, self.layer_idx)
+        output, weights = attend(
+            self,
+            rotated_query.to(query.dtype),
+            rotated_key,
+            value,
+            attention_mask,
+            dropout=0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.flatten(-2).contiguous()), weights
+
+
+# ---- the networks ----
+
+
+class MaskedLlama(llama.LlamaForCausalLM):  # type: ignore[misc]
+    """Llama."""
+
+    takes_asked_columns: ClassVar[bool] = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.layers[-1] = LlamaDecoderLayer(config, config.num_hidden_layers - 1)
+
+
+class MaskedQwen2(qwen2.Qwen2ForCausalLM):  # type: ignore[misc]
+    """Qwen2."""
+
+    takes_asked_columns: ClassVar[bool] = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.layers[-1] = Qwen2DecoderLayer(config, config.num_hidden_layers - 1)
+
+
+class MaskedQwen3(qwen3.Qwen3ForCausalLM):  # type: ignore[misc]
+    """Qwen3."""
+
+    takes_asked_columns: ClassVar[bool] = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.layers[-1] = Qwen3DecoderLayer(config, config.num_hidden_layers - 1)
+
+
+class MaskedLlada(MaskedLlama):
+    """Llama with LLaDA's rotation: in float32, whatever the dtype of the weights."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.rotary_emb = LladaRotaryEmbedding(config=config)
+        for index, layer in enumerate(self.model.layers):
+            layer.self_attn = LladaAttention(config, index)
 
 
 def _attend(
