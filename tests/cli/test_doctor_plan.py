@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tabom.cli import speak
 from tabom.cli.main import main
+from tabom.models import loading
 from tabom.trajectory.store import TrajectoryStore
 
 Capture = pytest.CaptureFixture[str]
@@ -68,14 +68,14 @@ def test_doctor_as_json(random_toy: Path, capsys: Capture) -> None:
 def test_a_causal_model_fails_with_status_one(
     random_toy: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = speak.open_model
+    load = loading.load_unprobed
 
     def causal(*args: Any, **kwargs: Any) -> Any:
         model = load(*args, **kwargs)
         model.base_lm.config.is_causal = True
         return model
 
-    monkeypatch.setattr(speak, "open_model", causal)
+    monkeypatch.setattr(loading, "load_unprobed", causal)
     text = run(capsys, "doctor", random_toy, status=1)
     assert "attention is causal" in text
     assert "FAILED: bidirectional" in text.rstrip().splitlines()[-1]
