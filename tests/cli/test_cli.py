@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabom.cli import flags
-from tabom.cli.main import VERBS, main
+from tabom.cli.main import VERBS, build_parser, main
 from tabom.core import configs
 from tabom.core.manifest import read_manifest
 from tabom.training.config import TrainingConfig
@@ -56,14 +57,78 @@ def test_flags_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for flag in ("--model_name_or_path", "--learning_rate", "--lora_r", "--max_steps"):
         assert flag in text
-    assert "--learning-rate" in text
+
+
+def test_every_flag_says_something(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in VERBS:
+        parser = build_parser(verb)
+        for action in _actions(parser, verb):
+            if action.dest.startswith("training."):
+                continue
+            text = flags.help_of(action)
+            assert len(text.split()) >= 2, (verb, action.option_strings or action.dest, text)
+
+
+def _actions(parser: flags.Parser, verb: str) -> Iterator[argparse.Action]:
+    (verbs,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    todo = [verbs.choices[verb]]
+    while todo:
+        for action in todo.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                todo += action.choices.values()
+            elif not isinstance(action, argparse._HelpAction):
+                yield action
 
 
 def test_unknown_verb_and_flag_exit_with_two() -> None:
-    assert tabom("colect").returncode == 2
-    done = tabom("collect", "--learning_rate", "1")
+    done = tabom("colect")
     assert done.returncode == 2
-    assert "unrecognized arguments" in done.stderr
+    assert "'colect'; did you mean 'collect'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (["train", "--objective", "x", "--learning_rte", "1"], ["'--learning_rte'; did you mean "
+         "'--learning_rate'", "usage: tabom train --objective PRESET [FLAGS]"]),
+        (["collect", "--learning-rate", "1"], ["'--learning_rate'", "usage: tabom collect [F"]),
+        (["train"], ["--objective", "usage: tabom train"]),
+        (["recipes", "cp"], ["name", "usage: tabom recipes cp NAME"]),
+        (["recipes", "cp", "toy-demo", "--x"], ["'--x'", "usage: tabom recipes cp"]),
+        (["run", "toy-demo", "twice"], ["argument 'twice'", "usage: tabom run RECIPE"]),
+        (["train", "--objective", "x", "--max_steps", "many"], ["--max_steps", "'many'"]),
+        (["train", "--objective", "x", "--max_steps", "9" * 30], ["--max_steps", "63 bits"]),
+        (["chat", "toy-base", "--policy", "entropi"], ["--policy", "did you mean 'entropy'"]),
+        (["train", "--objective", "x", "--prompts_args", "{a: !!int ''}"], ["--prompts_args"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_takes_two_lines_and_names_the_nearest(
+    arguments: list[str], facts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2
+    for fact in facts:
+        assert fact in err
+
+
+def test_a_flag_is_converted_by_its_field_and_text_stays_text() -> None:
+    parser = build_parser("train")
+    arguments = [
+        "train", "--objective", "x", "--template", "{prompt}\nThink: step by step.",
+        "--dataset-config", "2024-01-01", "--model-name-or-path=runs/model #2",
+    ]  # fmt: skip
+    args = parser.parse_args(arguments)
+    mapping = configs.apply_overrides({}, flags.overrides_of(args))
+    assert mapping["prompts"] == {
+        "template": "{prompt}\nThink: step by step.", "dataset_config": "2024-01-01",
+    }  # fmt: skip
+    assert mapping["model"] == {"model_name_or_path": "runs/model #2"}
+    for text in ("# {prompt}", "null", "", "~", "{prompt}: [x", "007", "no"):
+        args = parser.parse_args([*arguments[:3], "--template", text])
+        assert dict(flags.overrides_of(args)) == {"prompts.template": text}
 
 
 def test_version_and_env(capsys: pytest.CaptureFixture[str]) -> None:

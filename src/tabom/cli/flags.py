@@ -1,33 +1,159 @@
-"""Flags from the settings dataclasses: one source for names, types and help.
+"""Flags from the settings dataclasses: one source for names, types, defaults and help.
 
-A flag `--learning_rate 1e-4` becomes the override `training.learning_rate=1e-4` of the recipe
-mapping, so a verb reads flags, a YAML file and both together by one path: flags win.
+A flag `--learning_rate 1e-4` becomes the value 1e-4 at `training.learning_rate` of the recipe
+mapping, so a verb reads flags, a YAML file and both together by one path: flags win. Its text is
+converted by the field's type, never by YAML: `--template '# {prompt}'` is that text.
 """
 
 import argparse
 import dataclasses
-import re
-from collections.abc import Iterable
-from functools import partial
-from typing import Any, get_args, get_type_hints
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
+from tabom.core import configs
 from tabom.core.errors import ConfigError
 
+_METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", dict: "YAML"}
 
-def field_help(cls: type) -> dict[str, str]:
-    """The description of each field, read from the docstring (`name: text` or `a, b: text`)."""
-    text = " ".join((cls.__doc__ or "").split())
-    names = [f.name for f in dataclasses.fields(cls)]
-    alternatives = "|".join(re.escape(n) for n in names)
-    pattern = re.compile(
-        rf"\b((?:{alternatives})(?:, (?:{alternatives}))*): (.*?)"
-        rf"(?=\b(?:{alternatives})(?:, (?:{alternatives}))*: |$)"
-    )
-    help_of: dict[str, str] = {}
-    for found in pattern.finditer(text):
-        for name in found.group(1).split(", "):
-            help_of[name] = found.group(2).strip()
-    return help_of
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes take two lines: how the verb is used, and what is wrong.
+
+    A flag may be written with - for _ as well, and is never cut short.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The parsed flags; one that is not known is an error of the verb that was called."""
+        words = _underscored(sys.argv[1:] if args is None else args)
+        found, rest = self.parse_known_args(words, namespace)
+        if rest:
+            parser = self._called(found)
+            name = rest[0].partition("=")[0]
+            what = "flag" if name.startswith("-") else "argument"
+            near = configs.nearest(name, parser._option_string_actions)
+            parser.error(f"there is no {what} {name!r}{near}")
+        return found
+
+    def _called(self, found: argparse.Namespace) -> "Parser":
+        """The parser of the verb that was called: argparse leaves unknown flags to the top one."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                verb = getattr(found, action.dest, None)
+                if verb in action.choices:
+                    return action.choices[verb]._called(found)  # type: ignore[no-any-return]
+        return self
+
+    def format_usage(self) -> str:
+        """What is needed, and that there is more: never all flags."""
+        needed = [a for a in self._actions if a.required or not a.option_strings]
+        words = [" ".join([*a.option_strings[:1], _argument(a)]) for a in needed]
+        return f"usage: {' '.join([self.prog, *words, '[FLAGS]'])}\n"
+
+    def format_help(self) -> str:
+        self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        place = f"{self.prog}: error:"
+        self.exit(2, f"{self.format_usage()}{place} {message} (`{self.prog} --help` tells more)\n")
+
+
+def _argument(action: argparse.Action) -> str:
+    name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    return f"[{name}]" if action.nargs == "?" else name
+
+
+def _underscored(words: Sequence[str]) -> list[str]:
+    """The command line with --learning-rate as --learning_rate; values stay as they are."""
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and not any(c.isspace() for c in name):
+            name = "--" + name[2:].replace("-", "_")
+        found.append(name + equals + value)
+    return found
+
+
+class _Help(argparse.HelpFormatter):
+    """Help that reads the text under a settings field only when it is shown."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return help_of(action).replace("%", "%%") if isinstance(action, _Setting) else action.help
+
+
+class _Setting(argparse.Action):
+    """A flag of a settings field: keeps the value that its text means to the field's type."""
+
+    def __init__(self, *, settings: type, field: str, **options: Any) -> None:
+        self.settings, self.field = settings, field
+        self.hint = configs.hints_of(settings)[field]
+        super().__init__(
+            nargs="+" if _is_list(self.hint) else None,
+            metavar=metavar(self.hint),
+            default=argparse.SUPPRESS,
+            help=field,
+            **options,
+        )
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            value = configs.from_text(values, self.hint, self.option_strings[0])
+        except ConfigError as error:
+            parser.error(str(error))
+        setattr(namespace, self.dest, value)
+
+
+def help_of(action: argparse.Action) -> str:
+    """What `--help` says about a flag."""
+    if isinstance(action, _Setting):
+        return describe(action.settings, action.field)
+    return action.help or ""
+
+
+def metavar(hint: Any) -> str:
+    """How a value of this type is shown: INT, TEXT, a|b|c."""
+    kind = configs.members_of(hint)[0]
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if _is_list(kind):
+        return metavar(get_args(kind)[0])
+    return _METAVARS.get(get_origin(kind) or kind, "TEXT")
+
+
+def describe(settings: type, field: str) -> str:
+    """The text under a settings field, with its bounds and its default."""
+    (found,) = (f for f in dataclasses.fields(settings) if f.name == field)
+    text = configs.field_help(settings).get(field, "")
+    notes: list[str] = []
+    for kind in configs.members_of(configs.hints_of(settings, with_bounds=True)[field]):
+        if get_origin(kind) is Annotated:
+            notes += map(str, get_args(kind)[1:])
+    if found.default is not dataclasses.MISSING and found.default not in (None, ""):
+        notes.append(f"default: {_shown(found.default)}")
+    return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(configs.members_of(hint)[0]) in (list, tuple)
 
 
 def add_section(
@@ -35,35 +161,21 @@ def add_section(
     cls: type,
     section: str,
     *,
-    rename: dict[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
     skip: Iterable[str] = (),
 ) -> None:
     """Add a flag for every field of a settings dataclass.
 
     section: dotted path of the section in a recipe. rename: field -> flag where names would clash.
     """
-    group = parser.add_argument_group(section)
-    described, hints = field_help(cls), get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        if item.name in skip:
-            continue
-        flag = (rename or {}).get(item.name, item.name)
-        default: Any = item.default
-        shown = "" if default in (dataclasses.MISSING, None) else f" (default: {default})"
-        group.add_argument(
-            *dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]),
-            dest=f"{section}.{item.name}",
-            metavar="VALUE",
-            type=partial(_quoted, words=get_args(hints[item.name])),
-            nargs="+" if "tuple" in str(item.type) or "list" in str(item.type) else None,
-            help=(described.get(item.name, "") + shown).replace("%", "%%"),
-            default=argparse.SUPPRESS,
-        )
-
-
-def _quoted(text: str, *, words: tuple[Any, ...]) -> str:
-    """The text of a flag as YAML; YAML alone would read the choice `no` as false."""
-    return f"'{text}'" if text in words else text
+    group = parser.add_argument_group(section, (cls.__doc__ or "").partition("\n")[0])
+    for field in dataclasses.fields(cls):
+        if field.name not in skip:
+            flag = (rename or {}).get(field.name, field.name)
+            dest = f"{section}.{field.name}"
+            group.add_argument(
+                f"--{flag}", dest=dest, action=_Setting, settings=cls, field=field.name
+            )
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +193,7 @@ def _add_settings(parser: argparse.ArgumentParser, *, output: str) -> None:
         default=[],
         help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
     )
-    parser.add_argument("--output_dir", "--output-dir", metavar="DIR", help=output)
+    parser.add_argument("--output_dir", metavar="DIR", help=output)
 
 
 def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
@@ -94,16 +206,10 @@ def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def overrides_of(args: argparse.Namespace) -> list[str]:
+def overrides_of(args: argparse.Namespace) -> list[configs.Override]:
     """The overrides that a parsed command line asks for, in the order flags, then --set."""
-    overrides = []
-    for key, value in vars(args).items():
-        if "." not in key:
-            continue
-        if isinstance(value, list):
-            value = "[" + ", ".join(value) + "]"
-        overrides.append(f"{key}={value}")
-    return overrides + list(getattr(args, "overrides", []))
+    found: list[configs.Override] = [(k, v) for k, v in vars(args).items() if "." in k]
+    return found + list(getattr(args, "overrides", []))
 
 
 def need(value: Any, flag: str, why: str) -> Any:

@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--prompts", metavar="FILE", help=".jsonl, .json, .parquet or .csv; .txt: one a line"
     )
-    parser.add_argument(
-        "--batch_size", "--batch-size", type=int, default=8, help="decoded together (default: 8)"
-    )
+    parser.add_argument("--batch_size", type=int, default=8, help="decoded together (default: 8)")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a response, one response a line"
     )

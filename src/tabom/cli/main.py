@@ -1,11 +1,12 @@
 """The entry point: a static table of verbs, each imported only when it is called."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from tabom._version import __version__
+from tabom.cli.flags import Parser
+from tabom.core.configs import nearest
 from tabom.core.errors import TabomError
 
 # verb -> (module, help); a module has `add_arguments(parser)` and `run(args) -> int`.
@@ -31,9 +32,9 @@ VERBS = {
 }
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None) -> Parser:
     """The parser; only the called verb's own arguments are built."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tabom",
         description="Post-train masked diffusion language models on their decoding trajectories.",
         epilog="`tabom VERB --help` tells a verb's flags. Start with `tabom run toy-quick`.",
@@ -41,7 +42,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tabom {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (module, text) in VERBS.items():
-        sub = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub = verbs.add_parser(name, help=text, description=text)
         if name == verb:
             import_module(module).add_arguments(sub)
     return parser
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status: 0 done, 1 a bug or an interruption, 2 the user's to mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((a for a in arguments if not a.startswith("-")), None)
-    args = build_parser(verb).parse_args(arguments)
+    parser = build_parser(verb)
+    if verb is not None and verb not in VERBS:
+        parser.error(f"there is no verb {verb!r}{nearest(verb, VERBS)}")
+    args = parser.parse_args(arguments)
     try:
         return int(import_module(VERBS[args.verb][0]).run(args))
     except TabomError as error:

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest difference of a logit (default: what rounding in the dtype explains)",
     )
     parser.add_argument("--device", help="cuda, cpu, ... (found if left out)")
-    parser.add_argument("--mask_token_id", "--mask-token-id", type=int)
+    parser.add_argument(
+        "--mask_token_id", type=int, help="overrides the id found in the checkpoint"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,6 +3,17 @@
 import argparse
 from pathlib import Path
 
+# flag -> (default, help); None: the family's own.
+SIZES = {
+    "vocab_size": (None, "tokens in the vocabulary (default: the family's)"),
+    "hidden_size": (64, "width of the hidden states (default: 64)"),
+    "intermediate_size": (128, "width inside the feed-forward layers (default: 128)"),
+    "num_layers": (2, "number of layers (default: 2)"),
+    "num_heads": (4, "attention heads (default: 4)"),
+    "num_kv_heads": (2, "heads of keys and values (default: 2)"),
+    "seed": (0, "key of the random weights (default: 0)"),
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom random-model`."""
@@ -11,13 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", help="folder with the tokenizer's files; left out: a model without one"
     )
-    parser.add_argument("--vocab_size", "--vocab-size", type=int, help="the family's if left out")
-    parser.add_argument("--hidden_size", "--hidden-size", type=int, default=64)
-    parser.add_argument("--intermediate_size", "--intermediate-size", type=int, default=128)
-    parser.add_argument("--num_layers", "--num-layers", type=int, default=2)
-    parser.add_argument("--num_heads", "--num-heads", type=int, default=4)
-    parser.add_argument("--num_kv_heads", "--num-kv-heads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, (default, text) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="INT", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty; name a new folder")
-    options = {k: v for k, v in vars(args).items() if k not in ("verb", "folder", "tokenizer")}
+    options = {name: getattr(args, name) for name in ("family", *SIZES)}
     if options["vocab_size"] is None:
         del options["vocab_size"]
     write_random_checkpoint(folder, tokenizer_path=args.tokenizer, **options)

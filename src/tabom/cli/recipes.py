@@ -9,9 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("ls", help="list the recipes of the package")
     show = actions.add_parser("show", help="print one")
-    show.add_argument("name")
+    show.add_argument("name", metavar="NAME", help="one that `ls` lists")
     copy = actions.add_parser("cp", help="copy one, to edit it")
-    copy.add_argument("name")
+    copy.add_argument("name", metavar="NAME", help="one that `ls` lists")
     copy.add_argument("destination", nargs="?", help="a file or a folder (default: here)")
 
 

@@ -9,6 +9,7 @@ from tabom.cli import flags
 
 if TYPE_CHECKING:
     from tabom.cli.live import Screen, Slot
+    from tabom.core.configs import Override
     from tabom.decoding.config import DecodingConfig
     from tabom.decoding.requests import DecodeRequest, StepView
     from tabom.models.contract import MaskedDiffusionModel
@@ -27,13 +28,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda, cpu, ...; found if left out")
     parser.add_argument(
         "--attn_implementation",
-        "--attn-implementation",
         default="sdpa",
         help="sdpa (default), eager or flash_attention_2",
     )
-    parser.add_argument(
-        "--mask_token_id", "--mask-token-id", type=int, help="overrides the checkpoint's"
-    )
+    parser.add_argument("--mask_token_id", type=int, help="overrides the checkpoint's")
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +57,9 @@ def open_model(args: argparse.Namespace, **options: Any) -> "MaskedDiffusionMode
     )
 
 
-def decoding_of(overrides: Sequence[str], base: "DecodingConfig | None" = None) -> "DecodingConfig":
+def decoding_of(
+    overrides: "Sequence[Override]", base: "DecodingConfig | None" = None
+) -> "DecodingConfig":
     """Decoding settings with "decoding.key=value" overrides on top."""
     from tabom.core import configs
     from tabom.decoding.config import DecodingConfig

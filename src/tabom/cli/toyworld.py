@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     pretrain = actions.add_parser("pretrain", help="train the toy base from scratch")
     pretrain.add_argument("output_dir", help="where to write the checkpoint")
-    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--seed", type=int, default=0, help="key of all draws (default: 0)")
     pretrain.add_argument(
         "--chain_share",
         type=float,

@@ -2,26 +2,22 @@
 
 from dataclasses import dataclass
 
-from tabom.core.errors import ConfigError
+from tabom.core.configs import Count, check
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionConfig:
-    """Settings of a collection that do not change its trajectories, and how many are drawn.
+    """Settings of a collection that do not change its trajectories, and how many are drawn."""
 
-    batch_size: prompts decoded together (sorted by length, so padding is small).
-    num_samples: trajectories per prompt (above 1 needs decoding.temperature > 0).
-    max_prompt_tokens: longer prompts are left out and counted; null keeps all.
-    torch_compile: compile the layers first (minutes at the start; then faster where every batch
-        has one shape, above all on a GPU).
-    """
-
-    batch_size: int = 32
-    num_samples: int = 1
-    max_prompt_tokens: int | None = None
+    batch_size: Count = 32
+    """Prompts decoded together, sorted by length so that padding is small."""
+    num_samples: Count = 1
+    """Trajectories of each prompt; above 1 needs decoding.temperature > 0."""
+    max_prompt_tokens: Count | None = None
+    """Longer prompts are left out and counted; null keeps all."""
     torch_compile: bool = False
+    """Compile the layers first: minutes at the start, then faster where every batch has one shape,
+    above all on a GPU."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"collection.{name} must be at least 1")
+        check(self)

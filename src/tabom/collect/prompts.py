@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from tabom.collect.prompts_columns import answer_text, chat_messages, find_column, shape_of
 from tabom.core import keys
+from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 from tabom.core.jsonl import read_jsonl
@@ -19,52 +20,46 @@ FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv"
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSource:
-    """Names the prompts of a run. Exactly one of path, dataset_name and function.
-
-    path: a local .jsonl, .json, .parquet or .csv file with one prompt a row.
-    dataset_name: a `datasets` id or a local dataset folder.
-    dataset_config: the configuration of that dataset.
-    dataset_split: its split.
-    function: "package.module:function" returning a list of rows; it is given `args`, and `seed`
-        unless args has one.
-    args: keyword arguments of the function.
-    prompt_column: column of the prompt, a string or a list of chat messages; found if null.
-    reference_column: column of the gold answer that the verifier compares with; found if null.
-    ground_truth_column: column of the full human answer (the SFT-GT arm); found if null, else the
-        reference.
-    id_column: column of a unique key; the row number if null.
-    template: text around the prompt, e.g. "{prompt}\\nThink step by step."
-    limit: take this many rows.
-    offset: leave out this many rows first.
-    shuffle: take rows in an order drawn with the run's seed.
-    """
+    """Names the prompts of a run. Exactly one of path, dataset_name and function."""
 
     path: str | None = None
+    """A local .jsonl, .json, .parquet or .csv file with one prompt a row."""
     dataset_name: str | None = None
+    """A `datasets` id or a local dataset folder."""
     dataset_config: str | None = None
+    """The configuration of that dataset."""
     dataset_split: str = "train"
+    """The split of that dataset."""
     function: str | None = None
+    """"package.module:function" returning a list of rows; it is given args, and seed unless args
+    has one."""
     args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the function."""
     prompt_column: str | None = None
+    """Column of the prompt, a string or a list of chat messages; found if null."""
     reference_column: str | None = None
+    """Column of the gold answer that the verifier compares with; found if null."""
     ground_truth_column: str | None = None
+    """Column of the full human answer (the SFT-GT arm); found if null, else the reference."""
     id_column: str | None = None
+    """Column of a unique key; null: the row number."""
     template: str | None = None
-    limit: int | None = None
-    offset: int = 0
+    """Text around the prompt, such as "{prompt}\\nThink step by step."."""
+    limit: Count | None = None
+    """Take this many rows."""
+    offset: Annotated[int, Bound(">=", 0)] = 0
+    """Leave out this many rows first."""
     shuffle: bool = False
+    """Take rows in an order drawn with the run's seed."""
 
     def __post_init__(self) -> None:
+        check(self)
         given = [n for n in ("path", "dataset_name", "function") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ConfigError(
                 "prompts need exactly one of path, dataset_name and function; got "
                 + (" and ".join(given) if given else "none")
             )
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"prompts.limit must be at least 1, got {self.limit}")
-        if self.offset < 0:
-            raise ConfigError(f"prompts.offset must not be negative, got {self.offset}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,127 +1,175 @@
-"""YAML and overrides in, frozen dataclasses out; every mistake names its place."""
+"""Plain values in, frozen dataclasses out: every setting is said once, under its field.
 
+A field's name, type, default and help (the text literal under it) serve the recipe, the flags of
+the verbs, their `--help` and the reference in docs/recipes.md. Every mistake names its place.
+"""
+
+import ast
 import copy
 import dataclasses
 import difflib
+import inspect
 import math
-import os
+import operator
+import reprlib
+import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
-
-import yaml
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from tabom.core.errors import ConfigError
 from tabom.core.plain import fingerprint, to_plain
+from tabom.core.yaml_text import load_yaml, parse_yaml
 
-__all__ = ["apply_overrides", "build", "fingerprint", "load_yaml", "require_finite", "to_plain"]
+__all__ = [
+    "Bound", "Count", "NonNegative", "Share", "apply_overrides", "build", "check", "field_help",
+    "fingerprint", "from_text", "hints_of", "load_yaml", "members_of", "merge", "nearest",
+    "to_plain",
+]  # fmt: skip
 
 T = TypeVar("T")
+# "training.learning_rate=1e-4" (the value is YAML), or a dotted path and a value.
+Override = str | tuple[str, Any]
 
 _EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_MAX_INT = 2**63  # beyond, numpy and Arrow cannot hold it
+_SIGNS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    ">=": (operator.ge, "at least"),
+    ">": (operator.gt, "above"),
+    "<=": (operator.le, "at most"),
+    "<": (operator.lt, "below"),
+}
+_short = reprlib.Repr()  # stops early, also in aliases of aliases that would print for ever
+_short.maxstring = _short.maxother = 60
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML whose mappings have text keys, each once."""
+class KeyedError(ConfigError):
+    """A ConfigError about one key.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key_node.tag != "tag:yaml.org,2002:str":
-                text = getattr(key_node, "value", "?")
-                raise ConfigError(f"line {line}: key {text!r} is not text; put it in quotes")
-            if key_node.value in seen:
-                raise ConfigError(
-                    f"line {line}: key {key_node.value!r} is there already "
-                    f"(line {seen[key_node.value]}); keep one"
-                )
-            seen[key_node.value] = line
-        return super().construct_mapping(node, deep=deep)
-
-
-def _parse(text: str) -> Any:
-    try:
-        content = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
-    except RecursionError as error:
-        raise ConfigError("line 1: not valid YAML (nested too deeply)") from error
-    _require_plain(content, "", (), set())
-    return content
-
-
-def _require_plain(value: Any, where: str, above: tuple[int, ...], seen: set[int]) -> None:
-    """Refuse what YAML can say and a manifest cannot: dates, sets, bytes, a value inside itself."""
-    place = where or "the top"
-    if isinstance(value, (dict, list)):
-        if id(value) in above:
-            raise ConfigError(f"{place}: a YAML alias (*name) that contains itself")
-        if id(value) in seen:  # an alias: looked at already
-            return
-        seen.add(id(value))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in items:
-            _require_plain(inner, _join(where, key), (*above, id(value)), seen)
-    elif isinstance(value, str):
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            raise ConfigError(f"{place}: {value!r} is not valid Unicode text (a lone surrogate)")
-    elif value is not None and not isinstance(value, (int, float)):
-        kind = type(value).__name__
-        raise ConfigError(
-            f"{place}: {str(value)!r} is read as a {kind}; for text, put it in quotes"
-        )
-
-
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
-
-    Returns: the mapping, in the file's order.
-    Raises: ConfigError naming file and line: missing file, bad YAML, a key that occurs twice or is
-        not text, another top level.
+    key: its dotted path, from which the file that says it is found.
     """
-    try:
-        content = _parse(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}, {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        why = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}{place}: not valid YAML ({why})") from error
-    if not isinstance(content, dict):
-        found = "nothing" if content is None else _show(content)
-        raise ConfigError(f"{path}, line 1: expected 'key: value' lines at the top, found {found}")
-    return content
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
-def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A limit of a number, said in its field's type: `steps: Annotated[int, Bound(">=", 1)]`.
+
+    `check` holds the field to it, and its help says it.
+    """
+
+    sign: Literal[">=", ">", "<=", "<"]
+    limit: float
+
+    def __contains__(self, value: float) -> bool:
+        return _SIGNS[self.sign][0](value, self.limit)
+
+    def __str__(self) -> str:
+        return f"{_SIGNS[self.sign][1]} {self.limit:g}"
+
+
+Count = Annotated[int, Bound(">=", 1)]
+NonNegative = Annotated[float, Bound(">=", 0)]
+Share = Annotated[float, Bound(">", 0), Bound("<=", 1)]
+
+
+@cache
+def hints_of(cls: Any, *, with_bounds: bool = False) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    return typing.get_type_hints(cls, include_extras=with_bounds)
+
+
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, without None; of another type, itself."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(member for member in get_args(hint) if member is not type(None))
+    return (hint,)
+
+
+@cache
+def field_help(cls: type) -> dict[str, str]:
+    """The help of each field: the text literal under it, in the class or in one it inherits.
+
+    It is read from the source, which costs milliseconds: only help and documents ask for it. An
+    installation without sources has none.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(base))
+        except (OSError, TypeError):
+            continue
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.ClassDef)
+        for item, under in pairwise(definition.body):
+            if (
+                isinstance(item, ast.AnnAssign)
+                and isinstance(item.target, ast.Name)
+                and isinstance(under, ast.Expr)
+                and isinstance(under.value, ast.Constant)
+                and isinstance(under.value.value, str)
+            ):
+                found[item.target.id] = " ".join(under.value.value.split())
+    return found
+
+
+def check(settings: Any) -> None:
+    """Hold a settings object to its types: numbers finite and in bounds, choices among theirs.
+
+    `build` has checked what it made; this is for objects that code makes, so `__post_init__` of
+    every settings class calls it.
+    Raises: ConfigError naming the field, what it may be and what was found.
+    """
+    for name, hint in hints_of(type(settings), with_bounds=True).items():  # type: ignore[arg-type]
+        _check_value(getattr(settings, name, None), hint, name)
+
+
+def _check_value(value: Any, hint: Any, name: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise KeyedError(f"{name} must be a finite number, got {value}", name)
+    for kind in members_of(hint):
+        origin, args = get_origin(kind), get_args(kind)
+        if origin is Annotated:
+            for bound in args[1:]:
+                if value is not None and value not in bound:
+                    raise KeyedError(f"{name} must be {bound}, got {value}", name)
+        elif origin is Literal and value is not None:
+            _coerce_literal(value, args, name)
+        elif origin is tuple and args[-1] is Ellipsis and isinstance(value, tuple):
+            for item in value:
+                _check_value(item, args[0], name)
+
+
+def require_finite(settings: Any, where: str) -> None:
+    """Raise ConfigError if a number of a settings object is NaN or infinite."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where} {field.name} must be a finite number, got {value}")
+
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[Override]) -> dict[str, Any]:
     """A copy of the mapping with some values replaced.
 
-    overrides: "training.learning_rate=1e-4", values as YAML; lists by index, "arms.0.name=tabom".
-        Missing mappings on the way are made; `build` finds a key that is not known.
+    overrides: "training.learning_rate=1e-4", values as YAML, or ("training.learning_rate", 1e-4);
+        lists by index, "arms.0.name=tabom". Missing mappings on the way are made; `build` finds a
+        key that is not known.
     Raises: ConfigError for text without "=", a path through a plain value, an index out of range.
     """
     result = copy.deepcopy(dict(mapping))
     for override in overrides:
-        path, equals, text = override.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise ConfigError(f"override {override!r}: expected 'section.key=value'")
-        try:
-            value = _parse(text)
-        except ConfigError as error:
-            raise ConfigError(
-                f"override {override!r}: {text!r} is not valid YAML ({error})"
-            ) from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from error
+        path, value = override if isinstance(override, tuple) else _parsed(override)
+        keys = path.split(".")
         target: Any = result
         for i, key in enumerate(keys):
             here = ".".join(keys[:i]) or "the top"
@@ -129,13 +177,13 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
             if isinstance(target, list):
                 if not key.isdecimal() or int(key) >= len(target):
                     raise ConfigError(
-                        f"override {override!r}: {here} is a list of {len(target)}; "
+                        f"override {path!r}: {here} is a list of {len(target)}; "
                         f"expected an index from 0 to {len(target) - 1}, found {key!r}"
                     )
                 slot = int(key)
             elif not isinstance(target, dict):
                 raise ConfigError(
-                    f"override {override!r}: {here} is {_show(target)}, it has no {key!r}"
+                    f"override {path!r}: {here} is {_show(target)}, it has no {key!r}"
                 )
             if i == len(keys) - 1:
                 target[slot] = value
@@ -146,61 +194,123 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
     return result
 
 
-def build(cls: type[T], mapping: Mapping[str, Any], *, where: str = "", source: str = "") -> T:
+def _parsed(override: str) -> tuple[str, Any]:
+    path, equals, text = override.partition("=")
+    path = path.strip()
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"override {override!r}: expected 'section.key=value'")
+    try:
+        return path, parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"override {override!r}: {text!r} is not valid YAML ({error})") from error
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes on top: mappings are merged key by key, all else is replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def build(
+    cls: type[T],
+    mapping: Mapping[str, Any],
+    *,
+    where: str = "",
+    source: str | Callable[[str], str] = "",
+) -> T:
     """A dataclass from a mapping, checked against its type hints.
 
     cls: a dataclass; fields may be nested dataclasses, `X | None`, `Literal`, `list[X]`,
         `tuple[X, ...]`, `dict[str, X]`, `Path`, int, float, bool, str.
     mapping: plain values. Numbers written as text (YAML 1.1 reads 1e-4 so) become numbers where
         the field is a number; a boolean is never a number.
-    where: dotted path of the mapping in its file, "" at the top. source: the file, for messages.
+    where: dotted path of the mapping in its file, "" at the top. source: the file, for messages,
+        or a function from a dotted path to the file that says it.
     Raises: ConfigError for an unknown key (with the nearest known one), a missing key, a value of
         another type; and for what the dataclass itself refuses.
     """
     try:
         return _build(cls, mapping, where)
-    except ConfigError as error:
-        if not source:
+    except KeyedError as error:
+        file = source(error.key) if callable(source) else source
+        if not file:
             raise
-        raise ConfigError(f"{source}: {error}") from error
+        raise KeyedError(f"{file}: {error}", error.key) from error
 
 
-def require_finite(settings: Any, where: str) -> None:
-    """Raise ConfigError if a number of a settings object is NaN or infinite.
+def from_text(text: str | list[str], hint: Any, where: str) -> Any:
+    """What the text of a flag means to a field of a type.
 
-    settings: a dataclass instance. where: its name in messages, "training".
+    text: one text, or several for a list. Text stays text, whatever YAML would make of it; a
+        mapping is YAML; `null` is nothing, except where text is expected.
+    hint: the field's type. where: the flag, for messages.
+    Raises: ConfigError naming the flag, what it expects and what was found.
     """
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where} {field.name} must be a finite number, got {value}")
+    return _coerce(_read(text, hint, where), hint, where)
+
+
+def _read(text: str | list[str], hint: Any, where: str) -> Any:
+    members = members_of(hint)
+    if str in members or Path in members:
+        return text
+    if text in ("null", ["null"]) and len(members) < len(get_args(hint)):
+        return None
+    kind = members[0]
+    if isinstance(text, list):
+        inner = get_args(kind)[0] if get_args(kind) else Any
+        return [_read(item, inner, where) for item in text]
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    if kind is bool:
+        return _WORDS.get(text.lower(), text)
+    if kind in (int, float):
+        return text
+    try:
+        return parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {text!r}: {error}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the known name that is nearest, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _build(cls: type[T], mapping: Any, where: str) -> T:
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where or 'top level'}: expected a mapping, found {_show(mapping)}")
-    hints = typing.get_type_hints(cls)
+        raise KeyedError(
+            f"{where or 'top level'}: expected a mapping, found {_show(mapping)}", where
+        )
+    hints = hints_of(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in mapping.items():
+        place = _join(where, key)
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"unknown key {_join(where, key)!r}{hint} (known: {', '.join(fields)})"
+            raise KeyedError(
+                f"unknown key {place!r}{nearest(str(key), fields)} (known: {', '.join(fields)})",
+                place,
             )
-        values[key] = _coerce(value, hints[key], _join(where, key))
+        values[key] = _coerce(value, hints[key], place)
     for name, field in fields.items():
         has_default = (
             field.default is not dataclasses.MISSING
             or field.default_factory is not dataclasses.MISSING
         )
         if name not in values and not has_default:
-            raise ConfigError(f"missing key {_join(where, name)!r}: it has no default, set it")
+            place = _join(where, name)
+            raise KeyedError(f"missing key {place!r}: it has no default, set it", place)
     try:
         return cls(**values)
+    except KeyedError as error:  # of `check`, which knows the field but not where it stands
+        raise KeyedError(_join(where, error), _join(where, error.key)) from error
     except (ConfigError, ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}" if where else str(error)) from error
+        raise KeyedError(f"{where}: {error}" if where else str(error), where) from error
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
@@ -208,7 +318,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _coerce_union(value, args, where)
+        return _coerce_union(value, hint, where)
     if origin is Literal:
         return _coerce_literal(value, args, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -223,15 +333,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             raise _wrong(value, "a mapping", where)
         inner = args[1] if args else Any
         return {str(k): _coerce(v, inner, _join(where, k)) for k, v in value.items()}
-    if hint is type(None):
-        if value is not None:
-            raise _wrong(value, "null", where)
-        return None
     if hint in (int, float):
         return _coerce_number(value, hint, where)
-    if hint is Path:
-        if not isinstance(value, (str, Path)):
-            raise _wrong(value, "a path", where)
+    if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if isinstance(hint, type) and isinstance(value, hint):
         return value
@@ -242,14 +346,14 @@ def _coerce_number(value: Any, hint: type, where: str) -> Any:
     number = value
     if isinstance(value, str):
         try:
-            number = int(value)
+            number = float(value)
+            number = int(value) if "." not in value else number
         except ValueError:
-            try:
-                number = float(value)
-            except ValueError:
-                raise _wrong(value, _EXPECTED[hint], where) from None
+            pass  # "1e3" is a whole number, "fast" is none
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise _wrong(value, _EXPECTED[hint], where)
+    if isinstance(number, int) and abs(number) >= _MAX_INT:
+        raise _wrong(value, f"{_EXPECTED[hint]} of at most 63 bits", where)
     if hint is float:
         return float(number)
     if isinstance(number, float) and not number.is_integer():
@@ -257,10 +361,10 @@ def _coerce_number(value: Any, hint: type, where: str) -> Any:
     return int(number)
 
 
-def _coerce_union(value: Any, members: tuple[Any, ...], where: str) -> Any:
-    if value is None and type(None) in members:
+def _coerce_union(value: Any, hint: Any, where: str) -> Any:
+    members = members_of(hint)
+    if value is None and len(members) < len(get_args(hint)):
         return None
-    members = tuple(m for m in members if m is not type(None))
     for member in members:  # a value that is right as it stands is never converted
         if type(value) is member:
             return value
@@ -279,8 +383,7 @@ def _coerce_literal(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     for choice in choices:
         if type(value) is type(choice) and value == choice:
             return choice
-    near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(str(value), map(str, choices))
     if isinstance(value, bool):
         hint = "; YAML reads on, off, yes and no as booleans: put the word in quotes"
     raise _wrong(value, f"one of {', '.join(repr(c) for c in choices)}", where, hint)
@@ -289,18 +392,17 @@ def _coerce_literal(value: Any, choices: tuple[Any, ...], where: str) -> Any:
 def _coerce_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) -> Any:
     if not isinstance(value, (list, tuple)):
         raise _wrong(value, "a list", where)
+    inner: list[Any] = [args[0] if args else Any] * len(value)
     if kind is tuple and args and args[-1] is not Ellipsis:
         if len(value) != len(args):
             raise _wrong(value, f"a list of {len(args)}", where)
         inner = list(args)
-    else:
-        inner = [args[0] if args else Any] * len(value)
     items = zip(value, inner, strict=True)
     return kind(_coerce(v, h, f"{where}.{i}") for i, (v, h) in enumerate(items))
 
 
-def _wrong(value: Any, expected: str, where: str, hint: str = "") -> ConfigError:
-    return ConfigError(f"{where}: expected {expected}, found {_show(value)}{hint}")
+def _wrong(value: Any, expected: str, where: str, hint: str = "") -> KeyedError:
+    return KeyedError(f"{where}: expected {expected}, found {_show(value)}{hint}", where)
 
 
 def _show(value: Any) -> str:
@@ -310,16 +412,14 @@ def _show(value: Any) -> str:
         return f"{str(value).lower()} (a boolean)"
     kinds = {str: "text", int: "an integer", float: "a number", list: "a list", dict: "a mapping"}
     kind = kinds.get(type(value), type(value).__name__)
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
+    return f"{_short.repr(value)} ({kind})"
 
 
 def _name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(repr(c) for c in get_args(hint))
-    if hint in _EXPECTED:
-        return _EXPECTED[hint]
-    return {list: "a list", tuple: "a list", dict: "a mapping"}.get(
+    names = {list: "a list", tuple: "a list", dict: "a mapping", Path: "a path"}
+    return _EXPECTED.get(hint) or names.get(
         get_origin(hint) or hint, getattr(hint, "__name__", str(hint))
     )
 

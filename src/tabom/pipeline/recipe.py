@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import PromptSource
 from tabom.core import configs
+from tabom.core.configs import Bound, Count, Share, check
 from tabom.core.errors import ConfigError
 from tabom.decoding.config import DecodingConfig
 from tabom.training.config import TrainingConfig
@@ -23,30 +24,22 @@ _TAKEN = ("", ".", "..", "collect", "verify")  # folders that a seed's own stage
 _MAX_NAME = 100  # it names a folder
 
 
-def _at_least(where: str, least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ConfigError(f"{where}.{name} must be at least {least}, got {value}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The base model.
-
-    model_name_or_path: a local folder, a hub id, or an embedded model ("toy-base").
-    adapter: a LoRA adapter folder that is part of the base.
-    dtype: auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16.
-    attn_implementation: sdpa, eager or flash_attention_2.
-    device: cuda, cpu, ...; found if null.
-    mask_token_id: overrides the id found in the checkpoint.
-    """
+    """The base model."""
 
     model_name_or_path: str
+    """A local folder, a hub id, or an embedded model ("toy-base")."""
     adapter: str | None = None
+    """A LoRA adapter folder that is part of the base."""
     dtype: str = "auto"
+    """auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16."""
     attn_implementation: str = "sdpa"
+    """sdpa, eager or flash_attention_2."""
     device: str | None = None
+    """cuda, cpu, ...; found if null."""
     mask_token_id: int | None = None
+    """Overrides the id found in the checkpoint."""
 
     def __post_init__(self) -> None:
         # An empty path is the current folder to `pathlib`.
@@ -58,18 +51,18 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmConfig:
-    """One objective in a study.
-
-    name: as it appears in tables. objective: a preset (see docs/objectives.md), null for the
-    untrained base. data: self_distilled (accepted trajectories) or ground_truth (the data
-    set's own answers). options: of the preset. training: fields of `training` that differ.
-    """
+    """One objective in a study."""
 
     name: str
+    """As it appears in tables; it names the arm's folder."""
     objective: str | None = None
+    """A preset (see docs/objectives.md); null for the untrained base."""
     data: ArmData = "self_distilled"
+    """self_distilled (accepted trajectories) or ground_truth (the data set's own answers)."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Options of the preset."""
     training: dict[str, Any] = field(default_factory=dict)
+    """Fields of `training` that differ for this arm."""
 
     def __post_init__(self) -> None:
         if self.slug.strip("- ") in _TAKEN or not self.name.isprintable():
@@ -95,24 +88,27 @@ class ArmConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """One set of held-out prompts.
-
-    name: as it appears in tables. role: in_domain or out_of_domain. prompts: where they come
-    from (the seed is `evaluation.seed`, the same for every arm and seed, so arms are paired).
-    verifier, decoding: what differs from the recipe's own. tokens_per_step: the decoding speeds
-    measured. metrics: further per-response metrics, name -> "package.module:function" called with
-    row, slots and step.
-    """
+    """One set of held-out prompts."""
 
     name: str
+    """As it appears in tables."""
     role: Role
+    """in_domain or out_of_domain."""
     prompts: PromptSource
+    """Where they come from. The seed is `evaluation.seed`, the same for every arm and seed, so
+    that arms are paired."""
     verifier: VerifierConfig | None = None
+    """The checker of this set; null: the recipe's own."""
     decoding: dict[str, Any] = field(default_factory=dict)
-    tokens_per_step: tuple[int, ...] = (1,)
+    """Fields of `decoding` that differ for this set."""
+    tokens_per_step: tuple[Count, ...] = (1,)
+    """The decoding speeds measured."""
     metrics: dict[str, str] = field(default_factory=dict)
+    """Further per-response metrics: name -> "package.module:function", called with row, slots and
+    step."""
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.name.strip() or not self.name.isprintable():
             raise ConfigError(f"evaluation.sets: {self.name!r} cannot name a set")
         speeds = self.tokens_per_step
@@ -125,92 +121,87 @@ class EvaluationSet:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What every arm is measured on.
-
-    sets: the evaluation sets. batch_size: prompts decoded together. seed: of the prompt draws and
-    of sampling. num_fields: responses whose entropies at every step are kept, for TDS and the
-    viewer (the first ones of each set). held_out_check: what to do where an evaluation prompt
-    occurs in the training prompts: warn (in the report), error or off.
-    """
+    """What every arm is measured on."""
 
     sets: tuple[EvaluationSet, ...] = ()
-    batch_size: int = 32
+    """The evaluation sets."""
+    batch_size: Count = 32
+    """Prompts decoded together."""
     seed: int = 1000
-    num_fields: int = 64
+    """Of the prompt draws and of sampling."""
+    num_fields: Annotated[int, Bound(">=", 0)] = 64
+    """Responses whose entropies at every step are kept, for TDS and the viewer (the first ones of
+    each set)."""
     held_out_check: HeldOutCheck = "warn"
+    """What to do where an evaluation prompt occurs in the training prompts: warn (in the report),
+    error or off."""
 
     def __post_init__(self) -> None:
-        _at_least("evaluation", 1, batch_size=self.batch_size)
-        _at_least("evaluation", 0, num_fields=self.num_fields)
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsConfig:
-    """What is measured beside accuracy.
+    """What is measured beside accuracy."""
 
-    num_trajectories: base trajectories on which order agreement and the loss ratio are taken.
-    cuts_per_trajectory: fixed contexts per trajectory. mask_ratios: of the loss ratio.
-    batch_size: contexts per forward.
-    """
-
-    num_trajectories: int = 64
-    cuts_per_trajectory: int = 4
-    mask_ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    batch_size: int = 32
+    num_trajectories: Annotated[int, Bound(">=", 0)] = 64
+    """Base trajectories on which order agreement and the loss ratio are taken."""
+    cuts_per_trajectory: Count = 4
+    """Fixed contexts of each trajectory."""
+    mask_ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Shares of masked slots at which the loss ratio is taken."""
+    batch_size: Count = 32
+    """Contexts in one forward."""
 
     def __post_init__(self) -> None:
-        _at_least("diagnostics", 0, num_trajectories=self.num_trajectories)
-        _at_least(
-            "diagnostics",
-            1,
-            cuts_per_trajectory=self.cuts_per_trajectory,
-            batch_size=self.batch_size,
-        )
-        if not self.mask_ratios or not all(0 < ratio <= 1 for ratio in self.mask_ratios):
-            raise ConfigError(
-                "diagnostics.mask_ratios: expected one or more numbers above 0 and up to 1, "
-                f"got {list(self.mask_ratios)}"
-            )
+        check(self)
+        if not self.mask_ratios:
+            raise ConfigError("mask_ratios: expected one or more shares, got none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """How the stages of a study are spread over this machine.
+    """How the stages of a study are spread over this machine."""
 
-    num_workers: stages that run side by side, each in a process of its own.
-    threads_per_worker: torch threads of each; null leaves torch's own choice.
-    """
-
-    num_workers: int = 1
-    threads_per_worker: int | None = None
+    num_workers: Count = 1
+    """Stages that run side by side, each in a process of its own."""
+    threads_per_worker: Count | None = None
+    """Torch threads of each; null leaves torch's own choice."""
 
     def __post_init__(self) -> None:
-        _at_least("study", 1, num_workers=self.num_workers)
-        if self.threads_per_worker is not None:
-            _at_least("study", 1, threads_per_worker=self.threads_per_worker)
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole study: prompts -> trajectories -> verify -> train -> evaluate -> diagnose -> report.
-
-    name: of the study. output_dir: where it writes. seeds: each collects and trains anew.
-    base_arm: the arm that deltas are taken against (it is not trained).
-    """
+    """A whole study: collect -> verify -> train -> evaluate -> diagnose -> report."""
 
     name: str
+    """Of the study; it names its folder under runs/."""
     model: ModelConfig
+    """The base model."""
     prompts: PromptSource
+    """The training prompts."""
     arms: tuple[ArmConfig, ...]
+    """What is compared: each an objective, and one without for the untrained base."""
     output_dir: str = ""
+    """Where the study writes; left out: runs/NAME."""
     seeds: tuple[int, ...] = (0,)
+    """Each collects and trains anew."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    """How responses are decoded."""
     collection: CollectionConfig = field(default_factory=CollectionConfig)
+    """How trajectories are collected."""
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    """Which checker judges responses."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How each arm is trained."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What every arm is measured on."""
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    """What is measured beside accuracy."""
     study: StudyConfig = field(default_factory=StudyConfig)
+    """How the stages are spread over this machine."""
 
     def __post_init__(self) -> None:
         for what, names in (

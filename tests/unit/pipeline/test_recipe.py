@@ -93,8 +93,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
         ('model.model_name_or_path=""', "model.model_name_or_path is empty"),
         ("training.learning_rate=.nan", "learning_rate must be a finite number, got nan"),
         ("decoding.temperature=.inf", "temperature must be a finite number, got inf"),
-        ("prompts.args.day=2024-01-01", "read as a date; for text, put it in quotes"),
-        ("prompts.args.x=&a [*a]", "a YAML alias .* that contains itself"),
+        ("prompts.args.x=&a [*a]", "recursive"),
     ],
 )
 def test_a_value_that_would_fail_later_fails_at_once(

@@ -251,7 +251,7 @@ def test_number_type_is_wired():
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"type": "exakt"}, "'exakt' is not one of exact, number, math, code, python, function"),
+        ({"type": "exakt"}, "type: .*'exakt'.*did you mean 'exact'"),
         ({"type": "function"}, "needs verifier.function"),
         ({"type": "exact", "function": "a:b"}, "takes no function"),
         ({"type": "number", "args": {"a": 1}}, "takes no function and no args"),
