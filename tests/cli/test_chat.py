@@ -166,8 +166,6 @@ def test_generate_with_an_adapter(random_toy: Path, tmp_path: Path, capsys: Capt
         (["--prompt", "\u4e2d"], "does not take this prompt"),
         (["--prompts", "no.txt"], "no.txt"),
         (["--prompts", "no.jsonl"], "no.jsonl"),
-        (["--prompt", "a", "--policy", "best"], "found 'best'"),
-        (["--prompt", "a", "--max_new_tokens", "many"], "max_new_tokens"),
         (["--prompt", "a", "--adapter", "nowhere"], "nowhere"),
     ],
 )

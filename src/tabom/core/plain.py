@@ -9,18 +9,13 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-# Metadata of a settings field that came after its class was in use: at its default it is left out,
-# so that settings that say nothing about it keep the fingerprint of what was made before.
-ADDED_LATER = {"added_later": True}
-
 
 def to_plain(obj: Any) -> Any:
     """The object as dicts, lists, strings, numbers, booleans and None.
 
     obj: dataclasses, mappings, sequences, sets, paths, enums, numpy scalars and arrays, nested.
     Returns: a JSON-able copy. JSON has no NaN and no infinity: NaN (no value) becomes None,
-        infinities become the strings "inf" and "-inf". Fields marked `ADDED_LATER` are left out
-        at their default.
+        infinities become the strings "inf" and "-inf".
     Raises: TypeError for anything else: what it is cannot be written down.
     """
     if obj is None or isinstance(obj, bool):
@@ -38,11 +33,7 @@ def to_plain(obj: Any) -> Any:
     if isinstance(obj, PurePath):
         return obj.as_posix()
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {
-            f.name: to_plain(getattr(obj, f.name))
-            for f in dataclasses.fields(obj)
-            if not (f.metadata.get("added_later") and getattr(obj, f.name) == f.default)
-        }
+        return {f.name: to_plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
     if isinstance(obj, Mapping):
         return {str(key): to_plain(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
