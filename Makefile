@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCHMARKS := head ranking step collector scaling loading
 
-.PHONY: demo study bench test lint clean help
+.PHONY: demo study bench test test-slow test-lowest lint clean help
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,8 +28,17 @@ bench: $(STAMP)  ## Measure speed and memory against the usual way (about 25 min
 	  echo "$$name"; $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python benchmarks/tables.py
 
-test: $(STAMP) lint  ## Set up, then lint, type check and test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP) lint  ## Set up, then lint, type check and test (a few minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(STAMP)  ## The long tests: killed runs, sharded training, whole tasks of lm-eval
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-lowest:  ## Install the lowest versions that pyproject.toml admits (in .lowest), run toy-quick
+	$(PYTHON) -m venv .lowest
+	.lowest/bin/python -m pip install -q uv
+	.lowest/bin/uv pip install -q -p .lowest/bin/python --resolution lowest-direct .
+	.lowest/bin/tabom run toy-quick --overwrite --output_dir .lowest/toy-quick
 
 lint: $(STAMP)  ## Format, lint, types and import rows
 	$(BIN)/ruff format --check .
@@ -38,4 +47,4 @@ lint: $(STAMP)  ## Format, lint, types and import rows
 	$(BIN)/lint-imports --no-cache
 
 clean:  ## Remove the environment and all caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

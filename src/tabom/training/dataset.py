@@ -116,7 +116,7 @@ def examples_from_text(
             continue
         prompt_ids = np.asarray(model.encode_prompt(prompt), dtype=np.int32)
         response_ids_N = np.full(max_new_tokens, model.ids.filler, dtype=np.int32)
-        response_ids_N[:length] = [*answer, model.ids.eos[0]]
+        response_ids_N[:length] = [*answer, model.ids.end]
         examples.append(
             ResponseExample(
                 id=keys.content_id(prompt_ids.tobytes(), response_ids_N.tobytes()),
