@@ -71,7 +71,7 @@ def test_trajectory_with_nothing_revealed_is_counted() -> None:
 class FakeModel:
     """Characters are tokens: a = 10, b = 11, ..."""
 
-    ids = TokenIds(mask=MASK, pad=PAD, eos=(EOS, 2), filler=7, sources={})
+    ids = TokenIds(mask=MASK, pad=PAD, eos=(EOS, 2), filler=7, sources={}, answer_end=EOS)
 
     @staticmethod
     def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
