@@ -38,8 +38,8 @@ def test_nothing_heavy_is_imported(statement: str) -> None:
 
 def test_planning_a_study_needs_no_torch() -> None:
     statement = (
-        "from tabom.pipeline.recipe import load_recipe\n"
-        "from tabom.pipeline.study import plan_study\n"
+        "from tabom.stages.recipe import load_recipe\n"
+        "from tabom.stages.study import plan_study\n"
         "plan_study(load_recipe('toy-quick', overrides=['output_dir=none']))"
     )
     assert not loaded_after(statement) & {"torch", "transformers", "peft", "accelerate"}

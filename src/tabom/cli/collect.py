@@ -2,14 +2,15 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from tabom.cli import sections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom collect`."""
-    sections.add(parser, "model", "prompts", "decoding", "collection", output="where to write")
+    from tabom.stages.collect import Collect
+
+    sections.add(parser, Collect, output="where to write")
     parser.add_argument("--seed", type=int, default=0, help="key of all draws (default: 0)")
     parser.add_argument(
         "--shard",
@@ -20,16 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect; a rerun resumes."""
-    from dataclasses import replace
+    from tabom.stages.collect import Collect
 
-    from tabom.pipeline import stages
-
-    recipe = sections.partial_recipe(args, need=("model", "prompts"))
-    folder = Path(sections.output_dir(args))
     rank, world_size = _shard(args.shard)
-    stage = stages.collect_stage(recipe, seed=args.seed, folder=folder)
-    stage = replace(stage, arguments={**stage.arguments, "rank": rank, "world_size": world_size})
-    return sections.run_stage(stage, args)
+    stage = sections.build(Collect, args, seed=args.seed, rank=rank, world_size=world_size)
+    with sections.prepared(stage, args) as report:
+        counts = stage.run(report)
+    return sections.show(stage, counts)
 
 
 def _shard(text: str | None) -> tuple[int, int]:

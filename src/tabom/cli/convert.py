@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tabom.pipeline.recipe import ModelConfig
+    from tabom.models.config import ModelConfig
     from tabom.trajectory.convert.vocabulary import Vocabulary
 
 _VERIFIER = "accept_all (tabom convert)"
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert, and say what was read, written and dropped."""
     from tabom._version import __version__
     from tabom.core.errors import ConfigError
-    from tabom.pipeline.identity import model_identity
-    from tabom.pipeline.recipe import ModelConfig
+    from tabom.core.identity import identity
+    from tabom.models.config import ModelConfig
     from tabom.trajectory.convert.fields import ConvertOptions
     from tabom.trajectory.convert.run import NATIVE, convert
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         settings={
             "tabom": __version__,
-            "model": None if model is None else model_identity(model),
+            "model": None if model is None else identity(model),
             "mask_token_id": args.mask_token_id,
         },
         overwrite=args.overwrite,
@@ -163,12 +163,10 @@ def _vocabulary(model: "ModelConfig | None", mask_token_id: int | None) -> "Voca
 def _accepted(folder: str | None) -> frozenset[str] | None:
     if folder is None:
         return None
-    from tabom.cli import sections
-    from tabom.pipeline.work import VERDICTS
+    from tabom.stages.verify import VERDICTS, Verify
     from tabom.trajectory.verdicts import read_verdicts
 
-    stage = sections.finished(folder, "verify")
-    verdicts = read_verdicts(stage.folder / VERDICTS)
+    verdicts = read_verdicts(Verify.load(folder).folder / VERDICTS)
     return frozenset(key for key, verdict in verdicts.items() if verdict.is_accepted)
 
 
@@ -176,7 +174,7 @@ def _accept_all(collected: Path, *, overwrite: bool) -> Path:
     """The folder of a finished `tabom verify` that accepts what the file did not call wrong."""
     from tabom._version import __version__
     from tabom.core import configs, manifest
-    from tabom.pipeline.work import VERDICTS
+    from tabom.stages.verify import VERDICTS
     from tabom.trajectory.store import TrajectoryStore
     from tabom.trajectory.verdicts import Verdict, count_reasons, write_verdicts
 
@@ -185,7 +183,7 @@ def _accept_all(collected: Path, *, overwrite: bool) -> Path:
     assert store.manifest is not None
     settings = {
         "tabom": __version__,
-        "collect": store.manifest.fingerprint,
+        "trajectories": store.manifest.fingerprint,
         "verifier": {"type": "accept_all", "by": "tabom convert"},
     }
     digest = configs.fingerprint(settings)

@@ -1,13 +1,14 @@
 """`tabom diagnose`: order agreement and loss ratio of a model on the base's own responses."""
 
 import argparse
-from pathlib import Path
 
 from tabom.cli import sections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom diagnose`."""
+    from tabom.stages.diagnose import Diagnose
+
     parser.add_argument(
         "--trained", metavar="DIR", help="what `tabom train` wrote; left out: the base alone"
     )
@@ -18,22 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="what `tabom evaluate` wrote for the base: its accepted responses are asked about",
     )
-    sections.add(parser, "model", "decoding", "diagnostics", output="where to write the numbers")
+    sections.add(parser, Diagnose, output="where to write the numbers")
 
 
 def run(args: argparse.Namespace) -> int:
     """Diagnose."""
-    from tabom.pipeline import stages
-    from tabom.pipeline.recipe import ArmConfig
+    from tabom.stages.diagnose import Diagnose
+    from tabom.stages.evaluate import Evaluate
+    from tabom.stages.recipe import EvaluationConfig
+    from tabom.stages.train import Train
 
-    recipe = sections.partial_recipe(args, need=("model",))
-    train = None if args.trained is None else sections.finished(args.trained, "train")
-    stage = stages.diagnose_stage(
-        recipe,
-        arm=ArmConfig(name="trained" if train else "base"),
-        label="",
-        train=train,
-        base_evaluate=sections.finished(args.base_evaluation, "evaluate"),
-        folder=Path(sections.output_dir(args)),
+    mapping, _ = sections.recipe_of(args)
+    stage = sections.build(
+        Diagnose,
+        args,
+        trained=None if args.trained is None else Train.load(args.trained),
+        base_evaluation=Evaluate.load(args.base_evaluation),
+        seed=(mapping.get("evaluation") or {}).get("seed", EvaluationConfig.seed),
     )
-    return sections.run_stage(stage, args)
+    with sections.prepared(stage, args) as report:
+        counts = stage.run(report)
+    return sections.show(stage, counts)

@@ -4,14 +4,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tabom.cli import flags, sections
+from tabom.cli import sections
+from tabom.core import configs
+from tabom.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tabom.pipeline.stages import Stage
+    from tabom.stages.stage import Output, Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom evaluate`."""
+    from tabom.collect.prompts import PromptSource
+    from tabom.stages.evaluate import Evaluate
+
     parser.add_argument(
         "--trained", metavar="DIR", help="what `tabom train` wrote; left out: the base alone"
     )
@@ -25,15 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speeds of the one set made from the prompt flags, or of the tasks (default: 1)",
     )
     _add_tasks(parser.add_argument_group("tasks of lm-eval (instead of prompts)"))
-    sections.add(
-        parser,
-        "model",
-        "prompts",
-        "decoding",
-        "verifier",
-        "evaluation",
-        output="where to write the records",
-    )
+    # A recipe alone can list sets, and each has speeds of its own.
+    skip = {"sets", "held_out_check", "tokens_per_step"}
+    sections.add(parser, Evaluate, output="where to write the records", skip=skip)
+    sections.add_section(parser, PromptSource, "prompts")
 
 
 def _add_tasks(group: Any) -> None:
@@ -109,40 +109,49 @@ def _add_tasks(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate on tasks, on the recipe's sets, or on one set made from the prompt flags."""
-    from tabom.pipeline import stages
-    from tabom.pipeline.recipe import ArmConfig
+    from tabom.stages.evaluate import Evaluate
+    from tabom.stages.train import Train
 
-    recipe = sections.partial_recipe(args, need=("model",))
-    train = None if args.trained is None else sections.finished(args.trained, "train")
+    trained = None if args.trained is None else Train.load(args.trained)
+    stage: Stage
     if args.tasks:
-        stage = _tasks_stage(args, recipe, train)
-        status = sections.run_stage(stage, args)
+        stage = _tasks_stage(args, trained)
+    else:
+        _refuse_task_flags(args)
+        stage = sections.build(Evaluate, args, trained=trained, evaluation=_with_sets(args))
+    with sections.prepared(stage, args) as report:
+        counts = stage.run(report)
+    sections.show(stage, counts)
+    if args.tasks:
         _print_held_out(stage.folder)
-        return status
-    _refuse_task_flags(args)
-    recipe = sections.with_one_set(recipe, args)
-    stage = stages.evaluate_stage(
-        recipe,
-        arm=ArmConfig(name="trained" if train else "base"),
-        label="",
-        train=train,
-        folder=Path(sections.output_dir(args)),
-    )
-    return sections.run_stage(stage, args)
+    return 0
 
 
-def _tasks_stage(args: argparse.Namespace, recipe: Any, train: "Stage | None") -> "Stage":
-    from tabom.core import configs
-    from tabom.pipeline.recipe import recipe_path
-    from tabom.pipeline.tasks import TasksConfig, tasks_stage
+def _with_sets(args: argparse.Namespace) -> dict[str, Any]:
+    """The section `evaluation`, with one set made of the prompts where it lists none."""
+    mapping, _ = sections.recipe_of(args)
+    evaluation = dict(mapping.get("evaluation") or {})
+    if not evaluation.get("sets"):
+        if not mapping.get("prompts"):
+            raise ConfigError(
+                "nothing to evaluate on: give --prompts_path, --dataset_name or "
+                "--prompts_function, or a --config RECIPE with evaluation.sets"
+            )
+        one = {"name": "prompts", "role": "in_domain", "prompts": mapping["prompts"]}
+        evaluation["sets"] = [{**one, "tokens_per_step": args.tokens_per_step}]
+    return evaluation
+
+
+def _tasks_stage(args: argparse.Namespace, trained: "Output | None") -> "Stage":
+    from tabom.pipeline.tasks import EvaluateTasks, TasksConfig, check_tasks
+    from tabom.stages.recipe import EvaluationConfig
 
     # Of the decoding options only those that were given: a task or a setting has its own.
-    mapping: dict[str, Any] = {}
-    if args.config is not None:
-        mapping = configs.load_yaml(recipe_path(args.config))
-    mapping = configs.apply_overrides(mapping, flags.overrides_of(args))
+    mapping, _ = sections.recipe_of(args)
     decoding = {k: v for k, v in (mapping.get("decoding") or {}).items() if k != "tokens_per_step"}
-    config = TasksConfig(
+    given = {k: v for k, v in (mapping.get("evaluation") or {}).items() if k != "sets"}
+    evaluation = configs.build(EvaluationConfig, given, where="evaluation")
+    tasks = TasksConfig(
         tasks=_names(args.tasks),
         in_domain=_names(args.in_domain),
         setting=args.setting,
@@ -155,14 +164,14 @@ def _tasks_stage(args: argparse.Namespace, recipe: Any, train: "Stage | None") -
         apply_chat_template=not args.no_chat_template,
         cut=args.cut,
         max_prompt_tokens=args.max_prompt_tokens,
-        batch_size=recipe.evaluation.batch_size,
-        seed=recipe.evaluation.seed,
+        batch_size=evaluation.batch_size,
+        seed=evaluation.seed,
         unsafe_exec=args.unsafe_exec,
         quiet=args.quiet,
     )
-    return tasks_stage(
-        config, model=recipe.model, train=train, folder=Path(sections.output_dir(args))
-    )
+    stage = sections.build(EvaluateTasks, args, trained=trained, tasks=tasks)
+    check_tasks(stage.tasks, stage.model)
+    return stage
 
 
 def _print_held_out(folder: Path) -> None:
@@ -180,8 +189,6 @@ def _names(given: list[str]) -> tuple[str, ...]:
 
 
 def _refuse_task_flags(args: argparse.Namespace) -> None:
-    from tabom.core.errors import ConfigError
-
     names = ("data_dir", "setting", "in_domain", "num_documents", "cut", "max_prompt_tokens")
     given = [name for name in names if getattr(args, name)]
     if args.num_samples != 1:

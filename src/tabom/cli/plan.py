@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tabom.decoding.config import DecodingConfig
     from tabom.models.sizes import ModelSizes
     from tabom.pipeline.estimate import Assumptions, StageEstimate
-    from tabom.pipeline.recipe import Recipe
+    from tabom.stages.recipe import Recipe
 
 GIB = 2**30
 
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from tabom.models.devices import device_by_name
     from tabom.models.sizes import read_sizes
     from tabom.pipeline import estimate
-    from tabom.pipeline.recipe import load_recipe
-    from tabom.pipeline.study import plan_study
+    from tabom.stages.recipe import load_recipe
+    from tabom.stages.study import plan_study
 
     _check(args)
     overrides = list(args.overrides)
@@ -231,7 +231,11 @@ def _why_rate(args: argparse.Namespace, recipe: "Recipe") -> str:
 def _decodings(recipe: "Recipe") -> list["DecodingConfig"]:
     return [
         recipe.decoding,
-        *(recipe.decoding_of(s, k) for s in recipe.evaluation.sets for k in s.tokens_per_step),
+        *(
+            item.decoding_at(speed, base=recipe.decoding)
+            for item in recipe.evaluation.sets
+            for speed in item.tokens_per_step
+        ),
     ]
 
 

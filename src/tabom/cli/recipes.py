@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """List, show or copy."""
     from tabom.core.atomic import write_text
     from tabom.core.errors import ConfigError
-    from tabom.pipeline.recipe import recipe_names, recipe_path
+    from tabom.stages.recipe import recipe_names, recipe_path
 
     if args.action == "ls":
         names = recipe_names()

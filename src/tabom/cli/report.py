@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the report from what is on disk."""
     from tabom.cli.run import show
-    from tabom.pipeline.run import report_folder
+    from tabom.stages.run import report_folder
 
     show(*report_folder(args.run_dir))
     return 0

@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, run what is missing, report."""
-    from tabom.pipeline.recipe import load_recipe
-    from tabom.pipeline.run import run_recipe
-    from tabom.pipeline.study import plan_study
+    from tabom.stages.recipe import load_recipe
+    from tabom.stages.run import run_recipe
+    from tabom.stages.study import plan_study
 
     overrides = list(args.overrides)
     for key, value in (

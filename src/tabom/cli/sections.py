@@ -1,16 +1,25 @@
-"""What the verbs that run one stage share: flags of recipe sections, and running the stage."""
+"""What the verbs that run one stage share: its sections as flags, the stage built from them.
+
+A flag is an override of a recipe: `--learning_rate 1e-4` says `training.learning_rate=1e-4`. The
+sections of the stage's class are taken from --config, with the flags on top.
+"""
 
 import argparse
-import sys
-from dataclasses import replace
+import dataclasses
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tabom.cli import flags
+from tabom.core import configs, manifest
+from tabom.core.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
-    from tabom.pipeline.recipe import Recipe
-    from tabom.pipeline.stages import Stage
+    from tabom.stages.progress import Report
+    from tabom.stages.stage import Counts, Stage
+
+S = TypeVar("S", bound="Stage")
 
 # Flags whose plain name would not say what they belong to.
 RENAME = {
@@ -22,99 +31,82 @@ RENAME = {
         "num_workers": "verifier_workers",
     },
 }
+_HINTS = {
+    "model": "--model_name_or_path",
+    "prompts": "--prompts_path, --dataset_name or --prompts_function",
+}
 
 
-def add(parser: argparse.ArgumentParser, *names: str, output: str) -> None:
-    """Add the common flags and those of these recipe sections.
-
-    An evaluation's sets have no flags: only a recipe can list them, and each has its own speeds.
-    """
-    from typing import get_type_hints
-
-    from tabom.pipeline.recipe import Recipe
-
-    classes = get_type_hints(Recipe)
+def add(
+    parser: argparse.ArgumentParser,
+    stage: "type[Stage]",
+    *,
+    output: str,
+    skip: Collection[str] = (),
+) -> None:
+    """Add the common flags, and those of every section of a recipe that a stage holds."""
     flags.add_common(parser, output=output)
-    for name in names:
-        skip = {"sets", "held_out_check"}
-        if name == "decoding" and "evaluation" in names:
-            skip.add("tokens_per_step")
-        flags.add_section(parser, classes[name], name, rename=RENAME.get(name), skip=skip)
+    for name, section in sections_of(stage).items():
+        add_section(parser, section, name, skip=skip)
 
 
-def partial_recipe(args: argparse.Namespace, *, need: tuple[str, ...]) -> "Recipe":
-    """The recipe of --config (or an empty one) with the flags on top.
+def add_section(
+    parser: argparse.ArgumentParser, section: type, name: str, *, skip: Collection[str] = ()
+) -> None:
+    """Add the flags of one section."""
+    flags.add_section(parser, section, name, rename=RENAME.get(name), skip=skip)
 
-    need: sections that the verb cannot do without; others get harmless stand-ins.
-    Raises: ConfigError naming the flag if one is missing.
-    """
-    from tabom.core import configs
-    from tabom.core.errors import ConfigError
-    from tabom.pipeline.recipe import Recipe, recipe_path
+
+def sections_of(stage: "type[Stage]") -> dict[str, type]:
+    """The fields of a stage that are sections of a recipe, with their classes."""
+    from tabom.stages.stage import Output
+
+    found: dict[str, type] = {}
+    for name, hint in get_type_hints(stage).items():
+        for kind in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(kind) and kind is not Output:
+                found[name] = kind  # type: ignore[assignment]
+    return found
+
+
+def recipe_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The mapping of --config (or an empty one) with the flags on top, and the file's name."""
+    from tabom.stages.recipe import Recipe, recipe_path
 
     path = None if args.config is None else recipe_path(args.config)
     mapping: dict[str, Any] = {} if path is None else configs.load_yaml(path)
     mapping = configs.apply_overrides(mapping, flags.overrides_of(args))
-    hints = {
-        "model": "--model_name_or_path",
-        "prompts": "--prompts_path, --dataset_name or --prompts_function",
-    }
-    for section in need:
-        if not mapping.get(section):
-            raise ConfigError(f"no {section}: give {hints[section]}, or --config RECIPE")
-    mapping.setdefault("name", args.verb)
-    mapping.setdefault("arms", [{"name": "base"}])
-    mapping.setdefault("prompts", {"function": "tabom.pipeline.recipe:no_prompts"})
-    return configs.build(Recipe, mapping, source=str(path) if path is not None else "")
-
-
-def with_one_set(recipe: "Recipe", args: argparse.Namespace) -> "Recipe":
-    """The recipe itself, or with one evaluation set made of its prompts where it lists none."""
-    from tabom.core.errors import ConfigError
-    from tabom.pipeline.recipe import EvaluationSet, no_prompts
-
-    if recipe.evaluation.sets:
-        return recipe
-    if recipe.prompts.function == f"{no_prompts.__module__}:{no_prompts.__name__}":
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    if unknown := sorted(set(mapping) - known):
         raise ConfigError(
-            "nothing to evaluate on: give --prompts_path, --dataset_name or --prompts_function, "
-            "or a --config RECIPE with evaluation.sets"
+            f"{path or '--set'}: unknown key {unknown[0]!r} (known: {', '.join(sorted(known))})"
         )
-    one = EvaluationSet(
-        name="prompts",
-        role="in_domain",
-        prompts=recipe.prompts,
-        tokens_per_step=tuple(args.tokens_per_step),
-    )
-    return replace(recipe, evaluation=replace(recipe.evaluation, sets=(one,)))
+    return mapping, "" if path is None else str(path)
 
 
-def output_dir(args: argparse.Namespace) -> str:
-    """--output_dir, which a single stage always needs."""
-    return str(flags.need(args.output_dir, "--output_dir", "it is where the result goes"))
+def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
+    """The stage that flags and --config describe.
 
-
-def finished(folder: str, kind: str) -> "Stage":
-    """A finished stage's folder as a stage, for those that need it.
-
-    Raises: StageError if the folder is not a finished one of that kind.
+    own: fields that are not sections, such as the outputs of earlier stages; they replace what the
+        recipe says.
+    Raises: ConfigError naming the flag if a section is missing.
     """
-    from tabom.core.errors import StageError
-    from tabom.core.manifest import read_manifest
-    from tabom.pipeline.stages import FinishedStage
+    mapping, source = recipe_of(args)
+    values = {k: v for k, v in mapping.items() if k in sections_of(stage)} | own
+    folder = flags.need(args.output_dir, "--output_dir", "it is where the result goes")
+    for field in dataclasses.fields(stage):
+        name, is_needed = field.name, field.default is dataclasses.MISSING
+        if name in _HINTS and is_needed and not values.get(name):
+            raise ConfigError(f"no {name}: give {_HINTS[name]}, or --config RECIPE")
+    return configs.build(
+        stage, {**values, "folder": Path(folder), "label": args.verb}, source=source
+    )
 
-    found = read_manifest(folder)
-    if found is None or found.stage != kind:
-        what = "has no manifest.json" if found is None else f"holds stage {found.stage!r}"
-        raise StageError(f"{folder} {what}; expected the folder of a finished `tabom {kind}`")
-    return FinishedStage.of(Path(folder), found)
 
-
-def run_stage(stage: "Stage", args: argparse.Namespace) -> int:
-    """Run one stage with a progress bar and print its counts."""
-    from tabom.core import manifest
-    from tabom.core.errors import StageError
-    from tabom.pipeline.progress import Bars
+@contextmanager
+def prepared(stage: "Stage", args: argparse.Namespace) -> Iterator["Report"]:
+    """A progress bar for the stage; with --overwrite its folder is emptied of another's result."""
+    from tabom.stages.progress import Bars
 
     if args.overwrite:
         try:
@@ -123,10 +115,14 @@ def run_stage(stage: "Stage", args: argparse.Namespace) -> int:
             manifest.reset(stage.folder)
     bars = Bars(is_quiet=args.quiet)
     try:
-        counts = stage.run(bars)
+        yield bars
     finally:
         bars.close()
+
+
+def show(stage: "Stage", counts: "Counts") -> int:
+    """Print what a stage did and where it wrote; gives the exit status of a verb that is done."""
     for name, value in counts.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
-    print(f"output: {stage.folder}", file=sys.stdout)
+    print(f"output: {stage.folder}")
     return 0

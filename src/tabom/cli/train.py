@@ -1,13 +1,15 @@
 """`tabom train`: one arm, on accepted trajectories or on ground truth."""
 
 import argparse
-from pathlib import Path
+from typing import Any
 
 from tabom.cli import sections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom train`."""
+    from tabom.stages.train import Train
+
     parser.add_argument(
         "--objective", required=True, metavar="PRESET", help="tabom, boltzmann, trajectory_ce, ..."
     )
@@ -29,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train on the prompts' own answers instead of trajectories",
     )
-    sections.add(
-        parser, "model", "prompts", "decoding", "training", output="where to write the adapter"
-    )
+    sections.add(parser, Train, output="where to write the adapter")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,33 +40,24 @@ def run(args: argparse.Namespace) -> int:
     from tabom.core import configs
     from tabom.core.errors import ConfigError
     from tabom.objectives.presets import build_objective
-    from tabom.pipeline import stages
-    from tabom.pipeline.recipe import ArmConfig
+    from tabom.stages.collect import Collect
+    from tabom.stages.train import Train
+    from tabom.stages.verify import Verify
 
     if args.ground_truth == (args.trajectories is not None):
         raise ConfigError("give either --trajectories (with --verdicts) or --ground_truth")
-    recipe = sections.partial_recipe(
-        args, need=("model", "prompts") if args.ground_truth else ("model",)
-    )
     options = configs.apply_overrides({}, args.options)
     build_objective(args.objective, **options)  # a misspelt one is told before data are read
-    arm = ArmConfig(
-        name=args.objective,
-        objective=args.objective,
-        data="ground_truth" if args.ground_truth else "self_distilled",
-        options=options,
-    )
-    collected = verified = None
+    data: dict[str, Any] = {}
     if not args.ground_truth:
         need(args.verdicts, "--verdicts", "only accepted trajectories are trained on")
-        collected = sections.finished(args.trajectories, "collect")
-        verified = sections.finished(args.verdicts, "verify")
-    stage = stages.train_stage(
-        recipe,
-        arm=arm,
-        seed=recipe.training.seed,
-        collect=collected,
-        verify=verified,
-        folder=Path(sections.output_dir(args)),
-    )
-    return sections.run_stage(stage, args)
+        data = {
+            "trajectories": Collect.load(args.trajectories),
+            "verdicts": Verify.load(args.verdicts),
+            "prompts": None,
+            "decoding": None,
+        }
+    stage = sections.build(Train, args, objective=args.objective, options=options, **data)
+    with sections.prepared(stage, args) as report:
+        counts = stage.run(report)
+    return sections.show(stage, counts)

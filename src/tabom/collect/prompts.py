@@ -13,6 +13,7 @@ from tabom.core import keys
 from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
+from tabom.core.identity import FILE
 from tabom.core.jsonl import read_jsonl
 
 FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -22,7 +23,7 @@ FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv"
 class PromptSource:
     """Names the prompts of a run. Exactly one of path, dataset_name and function."""
 
-    path: str | None = None
+    path: str | None = field(default=None, metadata=FILE)
     """A local .jsonl, .json, .parquet or .csv file with one prompt a row."""
     dataset_name: str | None = None
     """A `datasets` id or a local dataset folder."""
@@ -116,20 +117,6 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
             raise DataError(f"{where}: the id {prompt.id!r} occurs twice; ids must be unique")
         seen.add(prompt.id)
     return prompts
-
-
-def source_identity(source: PromptSource) -> dict[str, Any]:
-    """What identifies the source's content, cheap to take: settings, and a file's size and hash."""
-    identity: dict[str, Any] = {
-        k: v for k, v in vars(source).items() if v not in (None, {}) and k != "path"
-    }
-    if source.path is not None:
-        path = Path(source.path)
-        if not path.is_file():
-            raise DataError(f"prompts.path: no file {source.path}")
-        identity["path"] = path.name
-        identity["content"] = keys.content_id(path.read_bytes())
-    return identity
 
 
 def prompts_content(prompts: Sequence[Prompt]) -> str:

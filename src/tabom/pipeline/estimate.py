@@ -4,6 +4,7 @@ Legend: N response slots, S prompt + response, R rows through the head, K steps 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,10 @@ from tabom.models import costs
 from tabom.models.devices import Device
 from tabom.models.sizes import ModelSizes
 from tabom.pipeline.lengths import PromptLengths
-from tabom.pipeline.recipe import ArmConfig, Recipe
-from tabom.pipeline.stages import Stage
-from tabom.pipeline.study import Plan
+from tabom.stages.recipe import Recipe
+from tabom.stages.stage import Stage
+from tabom.stages.study import Plan
+from tabom.stages.train import Train
 from tabom.training.config import TrainingConfig
 
 ACCEPTANCE_RATE = 0.4  # the paper kept 22 % (code) to 43 % (mathematics) of what was collected
@@ -119,18 +121,17 @@ def estimate_study(
     return [estimator.stage(stage) for stage in plan.stages]
 
 
-def rows_per_response(arm: ArmConfig, num_slots: int) -> float:
+def rows_per_response(train: Train, num_slots: int) -> float:
     """Mean rows of the head that the arm's objective asks of a full response, by drawing some."""
     import numpy as np
 
     from tabom.objectives.presets import build_objective
     from tabom.training.dataset import ResponseExample, collate
 
-    assert arm.objective is not None
-    objective = build_objective(arm.objective, **arm.options)
+    objective = build_objective(train.objective, **train.options)
     slot_N = np.arange(num_slots, dtype=np.int32)
     order: dict[str, Any] = {}
-    if arm.data != "ground_truth":
+    if train.prompts is None:
         entropy_N = np.linspace(0, 1, num_slots, dtype=np.float32)
         order = {"step_N": slot_N, "order_N": slot_N, "entropy_N": entropy_N}
     examples = [
@@ -160,7 +161,7 @@ class _Estimator:
         return self.read
 
     def stage(self, stage: Stage) -> StageEstimate:
-        estimate = {
+        estimate: Callable[[Any], dict[str, Any]] = {
             "collect": self._collect,
             "verify": self._verify,
             "train": self._train,
@@ -189,9 +190,8 @@ class _Estimator:
         num = self.given.train.num_prompts * self.recipe.collection.num_samples
         return {"num_items": num, "disk_bytes": 60.0 * num}
 
-    def _train(self, stage: Stage) -> dict[str, Any]:
-        arm: ArmConfig = stage.arguments["arm"]
-        config, sizes = self.recipe.training_of(arm), self.sizes
+    def _train(self, stage: Train) -> dict[str, Any]:
+        config, sizes = stage.training, self.sizes
         num_slots = self.recipe.decoding.max_new_tokens
         batch_size = config.per_device_train_batch_size
         num_examples = self._num_examples(stage)
@@ -201,9 +201,9 @@ class _Estimator:
             num_steps = math.ceil(config.num_train_epochs * per_epoch)
         num_seen = num_steps * config.gradient_accumulation_steps * batch_size
         length = self.given.train.padded_mean(batch_size, is_sorted=False) + num_slots
-        if arm.name not in self._rows:
-            self._rows[arm.name] = rows_per_response(arm, num_slots)
-        rows = self._rows[arm.name]
+        if stage.arm not in self._rows:
+            self._rows[stage.arm] = rows_per_response(stage, num_slots)
+        rows = self._rows[stage.arm]
         adapter = None
         if config.use_peft:
             adapter = costs.lora_parameters(
@@ -243,7 +243,7 @@ class _Estimator:
         parts = [
             self._decode(
                 self.given.sets[item.name],
-                self.recipe.decoding_of(item, speed),
+                item.decoding_at(speed, base=self.recipe.decoding),
                 batch_size=self.recipe.evaluation.batch_size,
             )
             for item in self.recipe.evaluation.sets
@@ -315,13 +315,12 @@ class _Estimator:
             max_logit_bytes=LOGIT_BYTES["gpu" if self.given.device.is_gpu else "cpu"],
         ).total
 
-    def _num_examples(self, stage: Stage) -> int:
+    def _num_examples(self, stage: Train) -> int:
         """Accepted trajectories: counted if they are judged already, else assumed."""
         num = self.given.train.num_prompts
-        folder = stage.arguments["verify_folder"]
-        if folder is None:
+        if stage.verdicts is None:
             return num
-        found = read_manifest(folder)
+        found = read_manifest(stage.verdicts.folder)
         if found is not None:
             return int(found.counts["accepted"])
         return math.ceil(num * self.recipe.collection.num_samples * self.given.acceptance_rate)

@@ -13,10 +13,10 @@ from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
 from tabom.evaluation.manifest import EVALUATION, HELD_OUT
 from tabom.evaluation.records import EvaluationRecord, read_records
-from tabom.pipeline.recipe import ArmConfig
-from tabom.pipeline.run import HELD_OUT as HELD_OUT_FILE
-from tabom.pipeline.run import RECIPE
-from tabom.pipeline.work import RECORDS
+from tabom.stages.evaluate import RECORDS
+from tabom.stages.recipe import ArmConfig
+from tabom.stages.run import HELD_OUT as HELD_OUT_FILE
+from tabom.stages.run import RECIPE
 
 Manifests = Mapping[str, Mapping[str, Any]]  # set -> tokens a step -> evaluation manifest
 

@@ -16,10 +16,10 @@ from tabom.diagnostics.curves import reveal_curve
 from tabom.evaluation.compare import Mean, compare_arms
 from tabom.evaluation.records import EvaluationRecord, read_records, summarize
 from tabom.evaluation.stats import LEVEL
-from tabom.pipeline.recipe import ArmConfig, Recipe
-from tabom.pipeline.study import ArmRun, Plan
-from tabom.pipeline.work import FIELDS, RECORDS, num_shown, read_evaluated
 from tabom.report.data import SCHEMA
+from tabom.stages.evaluate import FIELDS, RECORDS, num_shown, read_evaluated
+from tabom.stages.recipe import ArmConfig, Recipe
+from tabom.stages.study import ArmRun, Plan
 from tabom.trajectory.verdicts import REASONS
 
 LABELS = {

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tabom._version import __version__
 from tabom.collect.prompts_columns import PROMPT_COLUMNS
-from tabom.core import configs, keys
+from tabom.core import keys
 from tabom.core.errors import ConfigError
-from tabom.pipeline.identity import model_identity
-from tabom.pipeline.recipe import ModelConfig
-from tabom.pipeline.stages import Stage
+from tabom.core.identity import FREE, identity
+from tabom.models.config import ModelConfig
 from tabom.pipeline.trained_on import CARD
+from tabom.stages.evaluate import RECORDS
+from tabom.stages.stage import Counts, Done, Output, Stage
 
 RESPONSES = "responses.jsonl"
 RESULTS = "results.json"
@@ -36,17 +37,17 @@ class TasksConfig:
     setting: str | None = None
     decoding: Mapping[str, Any] = field(default_factory=dict)
     tokens_per_step: tuple[int, ...] = (1,)
-    data_dir: str | None = None
-    include_path: str | None = None
+    data_dir: str | None = field(default=None, metadata=FREE)
+    include_path: str | None = field(default=None, metadata=FREE)
     num_documents: int | None = None
     num_samples: int = 1
     apply_chat_template: bool = True
     cut: str | None = None
     max_prompt_tokens: int | None = None
-    batch_size: int = 32
+    batch_size: int = field(default=32, metadata=FREE)
     seed: int = 1000
     unsafe_exec: bool = False
-    quiet: bool = False
+    quiet: bool = field(default=False, metadata=FREE)
 
     def model_arguments(self, pretrained: str, tokens_per_step: int) -> dict[str, Any]:
         """The arguments of the lm-eval model."""
@@ -63,23 +64,57 @@ class TasksConfig:
         }
 
 
-def tasks_stage(
-    config: TasksConfig, *, model: ModelConfig, train: Stage | None, folder: Path
-) -> Stage:
-    """Evaluate the base model, or with what `train` trained, on tasks.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTasks(Stage):
+    """Records of one model on tasks of lm-eval.
 
-    Everything that does not need the model is checked here.
-    Raises: ConfigError for a task, setting or option that does not exist; DataError for a missing
-        file of documents.
+    trained: what a training wrote; null: the base alone.
     """
+
+    kind: ClassVar[str] = "evaluate"
+    cost: ClassVar[float] = 1.5
+
+    model: ModelConfig
+    tasks: TasksConfig
+    trained: Output | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        from tabom.evaluation.tasks.data import data_identity
+
+        data = {task: data_identity(task, self.tasks.data_dir) for task in self.tasks.tasks}
+        return {
+            "tabom": __version__,
+            "lm_eval": _lm_eval(),
+            "model": identity(self.model),
+            "trained": identity(self.trained),
+            **identity(self.tasks),
+            "data": data,
+        }
+
+    def work(self, report: Done) -> Counts:
+        """Decode (what is not on disk yet), judge, and write records, samples and results."""
+        trained = None if self.trained is None else self.trained.folder
+        return tasks_work(self, report, trained)
+
+
+def _lm_eval() -> str:
     try:
-        harness = version("lm_eval")
+        return version("lm_eval")
     except PackageNotFoundError as error:
         raise ConfigError(
             "--tasks needs lm-eval, which is not installed: pip install 'tabom[eval]'"
         ) from error
+
+
+def check_tasks(config: TasksConfig, model: ModelConfig) -> None:
+    """Check everything that does not need the model.
+
+    Raises: ConfigError for a task, setting or option that does not exist; DataError for a missing
+        file of documents.
+    """
+    _lm_eval()
     from tabom.evaluation.harness.options import HarnessConfig
-    from tabom.evaluation.tasks.data import data_identity
 
     if len(set(config.tokens_per_step)) != len(config.tokens_per_step):
         raise ConfigError(f"tokens_per_step names a speed twice: {list(config.tokens_per_step)}")
@@ -88,44 +123,11 @@ def tasks_stage(
         if config.setting is not None:
             for task in config.tasks:
                 options.decoding_for(task, {})
-    settings = {
-        "tabom": __version__,
-        "lm_eval": harness,
-        "model": model_identity(model),
-        "adapter": None if train is None else train.fingerprint,
-        **{
-            k: v
-            for k, v in configs.to_plain(config).items()
-            if k not in ("data_dir", "include_path", "batch_size", "quiet")
-        },
-        "data": {task: data_identity(task, config.data_dir) for task in config.tasks},
-    }
-    return Stage(
-        kind="evaluate",
-        label=f"evaluate {', '.join(config.tasks)}",
-        folder=folder,
-        settings=settings,
-        work=tasks_work,
-        arguments={
-            "config": config,
-            "model": model,
-            "trained_folder": None if train is None else train.folder,
-        },
-        needs=() if train is None else (train.folder,),
-    )
 
 
-def tasks_work(
-    *,
-    folder: Path,
-    fingerprint: str,
-    settings: dict[str, Any],
-    report: Any,
-    config: TasksConfig,
-    model: ModelConfig,
-    trained_folder: Path | None,
-) -> dict[str, Any]:
-    """Decode (what is not on disk yet), judge, and write records, samples and results."""
+def tasks_work(stage: EvaluateTasks, report: Done, trained_folder: Path | None) -> Counts:
+    """The work of `EvaluateTasks`."""
+    config, model, folder, settings = stage.tasks, stage.model, stage.folder, stage.settings
     from tabom.core.atomic import replacing, write_json
     from tabom.evaluation.harness.model import TabomLM
     from tabom.evaluation.harness.run import run_tasks
@@ -133,10 +135,9 @@ def tasks_work(
     from tabom.evaluation.records import EvaluationRecord, summarize, write_records
     from tabom.evaluation.tasks.code import UNSAFE
     from tabom.evaluation.tasks.judged import QUIET
-    from tabom.pipeline.held_out import tasks_held_out
-    from tabom.pipeline.work import RECORDS, open_model
+    from tabom.stages.held_out import tasks_held_out
 
-    loaded = open_model(model, trained=trained_folder)
+    loaded = model.load(trained=trained_folder)
     records: list[EvaluationRecord] = []
     results: dict[str, Any] = {}
     manifests: dict[str, dict[str, Any]] = {}

@@ -57,7 +57,7 @@ def _data_of(trained: Path) -> tuple[Mapping[str, Any] | None, Any]:
     except TabomError:  # another tool's
         found = None
     if found is not None and found.stage == "train":
-        return found.settings.get("data"), found.settings.get("seed")
+        return found.settings, (found.settings.get("training") or {}).get("seed")
     card = read_json(trained / CARD) if (trained / CARD).is_file() else {}
     if not isinstance(card, dict):
         return None, None
@@ -68,8 +68,8 @@ def _collections(
     trained: Path, data: Mapping[str, Any], seed: Any
 ) -> Iterator[tuple[Path, Manifest]]:
     near = list(_near(trained.resolve()))
-    wanted = {f.settings.get("collect") for _, f in near
-              if f.stage == "verify" and f.fingerprint == data.get("verify")}  # fmt: skip
+    wanted = {f.settings.get("trajectories") for _, f in near
+              if f.stage == "verify" and f.fingerprint == data.get("verdicts")}  # fmt: skip
     for folder, found in near:
         if found.stage != "collect":
             continue

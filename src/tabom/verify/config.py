@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from tabom.core.configs import Count, check
 from tabom.core.errors import ConfigError
+from tabom.core.identity import FREE
 
 CheckerType = Literal["exact", "number", "math", "code", "python", "function", "accept_all"]
 
@@ -24,7 +25,7 @@ class VerifierConfig:
     args: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of that function; for math timeout_s, for code the limits of the
     sandbox (see docs/verification.md)."""
-    num_workers: Count | None = None
+    num_workers: Count | None = field(default=None, metadata=FREE)
     """Processes of math and code; null is one a core. It changes no verdict."""
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def test_many_long_prompts_in_seconds():
 
 
 def recipe_with(path: Path, tmp_path: Path, *, check: str, split: str):
-    from tabom.pipeline.recipe import load_recipe
+    from tabom.stages.recipe import load_recipe
 
     recipe = yaml.safe_load(path.read_text())
     recipe["evaluation"]["held_out_check"] = check
@@ -97,7 +97,7 @@ def recipe_with(path: Path, tmp_path: Path, *, check: str, split: str):
 
 
 def test_a_recipe_is_checked(tiny_recipe, tmp_path):
-    from tabom.pipeline.held_out import check_held_out
+    from tabom.stages.held_out import check_held_out
 
     clean = check_held_out(recipe_with(tiny_recipe, tmp_path, check="error", split="eval"))
     assert [s["num_exact"] + s["num_near"] for s in clean["sets"]] == [0, 0]
@@ -114,7 +114,7 @@ def test_a_recipe_is_checked(tiny_recipe, tmp_path):
 
 def test_what_was_compared_is_not_compared_again(tiny_recipe, tmp_path, monkeypatch):
     """A finished run can be reported on where its prompts cannot be loaded any more."""
-    from tabom.pipeline import held_out
+    from tabom.stages import held_out
 
     recipe = recipe_with(tiny_recipe, tmp_path, check="warn", split="eval")
     known = held_out.check_held_out(recipe)
@@ -125,7 +125,7 @@ def test_what_was_compared_is_not_compared_again(tiny_recipe, tmp_path, monkeypa
 
 
 def test_error_stops_before_anything_is_written(tiny_recipe, tmp_path):
-    from tabom.pipeline.run import run_recipe
+    from tabom.stages.run import run_recipe
 
     recipe = recipe_with(tiny_recipe, tmp_path, check="error", split="train")
     with pytest.raises(DataError, match=r"not held out.*8 occur.*held_out_check to warn"):
@@ -135,7 +135,7 @@ def test_error_stops_before_anything_is_written(tiny_recipe, tmp_path):
 
 def test_templates_are_left_out(tmp_path, tiny_recipe):
     """A long instruction around every prompt is not an overlap, however few prompts there are."""
-    from tabom.pipeline.held_out import _texts
+    from tabom.stages.held_out import _texts
 
     file = tmp_path / "p.jsonl"
     file.write_text('{"prompt": "a"}\n')

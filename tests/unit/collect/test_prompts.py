@@ -10,9 +10,9 @@ from tabom.collect.prompts import (
     PromptSource,
     load_prompts,
     prompts_content,
-    source_identity,
 )
 from tabom.core.errors import ConfigError, DataError
+from tabom.core.identity import identity
 
 
 def jsonl(path: Path, rows: list[Any]) -> str:
@@ -168,10 +168,10 @@ def test_wrong_sources_say_what_to_do(tmp_path: Path) -> None:
 
 def test_identity_follows_the_content(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "i.jsonl", [{"prompt": "a"}])
-    first = source_identity(PromptSource(path=path))
-    assert source_identity(PromptSource(path=path)) == first
+    first = identity(PromptSource(path=path))
+    assert identity(PromptSource(path=path)) == first
     jsonl(tmp_path / "i.jsonl", [{"prompt": "b"}])
-    assert source_identity(PromptSource(path=path)) != first
+    assert identity(PromptSource(path=path)) != first
 
 
 def test_content_is_what_was_read_and_not_its_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Estimates against what the decoding loop, the objectives and a small study really do."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, decode
 from tabom.decoding.requests import StepView
+from tabom.models.config import ModelConfig
 from tabom.models.devices import find_device
 from tabom.models.loading import load_model
 from tabom.models.sizes import PUBLISHED_SIZES
@@ -21,8 +23,10 @@ from tabom.pipeline.estimate import (
     total,
 )
 from tabom.pipeline.lengths import PromptLengths, prompt_lengths
-from tabom.pipeline.recipe import ArmConfig, load_recipe
-from tabom.pipeline.study import plan_study
+from tabom.stages.recipe import load_recipe
+from tabom.stages.stage import Output
+from tabom.stages.study import plan_study
+from tabom.stages.train import Train
 
 DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
 
@@ -72,13 +76,18 @@ def test_decoding_work_of_caches_and_bounds() -> None:
 
 
 def test_rows_per_response_by_objective() -> None:
-    def rows(**arm: object) -> float:
-        return rows_per_response(ArmConfig(name="a", **arm), 64)  # type: ignore[arg-type]
+    def rows(objective: str, **own: Any) -> float:
+        model = ModelConfig(model_name_or_path="toy-base")
+        train = Train(folder=Path("a"), model=model, objective=objective, **own)
+        return rows_per_response(train, 64)
+
+    of = {name: Output(kind=name, folder=Path("b"), fingerprint="") for name in ("t", "v")}
+    collected = {"trajectories": of["t"], "verdicts": of["v"]}
 
     # Mean window: cuts c ~ U{0..63}, min(8, 64 - c) rows each: 8 - 28 / 64.
-    assert rows(objective="tabom", options={"window": 8}) == pytest.approx(7.56, abs=0.3)
+    assert rows("tabom", options={"window": 8}, **collected) == pytest.approx(7.56, abs=0.3)
     # k ~ U{1..64} masked slots: mean 32.5, standard error 1.6.
-    assert rows(objective="nelbo", data="ground_truth") == pytest.approx(32.5, abs=6)
+    assert rows("nelbo", prompts=PromptSource(path="c.jsonl")) == pytest.approx(32.5, abs=6)
 
 
 def given(num_prompts: int = 18_000, **changes: object) -> Assumptions:

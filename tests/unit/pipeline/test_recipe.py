@@ -6,7 +6,7 @@ import pytest
 
 from tabom.core.errors import ConfigError
 from tabom.objectives.presets import build_objective
-from tabom.pipeline.recipe import load_recipe, recipe_names, recipe_path
+from tabom.stages.recipe import load_recipe, recipe_names, recipe_path
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -57,7 +57,7 @@ def test_arms_and_sets_override_the_recipe(tiny_recipe: Path) -> None:
     assert recipe.training_of(recipe.arms[1]).learning_rate == 5e-4
     assert recipe.training_of(recipe.arms[1]).max_steps == 3
     assert recipe.training.learning_rate == 1e-3
-    decoding = recipe.decoding_of(recipe.evaluation.sets[1], 4)
+    decoding = recipe.evaluation.sets[1].decoding_at(4, base=recipe.decoding)
     assert (decoding.policy, decoding.tokens_per_step) == ("margin", 4)
     assert recipe.base_arm is recipe.arms[0]
 

@@ -12,10 +12,10 @@ import pytest
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
 from tabom.evaluation.records import EvaluationRecord, write_records
-from tabom.pipeline.recipe import Recipe, load_recipe
-from tabom.pipeline.run import report_folder, run_recipe
-from tabom.pipeline.study import pending_stages, plan_study, run_stages
-from tabom.pipeline.work import RECORDS, TRAJECTORIES, read_evaluated
+from tabom.stages.evaluate import RECORDS, TRAJECTORIES, read_evaluated
+from tabom.stages.recipe import Recipe, load_recipe
+from tabom.stages.run import report_folder, run_recipe
+from tabom.stages.study import pending_stages, plan_study, run_stages
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.schema import to_arrow
 

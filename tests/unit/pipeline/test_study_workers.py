@@ -10,7 +10,7 @@ SCRIPT = """
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from tabom.pipeline.study import _start_worker
+from tabom.stages.study import _start_worker
 
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(

@@ -8,8 +8,8 @@ import pytest
 
 from tabom.core.atomic import write_json
 from tabom.core.manifest import write_manifest
-from tabom.pipeline.held_out import tasks_held_out
 from tabom.pipeline.trained_on import CARD, training_prompts
+from tabom.stages.held_out import tasks_held_out
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.store import TrajectoryWriter, finalize
 
@@ -58,10 +58,10 @@ def run(tmp_path: Path) -> Path:
         root / "collect", "c1", [(SOLD, {}), (f"{TALE} Think.", {"question": TALE, "input": "x"})]
     )
     collection(root / "other", "c2", [("Something else.", {})])
-    stage(root / "verify", "verify", "v1", {"collect": "c1"})
-    stage(root / "tabom" / "train", "train", "t1", {"data": {"verify": "v1"}, "seed": 7})
-    data = {"kind": "ground_truth", "prompts": PROMPTS, "num_slots": 8}
-    stage(root / "gt" / "train", "train", "t2", {"data": data, "seed": 7})
+    stage(root / "verify", "verify", "v1", {"trajectories": "c1"})
+    stage(root / "tabom" / "train", "train", "t1", {"verdicts": "v1", "training": {"seed": 7}})
+    settings = {"verdicts": None, "prompts": PROMPTS, "training": {"seed": 7}}
+    stage(root / "gt" / "train", "train", "t2", settings)
     return root
 
 
@@ -76,7 +76,7 @@ def test_prompts_are_found_by_fingerprint(run: Path, arm: str) -> None:
 
 def test_a_copied_adapter_says_by_its_card(run: Path) -> None:
     (run / "copy").mkdir()
-    write_json(run / "copy" / CARD, {"extra": {"data": {"verify": "v1"}}, "config": {"seed": 7}})
+    write_json(run / "copy" / CARD, {"extra": {"data": {"verdicts": "v1"}}, "config": {"seed": 7}})
     assert training_prompts(run / "copy").texts is not None
 
 

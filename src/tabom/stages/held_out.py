@@ -9,9 +9,9 @@ from tabom.collect.held_out import Overlap, find_overlap
 from tabom.collect.prompts import PromptSource, load_prompts
 from tabom.core import configs
 from tabom.core.errors import DataError
-from tabom.pipeline.identity import prompts_identity
-from tabom.pipeline.recipe import Recipe
+from tabom.core.identity import identity
 from tabom.pipeline.trained_on import training_prompts
+from tabom.stages.recipe import Recipe
 
 
 def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -26,10 +26,8 @@ def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> di
         return {"sets": [], "notes": [], "fingerprint": ""}
     compared = configs.fingerprint(
         {
-            "training": [prompts_identity(recipe.prompts), list(recipe.seeds)],
-            "evaluation": [
-                [item.name, prompts_identity(item.prompts)] for item in recipe.evaluation.sets
-            ],
+            "training": [identity(recipe.prompts), list(recipe.seeds)],
+            "evaluation": [[item.name, identity(item.prompts)] for item in recipe.evaluation.sets],
             "seed": recipe.evaluation.seed,
             "check": recipe.evaluation.held_out_check,
         }

@@ -13,7 +13,9 @@ from tabom.collect.prompts import PromptSource
 from tabom.core import configs
 from tabom.core.configs import Bound, Count, Share, check
 from tabom.core.errors import ConfigError
+from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
+from tabom.models.config import ModelConfig
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
 
@@ -22,31 +24,6 @@ HeldOutCheck = Literal["warn", "error", "off"]
 ArmData = Literal["self_distilled", "ground_truth", "none"]
 _TAKEN = ("", ".", "..", "collect", "verify")  # folders that a seed's own stages write
 _MAX_NAME = 100  # it names a folder
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The base model."""
-
-    model_name_or_path: str
-    """A local folder, a hub id, or an embedded model ("toy-base")."""
-    adapter: str | None = None
-    """A LoRA adapter folder that is part of the base."""
-    dtype: str = "auto"
-    """auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16."""
-    attn_implementation: str = "sdpa"
-    """sdpa, eager or flash_attention_2."""
-    device: str | None = None
-    """cuda, cpu, ...; found if null."""
-    mask_token_id: int | None = None
-    """Overrides the id found in the checkpoint."""
-
-    def __post_init__(self) -> None:
-        # An empty path is the current folder to `pathlib`.
-        if not self.model_name_or_path.strip():
-            raise ConfigError("model.model_name_or_path is empty; name a folder or a hub id")
-        if self.adapter is not None and not self.adapter.strip():
-            raise ConfigError("model.adapter is empty; name a folder, or null for no adapter")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +95,13 @@ class EvaluationSet:
                 f"numbers, got {list(speeds)}"
             )
 
+    def decoding_at(self, tokens_per_step: int, *, base: DecodingConfig) -> DecodingConfig:
+        """The decoding settings of this set at one speed: its own on top of the recipe's."""
+        merged = {**configs.to_plain(base), **self.decoding}
+        where = f"evaluation.sets.{self.name}.decoding"
+        decoding = configs.build(DecodingConfig, merged, where=where)
+        return replace(decoding, tokens_per_step=tokens_per_step)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -125,14 +109,14 @@ class EvaluationConfig:
 
     sets: tuple[EvaluationSet, ...] = ()
     """The evaluation sets."""
-    batch_size: Count = 32
+    batch_size: Count = field(default=32, metadata=FREE)
     """Prompts decoded together."""
     seed: int = 1000
     """Of the prompt draws and of sampling."""
     num_fields: Annotated[int, Bound(">=", 0)] = 64
     """Responses whose entropies at every step are kept, for TDS and the viewer (the first ones of
     each set)."""
-    held_out_check: HeldOutCheck = "warn"
+    held_out_check: HeldOutCheck = field(default="warn", metadata=FREE)
     """What to do where an evaluation prompt occurs in the training prompts: warn (in the report),
     error or off."""
 
@@ -150,7 +134,7 @@ class DiagnosticsConfig:
     """Fixed contexts of each trajectory."""
     mask_ratios: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     """Shares of masked slots at which the loss ratio is taken."""
-    batch_size: Count = 32
+    batch_size: Count = field(default=32, metadata=FREE)
     """Contexts in one forward."""
 
     def __post_init__(self) -> None:
@@ -225,7 +209,7 @@ class Recipe:
             self.training_of(arm)
         for item in self.evaluation.sets:
             for speed in item.tokens_per_step:
-                self.decoding_of(item, speed)
+                item.decoding_at(speed, base=self.decoding)
 
     @property
     def base_arm(self) -> ArmConfig | None:
@@ -235,18 +219,6 @@ class Recipe:
         """The training settings of one arm: the recipe's, with the arm's own on top."""
         merged = {**configs.to_plain(self.training), **arm.training}
         return configs.build(TrainingConfig, merged, where=f"arms.{arm.name}.training")
-
-    def decoding_of(self, evaluation_set: EvaluationSet, tokens_per_step: int) -> DecodingConfig:
-        """The decoding settings of one evaluation set at one speed."""
-        merged = {**configs.to_plain(self.decoding), **evaluation_set.decoding}
-        where = f"evaluation.sets.{evaluation_set.name}.decoding"
-        decoding = configs.build(DecodingConfig, merged, where=where)
-        return replace(decoding, tokens_per_step=tokens_per_step)
-
-
-def no_prompts(*, seed: int) -> list[dict[str, Any]]:
-    """The prompt function of a verb that needs no prompts: there are none."""
-    return []
 
 
 def recipe_names() -> list[str]:

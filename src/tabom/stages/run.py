@@ -10,13 +10,13 @@ from tqdm import tqdm
 from tabom.core import configs
 from tabom.core.atomic import only_one, read_json, write_json, write_text
 from tabom.core.errors import StageError
-from tabom.pipeline.held_out import check_held_out
-from tabom.pipeline.preflight import check_names
-from tabom.pipeline.recipe import Recipe, load_recipe
-from tabom.pipeline.study import Plan, pending_stages, plan_study, run_stages
 from tabom.pipeline.summary import summarize_study
 from tabom.report.build import build_report
 from tabom.report.data import clean
+from tabom.stages.held_out import check_held_out
+from tabom.stages.preflight import check_names
+from tabom.stages.recipe import Recipe, load_recipe
+from tabom.stages.study import Plan, pending_stages, plan_study, run_stages
 
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"

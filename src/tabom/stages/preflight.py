@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from tabom.core.errors import ConfigError, TabomError
 from tabom.core.hooks import load_function
-from tabom.pipeline.recipe import Recipe
+from tabom.stages.recipe import Recipe
 
 
 def check_names(recipe: Recipe) -> None:

@@ -1,0 +1,60 @@
+"""Which model a run starts from. Light: recipes read it before anything heavy is imported."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabom.core.errors import ConfigError
+from tabom.core.identity import FOLDER, FREE
+
+if TYPE_CHECKING:
+    from tabom.models.contract import MaskedDiffusionModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The base model."""
+
+    model_name_or_path: str = field(metadata=FOLDER)
+    """A local folder, a hub id, or an embedded model ("toy-base")."""
+    adapter: str | None = field(default=None, metadata=FOLDER)
+    """A LoRA adapter folder that is part of the base."""
+    dtype: str = "auto"
+    """auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16."""
+    attn_implementation: str = "sdpa"
+    """sdpa, eager or flash_attention_2."""
+    device: str | None = field(default=None, metadata=FREE)
+    """cuda, cpu, ...; found if null."""
+    mask_token_id: int | None = None
+    """Overrides the id found in the checkpoint."""
+
+    def __post_init__(self) -> None:
+        # An empty path is the current folder to `pathlib`.
+        if not self.model_name_or_path.strip():
+            raise ConfigError("model.model_name_or_path is empty; name a folder or a hub id")
+        if self.adapter is not None and not self.adapter.strip():
+            raise ConfigError("model.adapter is empty; name a folder, or null for no adapter")
+
+    def load(self, *, trained: Path | None = None) -> "MaskedDiffusionModel":
+        """The model, with what a training wrote on top: an adapter, or a whole model instead.
+
+        An adapter of the base itself is merged into it, so that the trained one can go on top.
+        trained: the folder of a finished training; None: the base alone.
+        """
+        from tabom.models.adapters import load_adapter, merge_adapter
+        from tabom.models.loading import load_model
+
+        common: dict[str, Any] = {
+            "dtype": self.dtype,
+            "attn_implementation": self.attn_implementation,
+            "device": self.device,
+            "mask_token_id": self.mask_token_id,
+        }
+        if trained is not None and not (trained / "adapter_config.json").is_file():
+            return load_model(str(trained), **common)
+        model = load_model(self.model_name_or_path, adapter=self.adapter, **common)
+        if self.adapter is not None:
+            merge_adapter(model)
+        if trained is not None:
+            load_adapter(model, trained)
+        return model

@@ -1,0 +1,1 @@
+"""Recipes, stages and studies: the whole path of the data from one file."""

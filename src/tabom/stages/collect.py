@@ -1,0 +1,51 @@
+"""Collect: decode the training prompts and store the trajectories."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from tabom.collect.config import CollectionConfig
+from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core.identity import FREE
+from tabom.decoding.config import DecodingConfig
+from tabom.models.config import ModelConfig
+from tabom.stages.stage import Counts, Done, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(Stage):
+    """Trajectories of one seed.
+
+    seed: key of all draws. rank, world_size: this process's share of the prompts; how they are
+        shared out changes nothing in the result.
+    """
+
+    kind: ClassVar[str] = "collect"
+    cost: ClassVar[float] = 3.0
+    resumes: ClassVar[bool] = True
+    writes_manifest: ClassVar[bool] = True
+
+    model: ModelConfig
+    prompts: PromptSource
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    seed: int = 0
+    rank: int = field(default=0, metadata=FREE)
+    world_size: int = field(default=1, metadata=FREE)
+
+    def work(self, report: Done) -> Counts:
+        from tabom.collect.worker import collect
+
+        prompts = load_prompts(self.prompts, seed=self.seed)
+        return collect(
+            self.model.load(),
+            prompts,
+            self.folder,
+            decoding=self.decoding,
+            config=self.collection,
+            seed=self.seed,
+            fingerprint=self.fingerprint,
+            settings=self.settings,
+            rank=self.rank,
+            world_size=self.world_size,
+            progress=report,
+        )

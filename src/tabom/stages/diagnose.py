@@ -1,0 +1,83 @@
+"""Diagnose: order agreement and loss ratio of a model on the base's own responses."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tabom.decoding.config import DecodingConfig
+from tabom.models.config import ModelConfig
+from tabom.stages.evaluate import read_evaluated
+from tabom.stages.recipe import DiagnosticsConfig
+from tabom.stages.stage import Counts, Done, Output, Stage
+
+DIAGNOSTICS = "diagnostics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnose(Stage):
+    """Order agreement and loss ratio of one model.
+
+    base_evaluation: what an evaluation of the base wrote; its accepted responses of the sets in
+    domain, at each set's first speed, are asked about. trained: what a training wrote; null: the
+    base alone. The canvas of the loss ratio has decoding.max_new_tokens slots, or as many as the
+    largest that was decoded. seed: of the contexts.
+    """
+
+    kind: ClassVar[str] = "diagnose"
+    cost: ClassVar[float] = 0.4
+
+    model: ModelConfig
+    base_evaluation: Output
+    trained: Output | None = None
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    seed: int = 1000
+
+    def work(self, report: Done) -> Counts:
+        from tabom.core.atomic import write_json
+        from tabom.diagnostics.loss_ratio import loss_ratio
+        from tabom.diagnostics.model_order import context_agreement, context_entropies
+        from tabom.training.dataset import examples_from_text
+
+        model = self.model.load(trained=None if self.trained is None else self.trained.folder)
+        config = self.diagnostics
+        found = [
+            trajectory
+            for record, trajectory in read_evaluated(self.base_evaluation.folder)
+            if record.correct and record.role == "in_domain"
+        ][: config.num_trajectories]
+        result: dict[str, Any] = {"num_trajectories": len(found)}
+        if found:
+            contexts = context_entropies(
+                model,
+                found,
+                cuts_per_trajectory=config.cuts_per_trajectory,
+                seed=self.seed,
+                batch_size=config.batch_size,
+            )
+            agreement = context_agreement(contexts)
+            result |= {"order_agreement": agreement.accuracy, "kendall_tau": agreement.tau}
+            report(1, 2)
+            num_slots = max(self.decoding.max_new_tokens, *(t.num_slots for t in found))
+            with_truth = [t for t in found if t.row.get("ground_truth")]
+            truth = examples_from_text(
+                [(t.prompt, str(t.row["ground_truth"])) for t in with_truth],
+                model=model,
+                max_new_tokens=num_slots,
+            )
+            by_prompt = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth}
+            pairs = [t for t in with_truth if t.prompt_ids.tobytes() in by_prompt]
+            if pairs:
+                ratio = loss_ratio(
+                    model,
+                    [(t.prompt_ids.tolist(), by_prompt[t.prompt_ids.tobytes()]) for t in pairs],
+                    [(t.prompt_ids.tolist(), t.response_ids_N.tolist()) for t in pairs],
+                    seed=self.seed,
+                    batch_size=config.batch_size,
+                    ratios=config.mask_ratios,
+                    num_slots=num_slots,
+                )
+                result["loss_ratio"] = ratio.ratio_M.tolist()
+                result["mask_ratios"] = list(config.mask_ratios)
+        write_json(self.folder / DIAGNOSTICS, result)
+        report(2, 2)
+        return {k: v for k, v in result.items() if isinstance(v, int | float)}

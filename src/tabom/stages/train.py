@@ -1,0 +1,97 @@
+"""Train: one arm, on accepted trajectories or on the data set's own answers."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core.errors import ConfigError
+from tabom.core.identity import FREE
+from tabom.decoding.config import DecodingConfig
+from tabom.models.config import ModelConfig
+from tabom.stages.stage import Counts, Done, Output, Stage
+from tabom.stages.verify import VERDICTS
+from tabom.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from tabom.models.contract import MaskedDiffusionModel
+    from tabom.training.dataset import ExampleSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Stage):
+    """An adapter (or all weights) of one arm and seed.
+
+    objective, options: a preset and its options. trajectories, verdicts: what to train on, or
+    else prompts: whose own answers are trained on, in decoding.max_new_tokens slots. training:
+    its seed is that of the arm. arm: the name on the model card.
+    """
+
+    kind: ClassVar[str] = "train"
+    cost: ClassVar[float] = 2.0
+    resumes: ClassVar[bool] = True
+
+    model: ModelConfig
+    objective: str
+    options: dict[str, Any] = field(default_factory=dict)
+    trajectories: Output | None = None
+    verdicts: Output | None = None
+    prompts: PromptSource | None = None
+    decoding: DecodingConfig | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    arm: str = field(default="", metadata=FREE)
+
+    def __post_init__(self) -> None:
+        if (self.trajectories is None) != (self.verdicts is None):
+            raise ConfigError("trajectories and verdicts go together: only accepted ones train")
+        if (self.trajectories is None) == (self.prompts is None):
+            raise ConfigError("give either trajectories with verdicts, or prompts with answers")
+
+    def work(self, report: Done) -> Counts:
+        from tabom.objectives.presets import build_objective
+        from tabom.training.run import train
+
+        model = self.model.load()
+        result = train(
+            model=model,
+            objective=build_objective(self.objective, **self.options),
+            train_examples=self._examples(model),
+            config=self.training,
+            output_dir=self.folder,
+            progress=report,
+            extra_card={
+                "data": {
+                    k: v
+                    for k, v in self.settings.items()
+                    if k in ("trajectories", "verdicts", "prompts") and v is not None
+                },
+                "arm": {"name": self.arm or self.objective},
+                **({"base": {"adapter": self.model.adapter}} if self.model.adapter else {}),
+            },
+        )
+        return {
+            "num_examples": result.num_examples,
+            "num_dropped": sum(result.dropped.values()),
+            "steps": result.steps,
+            "train_seconds": result.seconds,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            **result.speed,
+            **{k: v for k, v in result.metrics.items() if k in ("loss", "loss_ce")},
+        }
+
+    def _examples(self, model: "MaskedDiffusionModel") -> "ExampleSet":
+        from tabom.training.dataset import examples_from_text, examples_from_trajectories
+        from tabom.trajectory.store import TrajectoryStore
+        from tabom.trajectory.verdicts import read_verdicts
+        from tabom.verify.filters import accepted
+
+        if self.trajectories is not None and self.verdicts is not None:
+            store = TrajectoryStore(self.trajectories.folder)
+            verdicts = read_verdicts(self.verdicts.folder / VERDICTS)
+            return examples_from_trajectories(accepted(store, verdicts), end_ids=model.ids.eos)
+        assert self.prompts is not None
+        prompts = load_prompts(self.prompts, seed=self.training.seed)
+        return examples_from_text(
+            [(p.prompt, p.ground_truth) for p in prompts],
+            model=model,
+            max_new_tokens=(self.decoding or DecodingConfig()).max_new_tokens,
+        )

@@ -1,0 +1,47 @@
+"""Verify: judge every trajectory of a collection."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from tabom.models.config import ModelConfig
+from tabom.stages.stage import Counts, Done, Output, Stage
+from tabom.verify.config import VerifierConfig
+
+VERDICTS = "verdicts.parquet"
+VERDICT_LOG = ".verdicts.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Stage):
+    """Verdicts of one collection.
+
+    model: whose mask and end ids the trajectories hold. trajectories: the collection.
+    """
+
+    kind: ClassVar[str] = "verify"
+    cost: ClassVar[float] = 0.2
+    resumes: ClassVar[bool] = True
+
+    model: ModelConfig
+    trajectories: Output
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+
+    def work(self, report: Done) -> Counts:
+        from tabom.models.ids import load_ids
+        from tabom.trajectory.store import TrajectoryStore
+        from tabom.trajectory.verdicts import count_reasons, write_verdicts
+        from tabom.verify.checkers import build_checker
+        from tabom.verify.filters import verify_trajectories
+
+        store = TrajectoryStore(self.trajectories.folder)
+        ids = load_ids(self.model.model_name_or_path, mask_token_id=self.model.mask_token_id)
+        verdicts = verify_trajectories(
+            store,
+            build_checker(self.verifier),
+            mask_id=ids.mask,
+            end_ids=ids.eos,
+            log=self.folder / VERDICT_LOG,
+            progress=lambda done: report(done, len(store)),
+        )
+        write_verdicts(self.folder / VERDICTS, verdicts)
+        return {"num_verdicts": len(verdicts), **count_reasons(verdicts.values())}
