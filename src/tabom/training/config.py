@@ -2,9 +2,9 @@
 
 import os
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tabom.core.configs import require_finite
+from tabom.core.configs import Bound, Count, NonNegative, check
 from tabom.core.errors import ConfigError
 from tabom.core.plain import to_plain
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Strategy = Literal["no", "steps", "epoch"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Resume = Literal["auto", "never"]
+Whole = Annotated[int, Bound(">=", 0)]
+Part = Annotated[float, Bound(">=", 0), Bound("<", 1)]
 
 # Fields that change neither the weights nor what is written at the end: a run may go on with
 # other values of them.
@@ -26,45 +28,37 @@ _FREE = frozenset(
 )  # fmt: skip
 # Fields that transformers has under the same name, but that are carried out here.
 _OURS = frozenset({"torch_compile", "gradient_checkpointing", "group_by_length"})
-_AT_LEAST_1 = (
-    "per_device_train_batch_size", "per_device_eval_batch_size", "lora_r", "lora_alpha",
-    "gradient_accumulation_steps", "logging_steps", "save_steps", "eval_steps", "eval_cuts",
-)  # fmt: skip
-_AT_LEAST_0 = (
-    "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "seed", "eval_size",
-    "dataloader_num_workers", "max_buffer_bytes",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How a model is trained. Defaults are the paper's (its batch of 4 is per device)."""
 
-    learning_rate: float = 2e-5
+    learning_rate: NonNegative = 2e-5
     """Peak learning rate of the optimiser."""
-    per_device_train_batch_size: int = 4
+    per_device_train_batch_size: Count = 4
     """Responses in a micro-batch of one process. How a step is cut up does not change it."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     """Micro-batches in an optimiser step."""
     num_train_epochs: float = 5.0
     """Passes over the data. A last batch smaller than per_device_train_batch_size is left out of
     its epoch (each epoch is shuffled anew, so other responses are left out each time)."""
     max_steps: int = -1
     """Optimiser steps in all; above 0 it wins over num_train_epochs."""
-    warmup_steps: int = 50
+    warmup_steps: Whole = 50
     """Optimiser steps over which the learning rate rises from 0."""
     lr_scheduler_type: Scheduler = "cosine"
     """How the learning rate falls after the warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Weight decay of the optimiser."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm; 0: never."""
     optim: str = "adamw_torch_fused"
     """The optimiser's name in transformers; the default is AdamW in one fused kernel."""
     group_by_length: bool = False
     """Also put responses of like length into one step, as in transformers. Within a step they are
     always sorted, which changes nothing; this changes which ones meet."""
-    seed: int = 0
+    seed: Whole = 0
     """Of the shuffle, the contexts, the LoRA initialisation and dropout."""
     max_length: int | None = None
     """Responses of more tokens (prompt and slots) are dropped and counted; null: no limit."""
@@ -76,37 +70,37 @@ class TrainingConfig:
     """Compile the decoder layers; the first steps take minutes longer."""
     use_peft: bool = True
     """Train a LoRA adapter; false trains all weights."""
-    lora_r: int = 16
+    lora_r: Count = 16
     """Rank of the LoRA matrices."""
-    lora_alpha: int = 16
+    lora_alpha: Count = 16
     """Scale of the LoRA update, over lora_r."""
-    lora_dropout: float = 0.0
+    lora_dropout: Part = 0.0
     """Dropout on what enters the LoRA matrices."""
     lora_target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     """Names of the modules that get LoRA matrices."""
-    logging_steps: int = 10
+    logging_steps: Count = 10
     """Optimiser steps between two lines of metrics.jsonl."""
     save_strategy: Strategy = "steps"
     """When a checkpoint is written: every save_steps steps, at the end of each epoch, or no."""
-    save_steps: int = 500
+    save_steps: Count = 500
     """Optimiser steps between two checkpoints."""
-    save_total_limit: int | None = 2
+    save_total_limit: Count | None = 2
     """Checkpoints that are kept, the newest ones; null: all."""
     eval_strategy: Strategy = "epoch"
     """When the loss on held-out responses is taken: every eval_steps steps, each epoch, or no."""
-    eval_steps: int = 100
+    eval_steps: Count = 100
     """Optimiser steps between two evaluations."""
-    eval_cuts: int = 4
+    eval_cuts: Count = 4
     """Fixed contexts asked of each held-out response."""
-    eval_size: int = 0
+    eval_size: Whole = 0
     """Prompts held out of the training data for the held-out loss; 0: none."""
-    eval_fraction: float = 0.0
+    eval_fraction: Part = 0.0
     """The same as a share of the prompts."""
-    per_device_eval_batch_size: int = 8
+    per_device_eval_batch_size: Count = 8
     """Held-out responses in one forward pass of one process."""
-    dataloader_num_workers: int = 0
+    dataloader_num_workers: Whole = 0
     """Processes that put batches together; 0: the training process itself."""
-    max_buffer_bytes: int = 192 * 2**20
+    max_buffer_bytes: Whole = 192 * 2**20
     """Bytes of logits that the head may keep for the backward pass; those that find no room are
     computed again. 0: none is kept."""
     report_to: str = "none"
@@ -120,37 +114,18 @@ class TrainingConfig:
     removes the checkpoints that are there."""
 
     def __post_init__(self) -> None:
-        require_finite(self, "training")
-        for name, hint in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), get_args(hint)
-            if isinstance(value, str) and choices and value not in choices:
-                raise ConfigError(
-                    f"training {name} is {value!r}; take one of {', '.join(map(str, choices))}"
-                )
-        for least, names in ((1, _AT_LEAST_1), (0, _AT_LEAST_0)):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ConfigError(
-                        f"training {name} must be at least {least}, got {getattr(self, name)}"
-                    )
-        for name in ("lora_dropout", "eval_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"training {name} must be in [0, 1), got {getattr(self, name)}")
+        check(self)
         if self.max_steps == 0:
-            raise ConfigError("training max_steps is 0; set at least 1, or -1 to train by epochs")
+            raise ConfigError("max_steps is 0; set at least 1, or -1 to train by epochs")
         if self.max_steps < 1 and self.num_train_epochs <= 0:
             raise ConfigError(
-                "training has no length: set num_train_epochs above 0, or max_steps at least 1"
-            )
-        if self.save_total_limit is not None and self.save_total_limit < 1:
-            raise ConfigError(
-                f"training save_total_limit must be at least 1 or null, got {self.save_total_limit}"
+                "no length of training: set num_train_epochs above 0, or max_steps at least 1"
             )
         if self.eval_size and self.eval_fraction:
-            raise ConfigError("training: set eval_size or eval_fraction, not both")
+            raise ConfigError("set eval_size or eval_fraction, not both")
         if self.use_peft and not self.lora_target_modules:
             raise ConfigError(
-                "training lora_target_modules is empty; name the modules that LoRA changes "
+                "lora_target_modules is empty; name the modules that LoRA changes "
                 "(q_proj, v_proj), or set use_peft to false"
             )
 
@@ -186,7 +161,7 @@ class TrainingConfig:
         trackers = get_available_reporting_integrations()
         if self.report_to not in ("none", "all", *trackers):
             raise ConfigError(
-                f"training report_to is {self.report_to!r}; installed here: "
+                f"training.report_to is {self.report_to!r}; installed here: "
                 f"{', '.join(['none', *trackers])}; install the tracker, or take one of these"
             )
         has_bf16 = not use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
