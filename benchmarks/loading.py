@@ -22,7 +22,7 @@ from common import SEED, Call, assert_close, claim, paired, run_benchmark, say
 from tabom.objectives.presets import build_objective
 from tabom.training.dataset import collate, examples_from_trajectories
 from tabom.trajectory.record import Trajectory
-from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finalize
+from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finish
 
 VOCAB_SIZE, MASK_ID, END_ID = 152064, 151666, 151643
 BATCH = 8
@@ -61,15 +61,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
 
         def write() -> None:
-            with TrajectoryWriter(folder) as writer:
-                for start in range(0, number, 64):
-                    writer.append_many(made[start : start + 64])
+            writer = TrajectoryWriter(folder)
+            for start in range(0, number, 64):
+                writer.append(made[start : start + 64])
 
-        def finish() -> None:
-            finalize(folder, fingerprint="benchmark", settings={}, seconds=0.0)
+        def make_shards() -> None:
+            finish(folder, fingerprint="benchmark", settings={}, seconds=0.0)
 
         seconds["write, with one fsync per 64"], _ = timed(write)
-        seconds["make the shards"], _ = timed(finish)
+        seconds["make the shards"], _ = timed(make_shards)
         seconds["read the shards"], back = timed(lambda: list(TrajectoryStore(folder)))
     differences = assert_close(
         {"steps": np.stack([t.step_N for t in back])},

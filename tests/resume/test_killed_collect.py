@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tabom.trajectory.store import TrajectoryStore, scan_partial
+from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter
 
 
 def test_a_killed_collection_resumes(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -19,11 +19,11 @@ def test_a_killed_collection_resumes(tiny_recipe: Path, tmp_path: Path) -> None:
     seen: set[str] = set()
     for wanted in (4, 24):
         process = subprocess.Popen(command)
-        while len(scan_partial(out)) < wanted and process.poll() is None:
+        while len(TrajectoryWriter(out).done()) < wanted and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        now = scan_partial(out)
+        now = TrajectoryWriter(out).done()
         assert seen <= now
         seen = now
         assert not (out / "manifest.json").exists()

@@ -13,7 +13,7 @@ import pytest
 from tabom.cli.main import main
 from tabom.core.manifest import read_manifest
 from tabom.evaluation.records import read_records
-from tabom.trajectory.store import scan_partial
+from tabom.trajectory.store import TrajectoryWriter
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ PROMPTS_RESULTS = ("records.parquet", "trajectories.parquet", "fields.json", "ev
 def _on_disk(folder: Path) -> dict[str, set[str]]:
     """The responses of each set and speed that are safely on disk."""
     parts = sorted((folder / ".unfinished").glob("*/*"))
-    return {part.relative_to(folder).as_posix(): scan_partial(part) for part in parts}
+    return {part.relative_to(folder).as_posix(): TrajectoryWriter(part).done() for part in parts}
 
 
 def test_prompt_sets_go_on_after_two_kills(random_toy: Path, tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_prompt_sets_go_on_after_two_kills(random_toy: Path, tmp_path: Path) -> 
         assert wanted <= sum(map(len, now.values())) < 48
         assert read_manifest(killed) is None
         seen = now
-    before = {p: p.read_bytes() for p in killed.rglob("*.jsonl")}
+    before = {p: p.read_bytes() for p in killed.rglob("*.arrow")}
     assert main([*command[3:], "--output_dir", str(killed), "--set", "model.dtype=bfloat16"]) != 0
-    assert {p: p.read_bytes() for p in killed.rglob("*.jsonl")} == before  # another's: untouched
+    assert {p: p.read_bytes() for p in killed.rglob("*.arrow")} == before  # another's: untouched
     for folder in (killed, whole):
         assert main([*command[3:], "--output_dir", str(folder)]) == 0
         assert not (folder / ".unfinished").exists()

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tabom.trajectory.store import TrajectoryStore, finalize, scan_partial
+from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finish
 
 NUM_IDS = 90
 
@@ -15,23 +15,23 @@ NUM_IDS = 90
 WRITER = """
 import sys
 import numpy as np
-from tabom.trajectory.partial import TrajectoryWriter, scan_partial
 from tabom.trajectory.record import Trajectory
+from tabom.trajectory.store import TrajectoryWriter
 
 folder, rank, world, num_ids = sys.argv[1], *map(int, sys.argv[2:])
-done = scan_partial(folder)
+writer = TrajectoryWriter(folder)
+done = writer.done()
 todo = [i for i in range(num_ids)[rank::world] if f"id-{i}" not in done]
-assert not {"torch", "pyarrow"} & set(sys.modules)
-with TrajectoryWriter(folder, rank=rank) as writer:
-    for i in todo:
-        n = 4 + i % 5
-        noise = np.random.default_rng(i).random(n)
-        writer.append(Trajectory(
-            id=f"id-{i}", prompt="p" * 3000, prompt_ids=[1, 2], response=str(i),
-            response_ids_N=np.arange(n), step_N=np.arange(n), entropy_N=noise,
-            confidence_N=noise, num_forwards=n))
-        print(f"id-{i}", flush=True)
-        sys.stdin.readline()  # the test says go on, or kills
+assert "torch" not in sys.modules
+for i in todo:
+    n = 4 + i % 5
+    noise = np.random.default_rng(i).random(n)
+    writer.append([Trajectory(
+        id=f"id-{i}", prompt="p" * 3000, prompt_ids=[1, 2], response=str(i),
+        response_ids_N=np.arange(n), step_N=np.arange(n), entropy_N=noise,
+        confidence_N=noise, num_forwards=n)])
+    print(f"id-{i}", flush=True)
+    sys.stdin.readline()  # the test says go on, or kills
 """
 
 
@@ -62,18 +62,16 @@ def test_nothing_is_lost_and_nothing_doubled(tmp_path: Path) -> None:
             if not is_last:
                 writer.kill()  # SIGKILL: no handler, no flush, no close
             writer.communicate()
-        assert set(said) <= scan_partial(tmp_path)
+        assert set(said) <= TrajectoryWriter(tmp_path).done()
         if not is_last:
-            # What a kill inside `write` leaves, made by hand because it is rare: half a line.
-            newest = max((tmp_path / "partial").iterdir(), key=lambda p: p.stat().st_mtime_ns)
-            line = newest.read_bytes().splitlines(keepends=True)[-1]
-            with newest.open("ab") as file:
-                file.write(
-                    line.replace(b'"id":"id-', b'"id":"torn-')[: len(line) * (number + 1) // 8]
-                )
+            # What a disk may leave of a file after a power cut, made by hand: a part of it.
+            newest = max((tmp_path / "partial").glob("*.arrow"))
+            content = newest.read_bytes()
+            torn = newest.with_name(newest.name.replace(newest.name[:4], f"9{number:03d}"))
+            torn.write_bytes(content[: len(content) * (number + 1) // 8])
             num_torn += 1
     assert len(said) == len(set(said))  # a resumed writer repeats nothing
-    manifest = finalize(
+    manifest = finish(
         tmp_path, fingerprint="f", settings={}, seconds=0, ids=[f"id-{i}" for i in range(NUM_IDS)]
     )
     assert manifest.counts["num_trajectories"] == NUM_IDS

@@ -1,7 +1,6 @@
 """Decode the prompts that are not on disk yet; finish the store when nothing is missing."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from tabom.collect.prompts import Prompt
 from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError
+from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, check_decoding, decode
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import TRUNCATED
-from tabom.trajectory.store import TrajectoryWriter, finalize, scan_partial
+from tabom.trajectory.store import TrajectoryWriter, finish
 
 
 def make_requests(
@@ -95,7 +95,8 @@ def collect(
     requests, num_too_long = make_requests(model, prompts, config)
     # By length: then batches hold little padding, and each is on disk as soon as it is decoded.
     requests.sort(key=lambda r: (len(r.prompt_ids), r.id))
-    on_disk = scan_partial(folder)
+    writer = TrajectoryWriter(folder)
+    on_disk = writer.done()
     # The share is cut from all requests, not from what is left: ranks scan at different moments.
     mine = [r for r in requests[rank::world_size] if r.id not in on_disk]
     if config.torch_compile:
@@ -106,24 +107,23 @@ def collect(
     if progress is not None:
         progress(0, len(mine), "")
     meter = SpeedMeter(model)
-    with TrajectoryWriter(folder, rank=rank) as writer:
-        decoded = decode(
-            model,
-            mine,
-            decoding,
-            seed=seed,
-            batch_size=config.batch_size,
-            sort_window=max(1, -(-len(mine) // config.batch_size)),  # all are sorted already
-            is_ordered=False,  # on disk as soon as it is decoded
-            fingerprint=fingerprint,
-            counts=meter.counts,
-        )
-        for done, item in enumerate(decoded, start=1):
-            writer.append(item.trajectory)
-            num_forwards += item.trajectory.num_forwards
-            num_truncated += bool(item.trajectory.row.get(TRUNCATED))
-            if progress is not None:
-                progress(done, len(mine), meter.note())
+    decoded = decode(
+        model,
+        mine,
+        decoding,
+        seed=seed,
+        batch_size=config.batch_size,
+        sort_window=max(1, -(-len(mine) // config.batch_size)),  # all are sorted already
+        is_ordered=False,  # on disk as soon as it is decoded
+        fingerprint=fingerprint,
+        counts=meter.counts,
+    )
+    for done, item in enumerate(decoded, start=1):
+        writer.append([item.trajectory])
+        num_forwards += item.trajectory.num_forwards
+        num_truncated += bool(item.trajectory.row.get(TRUNCATED))
+        if progress is not None:
+            progress(done, len(mine), meter.note())
     counts: dict[str, Any] = {
         "prompts": len(prompts),
         "too_long": num_too_long,
@@ -134,28 +134,13 @@ def collect(
         "seconds": round(time.perf_counter() - started, 3),
         **meter.report(),
     }
-    is_complete = scan_partial(folder) >= {r.id for r in requests}
-    if is_complete and (world_size == 1 or _claim(folder)):
-        finalize(
+    if read_manifest(folder) is None and writer.done() >= {r.id for r in requests}:
+        finish(
             folder,
             fingerprint=fingerprint,
             settings=settings,
             seconds=counts["seconds"],
             ids=[r.id for r in requests],
-            more_counts=meter.report(),
+            counts=meter.report(),
         )
     return counts
-
-
-def _claim(folder: Path) -> bool:
-    """Whether this rank is the one that finishes the store (several may see the end together)."""
-    try:
-        handle = os.open(folder / ".finalize", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        # Left behind by a finisher that was killed: only a fresh claim means one is at work.
-        if time.time() - (folder / ".finalize").stat().st_mtime < 600:
-            return False
-        os.utime(folder / ".finalize")
-        return True
-    os.close(handle)
-    return True

@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write the bytes: temporary file, fsync, rename, fsync of the folder."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -90,12 +91,28 @@ def only_one(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises: StageError if another process holds it.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with (Path(folder) / ".lock").open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(Path(folder) / ".lock", is_waiting=False))
         except BlockingIOError as error:
             raise StageError(
                 f"{folder}: another run is writing here; wait for it, or take another --output_dir"
             ) from error
+        yield
+
+
+@contextmanager
+def locked(
+    path: str | os.PathLike[str], *, is_shared: bool = False, is_waiting: bool = True
+) -> Iterator[None]:
+    """Hold a lock file, made if need be; the lock ends with the process, however that ends.
+
+    is_shared: several may hold it together, but none beside one who holds it alone.
+    Raises: BlockingIOError if it is held by others and `is_waiting` is False.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if is_waiting else kind | fcntl.LOCK_NB)
         yield

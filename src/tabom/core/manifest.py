@@ -237,6 +237,23 @@ def check_file(path: Path, expected: Mapping[str, Any]) -> None:
         )
 
 
+_checked: set[tuple[str, int, int, str]] = set()
+
+
+def check_once(path: Path, expected: Mapping[str, Any]) -> None:
+    """`check_file`, at most once a process for a file that keeps its size and time.
+
+    Call it where a file's bytes are first read. Raises: DataError, see `check_file`.
+    """
+    if not path.is_file():
+        check_file(path, expected)
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, expected["sha256"])
+    if key not in _checked:
+        check_file(path, expected)
+        _checked.add(key)
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as `{"decoding.policy": "entropy", ...}`; lists of scalars stay one value."""
     if isinstance(settings, Mapping):

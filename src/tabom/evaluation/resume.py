@@ -1,22 +1,13 @@
-"""Responses of an evaluation on disk as they are decoded: a killed one goes on where it was.
-
-Legend: K steps (model calls), N response slots.
-"""
+"""Responses of an evaluation on disk as they are decoded: a killed one goes on where it was."""
 
 import shutil
-from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import Decoded, DecodeRequest, decode
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.trajectory.partial import TrajectoryWriter, parse_row, read_lines
-from tabom.trajectory.record import Trajectory
+from tabom.trajectory.store import TrajectoryWriter
 
 
 def decode_resuming(
@@ -37,9 +28,14 @@ def decode_resuming(
     folder: of these requests under these settings alone, which the caller sees to; made with the
         first response. None: nothing is kept.
     seed, batch_size, record_field: see `decode`.
-    Raises: what `decode` raises; DataError if a kept line is not a response.
+    Raises: what `decode` raises; DataError if a kept file holds no responses.
     """
-    found = {} if folder is None else _read(folder)
+    writer = None if folder is None else TrajectoryWriter(folder)
+    found: dict[str, Decoded] = {}
+    if writer is not None:
+        for kept in writer.kept():
+            decoded = Decoded(trajectory=kept.trajectory, field_KN=kept.field_KN)
+            found[kept.trajectory.id] = decoded
     missing = [request for request in requests if request.id not in found]
     if folder is not None and found and missing and config.is_official:
         start = requests.index(missing[0])
@@ -51,47 +47,21 @@ def decode_resuming(
     yield from (found[request.id] for request in requests if request.id in found)
     if not missing:
         return
-    with ExitStack() as stack:
-        writer: TrajectoryWriter | None = None
-        for item in decode(
-            model,
-            missing,
-            config,
-            seed=seed,
-            batch_size=batch_size,
-            is_ordered=False,  # on disk as soon as it is decoded
-            record_field=record_field,
-        ):
-            if folder is not None:
-                if writer is None:  # settings that do not go with the model leave no file
-                    writer = stack.enter_context(TrajectoryWriter(folder))
-                writer.append(_packed(item))
-            yield item
+    for item in decode(
+        model,
+        missing,
+        config,
+        seed=seed,
+        batch_size=batch_size,
+        is_ordered=False,  # on disk as soon as it is decoded
+        record_field=record_field,
+    ):
+        if writer is not None:
+            fields = [item.field_KN] if record_field else None
+            writer.append([item.trajectory], fields)
+        yield item
 
 
 def _has_draws(config: DecodingConfig) -> bool:
     """Whether the official function draws anything."""
     return bool(config.temperature > 0 or config.alg_temp or config.policy in ("origin", "random"))
-
-
-def _packed(item: Decoded) -> Trajectory:
-    """The trajectory with its field beside its row: one line, under one checksum."""
-    field = None
-    if item.field_KN is not None:
-        field = b64encode(np.asarray(item.field_KN, dtype="<f4").tobytes()).decode()
-    return replace(item.trajectory, row={"row": item.trajectory.row, "field": field})
-
-
-def _unpacked(packed: Trajectory) -> Decoded:
-    row, field = packed.row["row"], packed.row["field"]
-    trajectory = replace(packed, row=row)
-    if field is None:
-        return Decoded(trajectory=trajectory)
-    values = np.frombuffer(b64decode(field), dtype="<f4")
-    return Decoded(trajectory=trajectory, field_KN=values.reshape(-1, trajectory.num_slots))
-
-
-def _read(folder: Path) -> dict[str, Decoded]:
-    return {
-        line.id: _unpacked(parse_row(line.payload, place=line.place)) for line in read_lines(folder)
-    }

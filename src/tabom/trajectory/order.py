@@ -1,6 +1,6 @@
-"""Order arithmetic: from the steps at which slots were revealed to orders, cuts and shares.
+"""Order arithmetic: from the steps at which slots were revealed to orders and lengths.
 
-Legend: N response slots, K distinct steps.
+Legend: N response slots.
 """
 
 from collections.abc import Collection, Sequence
@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tabom.trajectory.record import IntArray
+IntArray = NDArray[np.int32]
+FloatArray = NDArray[np.float32]
 
 
 def order_from_step(step_N: ArrayLike, entropy_N: ArrayLike) -> IntArray:
@@ -21,8 +22,8 @@ def order_from_step(step_N: ArrayLike, entropy_N: ArrayLike) -> IntArray:
     """
     step, entropy = np.asarray(step_N), np.asarray(entropy_N, dtype=np.float64)
     slot = np.flatnonzero(step >= 0)
-    unknown = np.isnan(entropy[slot])
-    by_order = slot[np.lexsort((slot, np.where(unknown, 0.0, entropy[slot]), unknown, step[slot]))]
+    # numpy sorts NaN behind every number, and lexsort keeps equal keys in the order of the slots.
+    by_order = slot[np.lexsort((entropy[slot], step[slot]))]
     order_N = np.full(step.shape, -1, dtype=np.int32)
     order_N[by_order] = np.arange(len(by_order), dtype=np.int32)
     return order_N
@@ -32,35 +33,6 @@ def visible_at_cut(order_N: ArrayLike, cut: int) -> NDArray[np.bool_]:
     """Which slots are visible when `cut` of them are: bool `[N]`, order in [0, cut)."""
     order = np.asarray(order_N)
     return (order >= 0) & (order < cut)
-
-
-def step_boundaries(step_N: ArrayLike, order_N: ArrayLike) -> NDArray[np.int64]:
-    """The cuts at which the decoder really stood: states between two model calls.
-
-    Returns: int64 `[K + 1]`, increasing, from 0 (all masked) to the number of revealed slots. A
-        cut that is not among them splits the slots of one step.
-    """
-    step, order = np.asarray(step_N), np.asarray(order_N)
-    slot = np.flatnonzero(order >= 0)
-    in_order = step[slot[np.argsort(order[slot])]]
-    changes = np.flatnonzero(np.diff(in_order)) + 1
-    ends = [0, len(slot)] if len(slot) else [0]
-    return np.unique(np.concatenate([ends, changes])).astype(np.int64)
-
-
-def left_to_right_share(order_N: ArrayLike) -> float:
-    """How left-to-right a decoding was.
-
-    Returns: the share of pairs of slots adjacent in order (i-th and i+1-th revealed) in which the
-        later one lies further right: 1.0 for left to right, 0.0 for right to left, 0.5 on average
-        for a random order; NaN for fewer than two revealed slots.
-    """
-    order = np.asarray(order_N)
-    slot = np.flatnonzero(order >= 0)
-    if len(slot) < 2:
-        return float("nan")
-    by_order = slot[np.argsort(order[slot])]
-    return float((np.diff(by_order) > 0).mean())
 
 
 def non_left_to_right_slots(step_N: ArrayLike, length: int) -> NDArray[np.int64]:

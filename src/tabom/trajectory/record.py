@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
+from tabom.trajectory.order import FloatArray, IntArray, order_from_step
 
-IntArray = NDArray[np.int32]
-FloatArray = NDArray[np.float32]
+__all__ = ["TRUNCATED", "FloatArray", "IntArray", "Trajectory"]
 
 # Of a trajectory's `row`: true where decoding stopped with the text final and slots undecoded.
 TRUNCATED = "is_truncated"
@@ -75,36 +74,34 @@ class Trajectory:
     @property
     def order_N(self) -> IntArray:
         """0-based total order over revealed slots (step, then entropy, then slot); -1 never."""
-        from tabom.trajectory.order import order_from_step
-
         return order_from_step(self.step_N, self.entropy_N)
 
     def problem(self) -> str | None:
-        """The first broken invariant in words, or None."""
-        n = self.num_slots
+        """The first broken invariant, beginning with the name of the column at fault, or None."""
+        num_slots = self.num_slots
         if not self.id:
             return "id is empty"
-        if n == 0:
+        if num_slots == 0:
             return "response_ids has no slots"
         for name in ("step_N", "entropy_N", "confidence_N"):
-            if len(getattr(self, name)) != n:
-                return f"{name[:-2]} has {len(getattr(self, name))} values for {n} slots"
+            if len(getattr(self, name)) != num_slots:
+                return f"{name[:-2]} has {len(getattr(self, name))} values for {num_slots} slots"
         if len(self.prompt_ids) == 0:
             return "prompt_ids is empty"
-        if int(self.prompt_ids.min()) < 0 or int(self.response_ids_N.min()) < 0:
-            return "a token id is negative"
-        if int(self.step_N.min()) < -1:
-            return f"step has {int(self.step_N.min())}; the least value is -1 (never revealed)"
-        if int(self.step_N.max()) >= self.num_forwards:
-            return f"step {int(self.step_N.max())} is not below num_forwards {self.num_forwards}"
-        revealed = self.step_N >= 0
-        entropy, confidence = self.entropy_N[revealed], self.confidence_N[revealed]
+        for name, ids in (("prompt_ids", self.prompt_ids), ("response_ids", self.response_ids_N)):
+            if (least := int(ids.min())) < 0:
+                return f"{name} has the negative token id {least}"
+        if (least := int(self.step_N.min())) < -1:
+            return f"step has {least}; the least value is -1 (never revealed)"
+        if (largest := int(self.step_N.max())) >= self.num_forwards:
+            return f"step {largest} is not below num_forwards {self.num_forwards}"
         # A number is recorded at every revealed slot, or at none of them: a NaN in between is a
         # defect of the recorder and not a gap in the file.
-        is_unknown = np.isnan(entropy).all()
-        if not is_unknown and not (np.isfinite(entropy).all() and (entropy >= -1e-6).all()):
-            return "entropy of a revealed slot is negative or not finite"
-        is_unknown = np.isnan(confidence).all()
-        if not is_unknown and not ((confidence >= 0) & (confidence <= 1 + 1e-6)).all():
-            return "confidence of a revealed slot is outside [0, 1]"
+        revealed = self.step_N >= 0
+        for name, values in (("entropy", self.entropy_N), ("confidence", self.confidence_N)):
+            known = values[revealed]
+            highest = 1 + 1e-6 if name == "confidence" else np.finfo(np.float32).max
+            is_fine = ((known >= -1e-6) & (known <= highest)).all()
+            if not is_fine and not np.isnan(known).all():
+                return f"{name} of a revealed slot is negative, too large or not finite"
         return None

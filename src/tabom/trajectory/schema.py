@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tabom.core.errors import DataError
 from tabom.core.plain import to_plain
-from tabom.trajectory.record import Trajectory
+from tabom.trajectory.record import FloatArray, IntArray, Trajectory
 
 VERSION = 1
 _VERSION_KEY = b"tabom_schema"
@@ -39,39 +39,47 @@ SCHEMA = pa.schema(
     ],
     metadata={_VERSION_KEY: str(VERSION).encode()},
 )
-_AS_THEY_ARE = (
-    *("id", "prompt", "prompt_ids", "response", "num_forwards"),
-    *("method", "task", "reference", "fingerprint"),
-)
-_PER_SLOT = ("step", "order", "entropy", "confidence")
+# Partial files alone: the entropies of every step of a response, K x N of them in one list.
+FIELD = pa.field("field", _FLOATS)
 
-
-def to_columns(trajectory: Trajectory) -> dict[str, Any]:
-    """One row of the table as numpy arrays, strings and an int, `row` as JSON text."""
-    return {
-        "id": trajectory.id,
-        "prompt": trajectory.prompt,
-        "prompt_ids": trajectory.prompt_ids,
-        "response": trajectory.response,
-        "response_ids": trajectory.response_ids_N,
-        "step": trajectory.step_N,
-        "order": trajectory.order_N,
-        "entropy": trajectory.entropy_N,
-        "confidence": trajectory.confidence_N,
-        "num_forwards": trajectory.num_forwards,
-        "method": trajectory.method,
-        "task": trajectory.task,
-        "reference": trajectory.reference,
-        "row": json.dumps(to_plain(trajectory.row), sort_keys=True, ensure_ascii=False),
-        "fingerprint": trajectory.fingerprint,
-    }
+# Column -> attribute of a trajectory. `order` follows from the others, `row` travels as JSON.
+_PER_SLOT = ("response_ids", "step", "entropy", "confidence")
+_ATTRIBUTES = {
+    name: f"{name}_N" if name in _PER_SLOT else name
+    for name in SCHEMA.names
+    if name not in ("order", "row")
+}
 
 
 def to_arrow(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
     """The trajectories as one record batch of `SCHEMA`."""
-    rows = [to_columns(t) for t in trajectories]
-    arrays = [pa.array([row[f.name] for row in rows], type=f.type) for f in SCHEMA]
+    columns: dict[str, Sequence[Any]] = {
+        name: [getattr(t, attribute) for t in trajectories]
+        for name, attribute in _ATTRIBUTES.items()
+    }
+    columns["order"] = [t.order_N for t in trajectories]
+    columns["row"] = [
+        json.dumps(to_plain(t.row), sort_keys=True, ensure_ascii=False) for t in trajectories
+    ]
+    arrays = [_to_column(columns[field.name], field.type) for field in SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def to_lists(arrays: Sequence[FloatArray | IntArray | None], kind: pa.ListType) -> pa.ListArray:
+    """One list a row, from flat arrays that are joined once; None becomes a null."""
+    present = [array for array in arrays if array is not None]
+    lengths = [0 if array is None else len(array) for array in arrays]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+    dtype = kind.value_type.to_pandas_dtype()
+    values = np.concatenate(present) if present else np.empty(0)
+    is_null = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.ListArray.from_arrays(
+        offsets, values.astype(dtype, copy=False), type=kind, mask=is_null
+    )
+
+
+def _to_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return to_lists(values, kind) if pa.types.is_list(kind) else pa.array(values, type=kind)
 
 
 def validate_schema(schema: pa.Schema, source: str) -> None:
@@ -110,18 +118,16 @@ def from_arrow(batch: pa.RecordBatch, *, source: str, first_row: int = 0) -> lis
     Raises: DataError naming file, row, field and why: a null, lengths that differ, a broken
         invariant of the record, an order that is not the one its steps and entropies give.
     """
-    columns = {field.name: _unpack(batch.column(field.name), field.type) for field in SCHEMA}
+    columns = [from_column(batch.column(name)) for name in SCHEMA.names]
     return [
-        _row(
-            {name: values[i] for name, values in columns.items()}, f"{source}, row {first_row + i}"
-        )
-        for i in range(batch.num_rows)
+        _row(dict(zip(SCHEMA.names, cells, strict=True)), f"{source}, row {first_row + i}")
+        for i, cells in enumerate(zip(*columns, strict=True))
     ]
 
 
-def _unpack(column: pa.Array, kind: pa.DataType) -> list[Any]:
+def from_column(column: pa.Array) -> list[Any]:
     """Python values of a column, lists as numpy views; None stands for any null."""
-    if not pa.types.is_list(kind):
+    if not pa.types.is_list(column.type):
         return column.to_pylist()  # type: ignore[no-any-return]
     holes = column.flatten().null_count > 0  # a null among the values: find whose it is
     values = column.values.to_numpy(zero_copy_only=False)
@@ -138,39 +144,27 @@ def _row(cells: dict[str, Any], place: str) -> Trajectory:
     for name, cell in cells.items():
         if cell is None:
             raise _bad(place, name, "it is null, or holds a null")
-    num_slots = len(cells["response_ids"])
-    for name in _PER_SLOT:
-        if len(cells[name]) != num_slots:
-            raise _bad(place, name, f"it has {len(cells[name])} values for {num_slots} slots")
-    for name in ("prompt_ids", "response_ids"):
-        if len(cells[name]) and int(cells[name].min()) < 0:
-            raise _bad(place, name, f"token id {int(cells[name].min())} is negative")
     try:
         row = json.loads(cells["row"])
     except ValueError as error:
         raise _bad(place, "row", f"it is not JSON ({error})") from error
     if not isinstance(row, dict):
         raise _bad(place, "row", f"expected a JSON object, found {cells['row'][:40]}")
-    per_slot = {f"{name}_N": cells[name] for name in ("step", "entropy", "confidence")}
+    values = {attribute: cells[name] for name, attribute in _ATTRIBUTES.items()}
     try:
-        trajectory = Trajectory(
-            response_ids_N=cells["response_ids"],
-            row=row,
-            **per_slot,
-            **{name: cells[name] for name in _AS_THEY_ARE},
-        )
+        trajectory = Trajectory(row=row, **values)
     except DataError as error:
         why = str(error).partition(": ")[2]  # a record's complaint starts with the field's name
         raise _bad(place, why.partition(" ")[0], why) from error
-    order_N = trajectory.order_N
-    if not np.array_equal(order_N, cells["order"]):
-        slot = int((order_N != cells["order"]).argmax())
-        raise _bad(
-            place,
-            "order",
-            f"slot {slot} has {int(cells['order'][slot])}, but its step and entropy give "
-            f"{int(order_N[slot])}",
+    expected, found = trajectory.order_N.tolist(), cells["order"].tolist()
+    if len(found) != len(expected):
+        raise _bad(place, "order", f"it has {len(found)} values for {len(expected)} slots")
+    if found != expected:
+        slot = next(
+            i for i, pair in enumerate(zip(found, expected, strict=True)) if len({*pair}) > 1
         )
+        why = f"slot {slot} has {found[slot]}, but its step and entropy give {expected[slot]}"
+        raise _bad(place, "order", why)
     return trajectory
 
 

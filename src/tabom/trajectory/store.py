@@ -1,43 +1,63 @@
-"""A finished collection: Parquet shards that stream, made from the writers' partial files."""
+"""The store: responses kept batch by batch while a model decodes, then a finished collection.
 
-import hashlib
-import itertools
+While work goes on, every append is one Arrow file under `partial/`. The file appears whole, by a
+rename, and its name holds a checksum of its bytes, so a reader knows a damaged file and drops it.
+Nobody ever writes to a file of somebody else, so any number of processes may append, be killed
+and start again. `finish` then orders the rows, writes them as Parquet under `data/`, and declares
+the folder complete with a manifest.
+"""
+
+import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tabom.core.atomic import replacing, write_text
+from tabom.core.atomic import locked, replacing, write_bytes, write_text
 from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import (
     Manifest,
-    check_file,
     check_manifest,
+    check_once,
     read_manifest,
     write_manifest,
 )
-from tabom.trajectory.partial import (
-    PARTIAL,
-    Line,
-    Torn,
-    TrajectoryWriter,
-    decode_line,
-    parse_row,
-    read_lines,
-    scan_partial,
+from tabom.trajectory.record import TRUNCATED, FloatArray, Trajectory
+from tabom.trajectory.schema import (
+    FIELD,
+    SCHEMA,
+    from_arrow,
+    from_column,
+    to_arrow,
+    to_lists,
+    validate_schema,
 )
-from tabom.trajectory.record import TRUNCATED, Trajectory
-from tabom.trajectory.schema import SCHEMA, from_arrow, to_arrow, validate_schema
-
-__all__ = ["STAGE", "TrajectoryStore", "TrajectoryWriter", "finalize", "scan_partial"]
 
 STAGE = "collect"
-DATA = "data"
+PARTIAL, DATA = "partial", "data"
+ROWS_PER_SHARD = 4096  # of one Parquet file, and of what `finish` holds in memory
 READ_ROWS = 256  # rows that are objects at one time while streaming
+GROUP_ROWS = 1024  # of one Parquet row group
+# Only texts are given dictionaries. Token ids and entropies hardly repeat: with a dictionary they
+# take four times as long to write, and a third more bytes.
+_PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "use_dictionary": [field.name for field in SCHEMA if pa.types.is_string(field.type)],
+}
+_NAME = re.compile(r"\d{20}-[0-9a-f]{8}-([0-9a-f]{8})\.arrow")
+
+Folder = str | os.PathLike[str]
 
 _CARD = """\
 ---
@@ -55,8 +75,8 @@ tags:
 # Decoding trajectories
 
 {count} responses of a masked diffusion language model, each with the step at which every slot was
-revealed and the entropy and confidence it had then. {origin}.
-Settings, versions and hashes are in `manifest.json` (fingerprint `{fingerprint}`).
+revealed and the entropy and confidence it had then (NaN: not recorded). Settings, versions and
+hashes are in `manifest.json` (fingerprint `{fingerprint}`).
 
 Per row: `response_ids`, `step` (0-based model call that revealed the slot, -1 never), `order`
 (0-based total order: step, then entropy, then slot), `entropy` (nats), `confidence`.
@@ -69,151 +89,272 @@ rows = load_dataset("path/to/this/folder", split="train")
 """
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """What the first pass keeps of a trajectory: where it is, not what it says."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kept:
+    """A response that an unfinished store holds.
 
-    path: Path
-    number: int
-    offset: int
-    num_bytes: int
-    digest: bytes
+    field_KN: float32 nats, the entropies of every step, K steps by N slots; None where they were
+        not kept.
+    """
+
+    trajectory: Trajectory
+    field_KN: FloatArray | None
 
 
-def finalize(
-    folder: str | os.PathLike[str],
+class TrajectoryWriter:
+    """Keeps responses under `folder/partial/` as they come; what is there need not be done again.
+
+    Nothing stays open between two calls, so there is nothing to close.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        """folder: of this one piece of work, made with the first append."""
+        self.folder = Path(folder)
+
+    def append(
+        self,
+        trajectories: Sequence[Trajectory],
+        fields: Sequence[FloatArray | None] | None = None,
+    ) -> None:
+        """Keep a batch as one file. When this returns, the batch survives a crash.
+
+        fields: for each trajectory the entropies of every step, float32 `[K, N]` in nats, or None.
+            A finished store has no place for them; they are for a resumed evaluation.
+        Raises: OSError if the disk refuses; nothing of the batch is kept then.
+        """
+        if not trajectories:
+            return
+        batch = to_arrow(trajectories)
+        if fields is not None:
+            flat = [None if f is None else np.asarray(f, dtype=np.float32).ravel() for f in fields]
+            column = to_lists(flat, FIELD.type)
+            schema = SCHEMA.append(FIELD)
+            batch = pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, batch.schema) as file:
+            file.write_batch(batch)
+        content = sink.getvalue()
+        # The time comes first in the name, so that sorted names are in the order of the writes.
+        checksum = zlib.crc32(content)
+        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}-{checksum:08x}.arrow"
+        write_bytes(self.folder / PARTIAL / name, memoryview(content))
+
+    def done(self) -> set[str]:
+        """The ids that are safely on disk."""
+        ids: set[str] = set()
+        for path in _partial_files(self.folder):
+            batch = _load(path)
+            if batch is not None:
+                ids.update(batch.column("id").to_pylist())
+        return ids
+
+    def kept(self) -> Iterator[Kept]:
+        """What is on disk, in the order it was written.
+
+        Raises: DataError if a file is whole and yet holds no trajectories of this version.
+        """
+        for path in _partial_files(self.folder):
+            batch = _load(path)
+            if batch is None:
+                continue
+            trajectories = from_arrow(batch, source=str(path))
+            fields: list[FloatArray | None] = [None] * len(trajectories)
+            if FIELD.name in batch.schema.names:
+                fields = from_column(batch.column(FIELD.name))
+            for trajectory, field in zip(trajectories, fields, strict=True):
+                shaped = None if field is None else field.reshape(-1, trajectory.num_slots)
+                yield Kept(trajectory=trajectory, field_KN=shaped)
+
+
+def _partial_files(folder: Path) -> list[Path]:
+    """Our files under `partial/`; whatever else lies there is not opened, for it might be a pipe."""
+    try:
+        with os.scandir(folder / PARTIAL) as entries:
+            ours = [e.path for e in entries if _NAME.fullmatch(e.name) and e.is_file()]
+    except FileNotFoundError:
+        return []
+    return [Path(path) for path in sorted(ours)]
+
+
+def _load(path: Path) -> pa.RecordBatch | None:
+    """The batch of a partial file; None if it is damaged, or was removed by who finished the store.
+
+    The file is read and not mapped: one that shrinks while it is mapped would kill the process.
+    """
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if zlib.crc32(content) != int(match[1], 16):
+        return None
+    try:
+        with pa.ipc.open_file(pa.py_buffer(content)) as file:
+            batch = file.get_batch(0)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not an Arrow file of tabom ({error}); delete it") from error
+    validate_schema(batch.schema, str(path))
+    return batch
+
+
+def finish(
+    folder: Folder,
     *,
     fingerprint: str,
     settings: Mapping[str, Any],
     seconds: float,
-    rows_per_shard: int = 4096,
     ids: Iterable[str] | None = None,
-    origin: str = "Collected by tabom",
-    more_counts: Mapping[str, int | float] | None = None,
+    stage: str = STAGE,
+    counts: Mapping[str, int | float] | None = None,
 ) -> Manifest:
-    """Compact the partial files into Parquet shards, write the manifest, remove the partials.
+    """Make the partial files a finished store: Parquet shards, a card, and the manifest last.
 
-    Two passes: the first keeps where each id lies, the second reads row by row, so memory grows
-    with the number of ids and not with the trajectories. A crash at any point leaves the partials;
-    calling it again begins anew. A folder that is complete already is left as it is.
+    Memory grows with the number of ids and one shard, not with the trajectories. A crash at any
+    point leaves the partial files, and calling it again begins anew. Of several processes that
+    call it together one works and the others find it done. A complete folder is left as it is.
 
     ids: the planned ids: rows are written in this order and all must be there. None: rows are
         sorted by id, so that the folder's content does not depend on who collected what.
-    rows_per_shard: rows of one file. origin: where the trajectories come from, for the card.
-    more_counts: for the manifest, beside its own.
-    Returns: the manifest; counts are num_trajectories, num_shards, num_forwards, num_truncated
-        (stopped at the text, with slots undecoded), num_doubled and num_torn (lines dropped because
-        an id came twice, or because a crash cut them).
+    counts: for the manifest, beside num_trajectories, num_shards, num_forwards, num_truncated
+        (stopped at the text, with slots undecoded), num_doubled (rows left out because their id
+        came twice) and num_torn (files left out because they are damaged).
     Raises: StageError if nothing or not all was collected, or the folder is another run's;
         DataError if one id has two contents.
     """
     folder = Path(folder)
-    state = check_manifest(folder, stage=STAGE, fingerprint=fingerprint, settings=settings)
-    if state == "absent":
-        torn = Torn()
-        entries, num_doubled = _index(folder, torn)
-        names = _plan(folder, entries, ids)
-        if (folder / DATA).exists():  # left by a finalize that was cut short
-            shutil.rmtree(folder / DATA)
-        files, num_forwards, num_truncated = _write_shards(
-            folder, [entries[n] for n in names], rows_per_shard
-        )
-        card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA, origin=origin)
-        write_text(folder / "README.md", card)
-        write_manifest(
-            folder,
-            stage=STAGE,
-            fingerprint=fingerprint,
-            counts={
-                "num_trajectories": len(names),
-                "num_shards": len(files),
-                "num_forwards": num_forwards,
-                "num_truncated": num_truncated,
-                "num_doubled": num_doubled,
-                "num_torn": torn.count,
-                **(more_counts or {}),
-            },
-            settings=settings,
-            seconds=seconds,
-            files=[*files, "README.md"],
-        )
-    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
+    with locked(folder / PARTIAL / ".finish"):
+        state = check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings)
+        if state == "absent":
+            found = _Found.read(folder)
+            names = found.plan(folder, ids)
+            shutil.rmtree(folder / DATA, ignore_errors=True)  # of a finish that was cut short
+            files, shard_counts = _write_shards(folder, found, names)
+            card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA)
+            write_text(folder / "README.md", card)
+            write_manifest(
+                folder,
+                stage=stage,
+                fingerprint=fingerprint,
+                counts={
+                    "num_trajectories": len(names),
+                    "num_shards": len(files),
+                    **shard_counts,
+                    "num_doubled": found.num_doubled,
+                    "num_torn": found.num_torn,
+                    **(counts or {}),
+                },
+                settings=settings,
+                seconds=seconds,
+                files=[*files, "README.md"],
+            )
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
     manifest = read_manifest(folder)
     assert manifest is not None
     return manifest
 
 
-def _index(folder: Path, torn: Torn) -> tuple[dict[str, _Entry], int]:
-    entries: dict[str, _Entry] = {}
-    num_doubled = 0
-    for line in read_lines(folder, torn):
-        digest = hashlib.blake2b(line.payload, digest_size=16).digest()
-        entry = _Entry(line.path, line.number, line.offset, line.num_bytes, digest)
-        first = entries.setdefault(line.id, entry)
-        if first is entry:
-            continue
-        num_doubled += 1
-        if first.digest != digest:
-            raise DataError(_two_contents(line, first))
-    return entries, num_doubled
+class _Found:
+    """Where each id lies: the number of its partial file, and the row in that."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.place_of: dict[str, tuple[int, int]] = {}
+        self.num_doubled = 0
+        self.num_torn = 0
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Found":
+        """Look into every partial file.
+
+        Raises: DataError if two rows of one id differ in their tokens or steps. Entropies may
+            differ in their last bits: they depend on what else was in the batch.
+        """
+        found = cls()
+        for path in _partial_files(folder):
+            batch = _load(path)
+            if batch is None:
+                found.num_torn += 1
+                continue
+            for row, name in enumerate(batch.column("id").to_pylist()):
+                place = found.place_of.setdefault(name, (len(found.paths), row))
+                if place == (len(found.paths), row):
+                    continue
+                found.num_doubled += 1
+                first = found.paths[place[0]] if place[0] < len(found.paths) else path
+                if _answer(first, place[1]) != _answer(path, row):
+                    raise DataError(
+                        f"{path}, row {row}: trajectory {name!r} has other tokens or steps than "
+                        f"in {first}, row {place[1]}; one id has one content. Were two settings "
+                        "collected into one folder? Delete the file you do not trust and run the "
+                        "collection again"
+                    )
+            found.paths.append(path)
+        return found
+
+    def plan(self, folder: Path, ids: Iterable[str] | None) -> list[str]:
+        """The ids in the order of the finished store. Raises: StageError, see `finish`."""
+        names = sorted(self.place_of) if ids is None else list(dict.fromkeys(ids))
+        if not self.place_of:
+            raise StageError(f"{folder}: nothing was collected; run the collection first")
+        missing = [name for name in names if name not in self.place_of]
+        if missing:
+            raise StageError(
+                f"{folder}: {len(missing)} of {len(names)} trajectories are missing (first: "
+                f"{missing[0]!r}); run the collection again, it resumes"
+            )
+        if len(self.place_of) > len(names):
+            extra = min(set(self.place_of).difference(names))
+            raise StageError(
+                f"{folder}: holds {len(self.place_of) - len(names)} trajectories that were not "
+                f"asked for (first: {extra!r}); were the prompts changed? Collect into another "
+                "folder"
+            )
+        return names
+
+    def gather(self, names: Sequence[str]) -> pa.RecordBatch:
+        """The rows of these ids, in this order; each file they lie in is read once."""
+        rows_of: dict[int, list[tuple[int, int]]] = {}  # file -> (row there, place in the result)
+        for target, name in enumerate(names):
+            number, row = self.place_of[name]
+            rows_of.setdefault(number, []).append((row, target))
+        parts, targets = [], []
+        for number, rows in rows_of.items():
+            batch = _load(self.paths[number])
+            if batch is None:
+                raise DataError(f"{self.paths[number]}: changed while it was read; run it again")
+            parts.append(batch.select(SCHEMA.names).take(pa.array([row for row, _ in rows])))
+            targets += [target for _, target in rows]
+        rows = pa.concat_batches(parts)
+        return rows if targets == sorted(targets) else rows.take(pa.array(np.argsort(targets)))
 
 
-def _two_contents(line: Line, first: _Entry) -> str:
-    return (
-        f"{line.place}: trajectory {line.id!r} differs from the one in {first.path}, line "
-        f"{first.number}; one id has one content. Were two settings collected into one folder? "
-        "Delete the file you do not trust and run the collection again"
-    )
-
-
-def _plan(folder: Path, entries: Mapping[str, _Entry], ids: Iterable[str] | None) -> list[str]:
-    names = sorted(entries) if ids is None else list(dict.fromkeys(ids))
-    if not entries:
-        raise StageError(f"{folder}: nothing was collected; run the collection first")
-    missing = [name for name in names if name not in entries]
-    if missing:
-        raise StageError(
-            f"{folder}: {len(missing)} of {len(names)} trajectories are missing (first: "
-            f"{missing[0]!r}); run the collection again, it resumes"
-        )
-    if len(entries) > len(names):
-        extra = min(set(entries).difference(names))
-        raise StageError(
-            f"{folder}: holds {len(entries) - len(names)} trajectories that were not asked for "
-            f"(first: {extra!r}); were the prompts changed? Collect into another folder"
-        )
-    return names
+def _answer(path: Path, row: int) -> list[Any]:
+    batch = _load(path)
+    names = ("prompt_ids", "response_ids", "step")
+    return [] if batch is None else [batch.column(name)[row].as_py() for name in names]
 
 
 def _write_shards(
-    folder: Path, entries: list[_Entry], rows_per_shard: int
-) -> tuple[list[str], int, int]:
-    """Names of the files, model calls, and responses that stopped at the text."""
-    count = -(-len(entries) // rows_per_shard)
-    files: list[str] = []
+    folder: Path, found: _Found, names: Sequence[str]
+) -> tuple[list[str], dict[str, int]]:
+    """The files' names, and the counts of model calls and of responses that stopped at the text."""
+    num_shards = -(-len(names) // ROWS_PER_SHARD)
+    files = []
     num_forwards = num_truncated = 0
-    for shard in range(count):
-        name = f"{DATA}/train-{shard:05d}-of-{count:05d}.parquet"
-        rows = entries[shard * rows_per_shard : (shard + 1) * rows_per_shard]
-        with replacing(folder / name) as temporary:
-            with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-                for start in range(0, len(rows), READ_ROWS):
-                    chunk = [_load(entry) for entry in rows[start : start + READ_ROWS]]
-                    num_forwards += sum(t.num_forwards for t in chunk)
-                    num_truncated += sum(bool(t.row.get(TRUNCATED)) for t in chunk)
-                    writer.write_batch(to_arrow(chunk))
-        files.append(name)
-    return files, num_forwards, num_truncated
-
-
-def _load(entry: _Entry) -> Trajectory:
-    place = f"{entry.path}, line {entry.number}"
-    with entry.path.open("rb") as file:
-        file.seek(entry.offset)
-        payload = decode_line(file.read(entry.num_bytes))
-    if payload is None:
-        raise DataError(f"{place}: changed while it was read; is a writer still running?")
-    return parse_row(payload, place=place)
+    for shard in range(num_shards):
+        rows = found.gather(names[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD])
+        num_forwards += pc.sum(rows.column("num_forwards")).as_py()
+        # Text is searched first, for few rows say that they stopped and parsing them all is slow.
+        said = rows.filter(pc.match_substring(rows.column("row"), f'"{TRUNCATED}": true'))
+        texts = said.column("row").to_pylist()
+        num_truncated += sum(bool(json.loads(text).get(TRUNCATED)) for text in texts)
+        files.append(f"{DATA}/train-{shard:05d}-of-{num_shards:05d}.parquet")
+        with replacing(folder / files[-1]) as temporary:
+            with pq.ParquetWriter(temporary, SCHEMA, **_PARQUET) as writer:
+                writer.write_batch(rows, row_group_size=GROUP_ROWS)
+    return files, {"num_forwards": num_forwards, "num_truncated": num_truncated}
 
 
 class TrajectoryStore:
@@ -223,43 +364,48 @@ class TrajectoryStore:
     bare Parquet files.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: Folder) -> None:
         """folder: of a finished collection.
 
+        Opening checks the manifest, the files' sizes and their footers. A file's hash is checked
+        when its rows are first read, since Parquet itself reads a flipped bit as another number.
         Raises: StageError if it is not finished, DataError if it does not exist or a file that
-            its manifest lists is missing or has changed.
+            its manifest lists is missing or has another size.
         """
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder; collect trajectories into it first")
         self.manifest = read_manifest(self.folder)
         if self.manifest is None:
+            num_done = len(TrajectoryWriter(folder).done())
             raise StageError(
                 f"{folder}: the collection is not finished (no manifest.json, "
-                f"{len(scan_partial(self.folder))} trajectories so far); run it again, it resumes"
+                f"{num_done} trajectories so far); run it again, it resumes"
             )
         if self.manifest.stage != STAGE:
             raise StageError(
                 f"{folder}: holds stage {self.manifest.stage!r}, expected {STAGE!r}; "
                 "give the folder of a collection"
             )
-        names = [name for name in self.manifest.files if name.endswith(".parquet")]
-        if not names:
+        listed = {
+            self.folder / name: entry
+            for name, entry in sorted(self.manifest.files.items())
+            if name.endswith(".parquet")
+        }
+        if not listed:
             raise DataError(f"{folder}: its manifest lists no Parquet file; was it edited?")
-        for name in names:
-            path, expected = self.folder / name, self.manifest.files[name]
+        for path, entry in listed.items():
             if not path.is_file():
                 raise DataError(f"{path}: missing, though the manifest lists it; copy it again")
-            if path.stat().st_size != expected["bytes"]:
+            if path.stat().st_size != entry["bytes"]:
                 raise DataError(
-                    f"{path}: {path.stat().st_size} bytes, the manifest says {expected['bytes']}; "
+                    f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; "
                     "copy it again"
                 )
-            check_file(path, expected)  # Parquet itself reads a flipped bit as another number
-        self._open([self.folder / name for name in sorted(names)])
+        self._open(listed)
 
     @classmethod
-    def from_parquet(cls, path: str | os.PathLike[str]) -> "TrajectoryStore":
+    def from_parquet(cls, path: Folder) -> "TrajectoryStore":
         """A store over one Parquet file, or over every one below a folder, without a manifest.
 
         Raises: DataError if there is none, or one is not a trajectory file.
@@ -270,13 +416,13 @@ class TrajectoryStore:
             raise DataError(f"{path}: no Parquet file there")
         store = cls.__new__(cls)
         store.folder, store.manifest = path, None
-        store._open(paths)
+        store._open(dict.fromkeys(paths))
         return store
 
-    def _open(self, paths: list[Path]) -> None:
-        self._paths = paths
+    def _open(self, files: Mapping[Path, Mapping[str, Any] | None]) -> None:
+        self._files = files  # with what the manifest says of each
         self._num_rows = 0
-        for path in paths:
+        for path in files:
             with _parquet(path) as file:
                 validate_schema(file.schema_arrow, str(path))
                 self._num_rows += file.metadata.num_rows
@@ -285,52 +431,32 @@ class TrajectoryStore:
         return self._num_rows
 
     def __iter__(self) -> Iterator[Trajectory]:
-        for path in self._paths:
+        for path in self._files:
             first_row = 0
-            for batch in _read(path, SCHEMA.names):
+            for batch in self._read(path, SCHEMA.names):
                 yield from from_arrow(batch, source=str(path), first_row=first_row)
                 first_row += batch.num_rows
 
-    def batches(self, size: int) -> Iterator[list[Trajectory]]:
-        """Lists of `size` trajectories in the stored order; the last one may be shorter."""
-        rows = iter(self)
-        while batch := list(itertools.islice(rows, size)):
-            yield batch
-
-    def head(self, n: int) -> list[Trajectory]:
-        """The first n trajectories."""
-        return list(itertools.islice(self, n))
-
-    def ids(self) -> list[str]:
-        """All ids in the stored order; only that column is read.
-
-        Raises: DataError, naming the file, if an id occurs twice.
-        """
-        ids: dict[str, None] = {}
-        for path in self._paths:
-            for batch in _read(path, ["id"]):
-                for name in batch.column(0).to_pylist():
-                    if name in ids:
-                        raise DataError(f"{path}: id {name!r} occurs twice; keep one row of it")
-                    ids[name] = None
-        return list(ids)
+    def _read(self, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        expected = self._files[path]
+        if expected is not None:
+            check_once(path, expected)
+        with _parquet(path) as file:
+            batches = file.iter_batches(batch_size=READ_ROWS, columns=columns)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (OSError, ValueError) as error:
+                    raise DataError(
+                        f"{path}: damaged ({error}); copy or collect it again"
+                    ) from error
+                if batch is None:
+                    return
+                yield batch
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
-
-
-def _read(path: Path, columns: list[str]) -> Iterator[Any]:
-    with _parquet(path) as file:
-        batches = file.iter_batches(batch_size=READ_ROWS, columns=columns)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: damaged ({error}); copy or collect it again") from error
-            if batch is None:
-                return
-            yield batch

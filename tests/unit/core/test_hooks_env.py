@@ -61,7 +61,7 @@ def test_versions_and_hardware() -> None:
 def test_core_and_the_write_path_import_nothing_heavy() -> None:
     code = (
         "import sys, tabom.core.env, tabom.core.configs, tabom.core.manifest, tabom.core.hooks\n"
-        "import tabom.trajectory.partial, tabom.trajectory.order\n"
+        "import tabom.trajectory.record, tabom.trajectory.order\n"
         "tabom.core.env.versions(); tabom.core.env.hardware()\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -9,8 +9,8 @@ import tabom.evaluation.resume as resume
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.run import evaluate_set
-from tabom.trajectory.partial import read_lines, scan_partial
 from tabom.trajectory.schema import to_arrow
+from tabom.trajectory.store import TrajectoryWriter
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 
@@ -79,7 +79,7 @@ def test_stopped_anywhere_it_ends_the_same(model, requests, spy, tmp_path, stop_
     folder = tmp_path / "kept"
     with pytest.raises(StoppedError):
         run(model, requests, folder=folder, **options)
-    kept = {p: scan_partial(p) for p in folder.glob("*")}
+    kept = {p: TrajectoryWriter(p).done() for p in folder.glob("*")}
     assert sum(map(len, kept.values())) == stop_at  # each is on disk when it leaves the batch
     spy.ids, spy.stop_at = [], None
     done = []
@@ -107,7 +107,7 @@ def test_batches_cut_anywhere_give_equal_answers(model, requests, spy, tmp_path)
         np.testing.assert_allclose(again.fields[name], field_KN, rtol=0, atol=1e-4)
 
 
-def test_a_torn_line_is_decoded_again(model, requests, spy, tmp_path):
+def test_a_torn_file_is_decoded_again(model, requests, spy, tmp_path):
     whole = run(model, requests, record_field_for=1, batch_size=1, folder=tmp_path)
     (path,) = (tmp_path / "1-fields" / "partial").iterdir()
     path.write_bytes(path.read_bytes()[:-20])
@@ -161,11 +161,11 @@ def test_nothing_is_left_where_nothing_was_decoded(model, requests, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
-def test_no_folder_keeps_nothing_and_a_field_is_one_line(model, requests, tmp_path):
+def test_a_field_is_kept_beside_its_response(model, requests, tmp_path):
     run(model, requests[:2], record_field_for=1, folder=tmp_path)
     for name, has_field in (("1-fields", True), ("1", False)):
-        (line,) = read_lines(tmp_path / name)
-        assert (b'"field":null' not in line.payload) == has_field
+        (kept,) = TrajectoryWriter(tmp_path / name).kept()
+        assert (kept.field_KN is not None) == has_field
 
 
 def test_ids_must_differ(model, requests):

@@ -11,7 +11,7 @@ from tabom.core.manifest import write_manifest
 from tabom.pipeline.trained_on import CARD, training_prompts
 from tabom.stages.held_out import tasks_held_out
 from tabom.trajectory.record import Trajectory
-from tabom.trajectory.store import TrajectoryWriter, finalize
+from tabom.trajectory.store import TrajectoryWriter, finish
 
 SOLD = "Natalia sold clips to 48 of her friends in April, and then she sold half as many in May."
 TALE = "Weng earns 12 dollars an hour for babysitting. Yesterday she did 50 minutes of it."
@@ -27,23 +27,24 @@ def stage(folder: Path, kind: str, fingerprint: str, settings: dict[str, Any]) -
 
 
 def collection(folder: Path, fingerprint: str, prompts: list[tuple[str, dict[str, Any]]]) -> Path:
-    with TrajectoryWriter(folder, rank=0) as writer:
-        for i, (prompt, row) in enumerate(prompts):
-            writer.append(
-                Trajectory(
-                    id=str(i),
-                    prompt=prompt,
-                    prompt_ids=[3],
-                    response="r",
-                    response_ids_N=[5, 2],
-                    step_N=[0, 1],
-                    entropy_N=[0.1, 0.1],
-                    confidence_N=[0.9, 0.9],
-                    num_forwards=2,
-                    row=row,
-                )
+    TrajectoryWriter(folder).append(
+        [
+            Trajectory(
+                id=str(i),
+                prompt=prompt,
+                prompt_ids=[3],
+                response="r",
+                response_ids_N=[5, 2],
+                step_N=[0, 1],
+                entropy_N=[0.1, 0.1],
+                confidence_N=[0.9, 0.9],
+                num_forwards=2,
+                row=row,
             )
-    finalize(
+            for i, (prompt, row) in enumerate(prompts)
+        ]
+    )
+    finish(
         folder, fingerprint=fingerprint, settings={"prompts": PROMPTS, "seed": 7}, seconds=0.0,
         ids=[str(i) for i in range(len(prompts))],
     )  # fmt: skip

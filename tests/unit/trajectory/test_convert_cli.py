@@ -12,7 +12,7 @@ from tabom.cli.main import main
 from tabom.core.manifest import read_manifest, verify_files
 from tabom.toyworld.tokenizer import build_tokenizer
 from tabom.trajectory.record import Trajectory
-from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finalize
+from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finish
 from tabom.trajectory.verdicts import read_verdicts
 
 Make = Callable[..., Trajectory]
@@ -96,10 +96,9 @@ def test_an_authors_file_becomes_a_collection_that_every_verb_reads(
 
 
 def make_store(folder: Path, trajectories: list[Trajectory]) -> Path:
-    with TrajectoryWriter(folder) as writer:
-        writer.append_many(trajectories)
+    TrajectoryWriter(folder).append(trajectories)
     ids = [t.id for t in trajectories]
-    finalize(folder, fingerprint="f", settings={}, seconds=0.0, ids=ids)
+    finish(folder, fingerprint="f", settings={}, seconds=0.0, ids=ids)
     return folder
 
 

@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.trajectory.order import (
-    left_to_right_share,
     length_to_end,
     non_left_to_right_slots,
     order_from_step,
-    step_boundaries,
     visible_at_cut,
 )
 
@@ -31,7 +29,6 @@ def test_order_by_hand() -> None:
     order = order_from_step(step, entropy)
     assert order.dtype == np.int32
     assert order.tolist() == [2, 3, 5, 1, 0, -1, 4]
-    assert step_boundaries(step, order).tolist() == [0, 1, 4, 6]
     assert visible_at_cut(order, 2).tolist() == [False, False, False, True, True, False, False]
 
 
@@ -42,9 +39,7 @@ def test_unknown_entropies_of_one_step_go_by_slot() -> None:
 def test_nothing_revealed() -> None:
     order = order_from_step([-1, -1], [NAN, NAN])
     assert order.tolist() == [-1, -1]
-    assert step_boundaries([-1, -1], order).tolist() == [0]
     assert not visible_at_cut(order, 5).any()
-    assert math.isnan(left_to_right_share(order))
 
 
 @given(slots)
@@ -61,9 +56,7 @@ def test_order_equals_a_plain_sort(rows: list[tuple[int, float]]) -> None:
     order = order_from_step(step, entropy)
     assert order.tolist() == expected
     # The visited states are exactly: everything of steps below s, for every s.
-    boundaries = step_boundaries(step, order).tolist()
-    assert boundaries == sorted({int(((step >= 0) & (step < s)).sum()) for s in range(8)})
-    for cut in boundaries:
+    for cut in {int(((step >= 0) & (step < s)).sum()) for s in range(8)}:
         visible = visible_at_cut(order, cut)
         assert visible.sum() == cut
         hidden_steps = step[(step >= 0) & ~visible]
@@ -79,27 +72,6 @@ def test_order_does_not_depend_on_how_steps_are_counted(
     step, entropy = (np.array(column) for column in zip(*rows, strict=True))
     stretched = np.where(step >= 0, step * scale + shift, -1)
     assert np.array_equal(order_from_step(step, entropy), order_from_step(stretched, entropy))
-
-
-@pytest.mark.parametrize(
-    ("order", "share"),
-    [
-        ([0, 1, 2, 3], 1.0),
-        ([3, 2, 1, 0], 0.0),
-        ([0, -1, 2, 1], 0.5),  # slots in order: 0, 3, 2
-        ([1, 2, 0], 0.5),  # slots in order: 2, 0, 1
-    ],
-)
-def test_left_to_right_share(order: list[int], share: float) -> None:
-    assert left_to_right_share(order) == share
-
-
-def test_left_to_right_share_of_random_orders_is_one_half() -> None:
-    generator = np.random.default_rng(0)
-    shares = [left_to_right_share(generator.permutation(50)) for _ in range(400)]
-    # The share of 49 adjacent pairs has variance (n + 1) / 12 / (n - 1)**2, n = 50.
-    deviation = math.sqrt(51 / 12) / 49 / math.sqrt(400)
-    assert abs(np.mean(shares) - 0.5) < 5 * deviation
 
 
 @given(st.lists(st.integers(-1, 5), max_size=10), st.integers(0, 12))

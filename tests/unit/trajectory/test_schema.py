@@ -44,14 +44,14 @@ GOOD: dict[str, Any] = {
         ("order", [1, 0], "it has 2 values for 3 slots"),
         ("step", [1, 0, -2], "-2; the least value is -1"),
         ("step", [2, 0, -1], "step 2 is not below num_forwards 2"),
-        ("step", [1, 0, -1, 0], "it has 4 values for 3 slots"),
+        ("step", [1, 0, -1, 0], "has 4 values for 3 slots"),
         ("step", [1, None, -1], "it is null, or holds a null"),
-        ("entropy", [-0.5, 0.25, 0], "entropy of a revealed slot is negative or not finite"),
+        ("entropy", [-0.5, 0.25, 0], "entropy of a revealed slot is negative"),
         ("entropy", [float("nan"), 0.25, 0], "not finite"),
-        ("confidence", [1.5, 0.75, 0], r"outside \[0, 1\]"),
-        ("response_ids", [], "3 values for 0 slots"),
-        ("response_ids", [5, -6, 99], "token id -6 is negative"),
-        ("prompt_ids", [-1], "token id -1 is negative"),
+        ("confidence", [1.5, 0.75, 0], "too large"),
+        ("response_ids", [], "has no slots"),
+        ("response_ids", [5, -6, 99], "negative token id -6"),
+        ("prompt_ids", [-1], "negative token id -1"),
         ("prompt_ids", [], "prompt_ids is empty"),
         ("id", "", "id is empty"),
         ("id", None, "it is null"),
@@ -68,8 +68,6 @@ def test_a_malformed_row_names_file_row_field_and_why(
     index = SCHEMA.get_field_index(field)
     cells = rows.column(index).to_pylist()
     cells[1] = value
-    if field == "response_ids" and value == []:
-        field = "step"  # the first column whose length does not fit
     columns = list(rows.columns)
     columns[index] = pa.array(cells, type=SCHEMA.field(index).type)
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)

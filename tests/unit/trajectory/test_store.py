@@ -1,41 +1,56 @@
 import gc
 import os
 import shutil
+import tempfile
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tabom.core import manifest as manifest_module
 from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import begin, verify_files
 from tabom.trajectory import store as store_module
 from tabom.trajectory.record import Trajectory
-from tabom.trajectory.schema import to_arrow
-from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finalize, scan_partial
+from tabom.trajectory.schema import SCHEMA, to_arrow
+from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finish
 
 Make = Callable[..., Trajectory]
+MADE = Trajectory(
+    id="x", prompt="p", prompt_ids=[1], response="r", response_ids_N=[1, 2],
+    step_N=[0, 1], entropy_N=[0.5, 0.25], confidence_N=[0.5, 0.75], num_forwards=2,
+)  # fmt: skip
 SETTINGS = {"policy": "entropy"}
 RUN: dict[str, Any] = {"fingerprint": "f1", "settings": SETTINGS, "seconds": 1.0}
 
 
+def ids_of(store: TrajectoryStore) -> list[str]:
+    return [t.id for t in store]
+
+
 def collect(folder: Path, trajectories: list[Trajectory], **options: Any) -> TrajectoryStore:
     begin(folder, stage="collect", fingerprint="f1", settings=SETTINGS)
-    with TrajectoryWriter(folder) as writer:
-        writer.append_many(trajectories)
-    finalize(folder, **RUN, **options)
+    TrajectoryWriter(folder).append(trajectories)
+    finish(folder, **RUN, **options)
     return TrajectoryStore(folder)
 
 
-def test_from_writers_to_a_store(tmp_path: Path, make: Make, says: Callable[..., Any]) -> None:
+def test_from_writers_to_a_store(
+    tmp_path: Path, make: Make, says: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 10)
     everything = [make(i) for i in range(25)]
     begin(tmp_path, stage="collect", fingerprint="f1", settings=SETTINGS)
-    for rank, part in enumerate((everything[15:], everything[:16])):  # id 15 was collected twice
-        with TrajectoryWriter(tmp_path, rank=rank) as writer:
-            writer.append_many(part)
-    manifest = finalize(tmp_path, **RUN, rows_per_shard=10)
+    for part in (everything[15:], everything[:16]):  # id 15 was collected twice
+        TrajectoryWriter(tmp_path).append(part)
+    manifest = finish(tmp_path, **RUN)
     assert manifest.counts == {
         "num_trajectories": 25, "num_shards": 3, "num_doubled": 1, "num_torn": 0,
         "num_truncated": 0, "num_forwards": sum(t.num_forwards for t in everything),
@@ -49,9 +64,6 @@ def test_from_writers_to_a_store(tmp_path: Path, make: Make, says: Callable[...,
     assert len(store) == 25
     assert store.manifest == manifest
     assert [says(t) for t in store] == [says(t) for t in everything]
-    assert store.ids() == [t.id for t in everything]
-    assert [len(b) for b in store.batches(10)] == [10, 10, 5]
-    assert [t.id for t in store.head(3)] == ["id-0000", "id-0001", "id-0002"]
     assert [says(t) for t in store] == [says(t) for t in everything]  # a second pass begins anew
     assert (
         pq.ParquetFile(tmp_path / "data/train-00000-of-00003.parquet")
@@ -66,9 +78,8 @@ def test_content_does_not_depend_on_who_wrote_what(tmp_path: Path, make: Make) -
     everything = [make(i) for i in range(12)]
     one = collect(tmp_path / "one", everything)
     for part in (everything[6:][::-1], everything[:6]):
-        with TrajectoryWriter(tmp_path / "two", rank=os.getpid() % 7) as writer:
-            writer.append_many(part)
-    finalize(tmp_path / "two", **RUN)
+        TrajectoryWriter(tmp_path / "two").append(part)
+    finish(tmp_path / "two", **RUN)
     two = TrajectoryStore(tmp_path / "two")
     assert one.manifest is not None
     assert two.manifest is not None
@@ -80,33 +91,60 @@ def test_planned_ids_give_the_rows_their_order_and_must_all_be_there(
 ) -> None:
     wanted = [f"id-{i:04d}" for i in (3, 0, 2, 1)]
     store = collect(tmp_path / "a", [make(i) for i in range(4)], ids=wanted)
-    assert store.ids() == wanted
+    assert ids_of(store) == wanted
     with pytest.raises(StageError, match=r"1 of 4 trajectories are missing \(first: 'id-0002'\)"):
         collect(tmp_path / "b", [make(i) for i in (3, 0, 1)], ids=wanted)
-    assert scan_partial(tmp_path / "b") == {"id-0000", "id-0001", "id-0003"}  # nothing lost
+    assert TrajectoryWriter(tmp_path / "b").done() == {
+        "id-0000",
+        "id-0001",
+        "id-0003",
+    }  # nothing lost
     assert not (tmp_path / "b" / "manifest.json").exists()
     with pytest.raises(StageError, match=r"holds 1 trajectories that were not asked for .*0007"):
         collect(tmp_path / "c", [make(i) for i in (0, 1, 2, 3, 7)], ids=wanted)
 
 
-def test_one_id_with_two_contents_is_an_error_that_names_both_lines(
-    tmp_path: Path, make: Make
+@pytest.mark.parametrize("is_one_batch", [True, False])
+def test_one_id_with_two_contents_is_an_error_that_names_both_files(
+    tmp_path: Path, make: Make, is_one_batch: bool
 ) -> None:
-    with pytest.raises(DataError, match=r"line 3: trajectory 'id-0001' differs .*, line 2;"):
-        collect(tmp_path, [make(0), make(1), make(1, response="other")])
-    assert len(scan_partial(tmp_path)) == 2
+    n = make(1).num_slots
+    batches = [[make(0), make(1)], [make(1, response_ids_N=[7] * n)]]
+    writer = TrajectoryWriter(tmp_path)
+    for batch in [sum(batches, [])] if is_one_batch else batches:
+        writer.append(batch)
+    with pytest.raises(
+        DataError, match=r"row \d: trajectory 'id-0001' has other .*\.arrow, row 1;"
+    ):
+        finish(tmp_path, **RUN)
+    assert len(writer.done()) == 2
+
+
+@pytest.mark.parametrize("is_one_batch", [True, False])
+def test_equal_tokens_and_steps_are_one_row_whatever_the_last_bits_of_entropy(
+    tmp_path: Path, make: Make, is_one_batch: bool
+) -> None:
+    first = make(3)
+    other = make(3, entropy_N=first.entropy_N * np.float32(1 + 1e-6), response="same tokens")
+    writer = TrajectoryWriter(tmp_path)
+    for batch in [[first, other]] if is_one_batch else [[first], [other]]:
+        writer.append(batch)
+    manifest = finish(tmp_path, **RUN)
+    assert (manifest.counts["num_trajectories"], manifest.counts["num_doubled"]) == (1, 1)
+    (kept,) = TrajectoryStore(tmp_path)
+    assert kept.response == first.response
 
 
 def test_nothing_collected_and_another_run(tmp_path: Path, make: Make) -> None:
     with pytest.raises(StageError, match="nothing was collected"):
-        finalize(tmp_path / "empty", **RUN)
+        finish(tmp_path / "empty", **RUN)
     collect(tmp_path / "a", [make(0)])
     with pytest.raises(StageError, match="another recipe"):
-        finalize(tmp_path / "a", fingerprint="f2", settings=SETTINGS, seconds=0)
+        finish(tmp_path / "a", fingerprint="f2", settings=SETTINGS, seconds=0)
 
 
 @pytest.mark.parametrize("moment", ["second shard", "card", "manifest", "cleaning"])
-def test_finalize_killed_at_any_moment_can_run_again(
+def test_finish_killed_at_any_moment_can_run_again(
     tmp_path: Path,
     make: Make,
     says: Callable[..., Any],
@@ -114,10 +152,9 @@ def test_finalize_killed_at_any_moment_can_run_again(
     moment: str,
 ) -> None:
     everything = [make(i) for i in range(9)]
-    with TrajectoryWriter(tmp_path) as writer:
-        writer.append_many(everything)
+    TrajectoryWriter(tmp_path).append(everything)
     name = {
-        "second shard": "to_arrow",
+        "second shard": "replacing",
         "card": "write_text",
         "manifest": "write_manifest",
         "cleaning": "read_manifest",
@@ -131,13 +168,15 @@ def test_finalize_killed_at_any_moment_can_run_again(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(store_module, name, killed)
+    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 5)
     with pytest.raises(KeyboardInterrupt):
-        finalize(tmp_path, **RUN, rows_per_shard=5)
+        finish(tmp_path, **RUN)
     monkeypatch.undo()
     if moment != "cleaning":
         with pytest.raises(StageError, match="not finished"):
             TrajectoryStore(tmp_path)
-    finalize(tmp_path, **RUN, rows_per_shard=4)  # other shard names than the first attempt's
+    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 4)
+    finish(tmp_path, **RUN)  # other shard names than the first attempt's
     assert [says(t) for t in TrajectoryStore(tmp_path)] == [says(t) for t in everything]
     shards = sorted(p.name for p in (tmp_path / "data").iterdir())
     if moment != "cleaning":
@@ -146,8 +185,7 @@ def test_finalize_killed_at_any_moment_can_run_again(
 
 
 def test_an_unfinished_or_missing_collection(tmp_path: Path, make: Make) -> None:
-    with TrajectoryWriter(tmp_path) as writer:
-        writer.append(make(0))
+    TrajectoryWriter(tmp_path).append([make(0)])
     with pytest.raises(
         StageError, match=r"not finished \(no manifest\.json, 1 trajectories so far"
     ):
@@ -174,8 +212,9 @@ def test_damaged_files_are_named(tmp_path: Path, make: Make) -> None:
     changed = bytearray(whole)
     changed[len(whole) // 3] ^= 1  # one bit; Parquet reads another number, or fails much later
     path.write_bytes(changed)
+    damaged = TrajectoryStore(tmp_path)  # the hash is read when the rows are
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: changed since"):
-        TrajectoryStore(tmp_path)
+        next(iter(damaged))
     path.write_bytes(whole[:4] + bytes(b ^ 0x55 for b in whole[4:400]) + whole[400:])
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet"):
         list(store)
@@ -199,16 +238,17 @@ def test_a_malformed_row_in_a_file_is_named(tmp_path: Path, make: Make) -> None:
         list(TrajectoryStore.from_parquet(path))
 
 
-def test_from_parquet_reads_a_file_or_a_folder(tmp_path: Path, make: Make) -> None:
-    collect(tmp_path / "run", [make(i) for i in range(7)], rows_per_shard=3)
+def test_from_parquet_reads_a_file_or_a_folder(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 3)
+    collect(tmp_path / "run", [make(i) for i in range(7)])
     folder = TrajectoryStore.from_parquet(tmp_path / "run")
     assert folder.manifest is None
     assert len(folder) == 7
     file = TrajectoryStore.from_parquet(tmp_path / "run/data/train-00001-of-00003.parquet")
-    assert file.ids() == ["id-0003", "id-0004", "id-0005"]
+    assert ids_of(file) == ["id-0003", "id-0004", "id-0005"]
     shutil.copy(tmp_path / "run/data/train-00001-of-00003.parquet", tmp_path / "run/copy.parquet")
-    with pytest.raises(DataError, match="id 'id-0003' occurs twice"):
-        TrajectoryStore.from_parquet(tmp_path / "run").ids()
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no Parquet file"):
         TrajectoryStore.from_parquet(tmp_path / "none")
@@ -233,15 +273,12 @@ def test_streaming_and_compaction_hold_a_bounded_number_of_rows(
         peak = max(peak, len(alive))
 
     one = make(1)
-    with TrajectoryWriter(tmp_path) as writer:
-        writer.append_many([make(1, id=f"{i:05d}") for i in range(num_rows)])
+    TrajectoryWriter(tmp_path).append([make(1, id=f"{i:05d}") for i in range(num_rows)])
     del one
     gc.collect()
     monkeypatch.setattr(Trajectory, "__post_init__", counted)
-    finalize(tmp_path, **RUN)
-    assert peak <= 2 * store_module.READ_ROWS
-    gc.collect()
-    peak = 0
+    finish(tmp_path, **RUN)
+    assert peak == 0  # rows are moved as columns
     assert sum(1 for _ in TrajectoryStore(tmp_path)) == num_rows
     assert peak <= 2 * store_module.READ_ROWS
 
@@ -252,7 +289,8 @@ def test_datasets_opens_the_folder_offline(
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    collect(tmp_path / "run", [make(i) for i in range(7)], rows_per_shard=3)
+    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 3)
+    collect(tmp_path / "run", [make(i) for i in range(7)])
     rows = datasets.load_dataset(
         str(tmp_path / "run"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -260,3 +298,132 @@ def test_datasets_opens_the_folder_offline(
     assert rows[4]["id"] == "id-0004"
     assert rows[4]["step"] == make(4).step_N.tolist()
     assert rows[4]["order"] == make(4).order_N.tolist()
+
+
+def test_a_file_is_hashed_once_a_process(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = collect(tmp_path, [make(i) for i in range(3)])
+    hashed: list[Path] = []
+    real = manifest_module.check_file
+    monkeypatch.setattr(
+        manifest_module, "check_file", lambda path, e: (hashed.append(path), real(path, e))
+    )
+    for _ in range(3):
+        assert ids_of(store) == ids_of(TrajectoryStore(tmp_path))
+    assert [path.suffix for path in hashed] == [".parquet"]
+
+
+@pytest.mark.parametrize("name", ["plain", 'quo"te', "back\\slash", "ünï", "a\nb"])
+def test_what_was_appended_is_done_and_kept(
+    tmp_path: Path, make: Make, says: Callable[..., Any], name: str
+) -> None:
+    writer = TrajectoryWriter(tmp_path)
+    assert writer.done() == set()
+    writer.append([])
+    assert not tmp_path.joinpath("partial").exists()
+    batch = [make(1, id=name), make(2), make(3)]
+    writer.append(batch[:1])
+    writer.append(batch[1:])
+    assert writer.done() == {t.id for t in batch}
+    assert [says(kept.trajectory) for kept in TrajectoryWriter(tmp_path).kept()] == [
+        says(t) for t in batch
+    ]
+
+
+def test_the_entropies_of_every_step_are_kept_beside_a_response(tmp_path: Path, make: Make) -> None:
+    first, second, third = make(1), make(2), make(3)
+    field = np.random.default_rng(0).random((5, first.num_slots)).astype(np.float32)
+    field[2, 0] = np.nan
+    writer = TrajectoryWriter(tmp_path)
+    writer.append([first, second], [field, None])
+    writer.append([third])
+    found = [kept.field_KN for kept in writer.kept()]
+    assert found[1:] == [None, None]
+    np.testing.assert_array_equal(found[0], field)
+    finish(tmp_path, **RUN)
+    assert pq.read_schema(tmp_path / "data/train-00000-of-00001.parquet").names == SCHEMA.names
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_cut_and_no_flipped_bit_of_a_partial_file_goes_unseen(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        writer = TrajectoryWriter(name)
+        writer.append([MADE])
+        (path,) = Path(name, "partial").iterdir()
+        whole = path.read_bytes()
+        if data.draw(st.booleans()):
+            path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        else:
+            bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << (bit % 8)
+            path.write_bytes(damaged)
+        assert writer.done() == set()
+        assert list(writer.kept()) == []
+        writer.append([MADE])
+        counts = finish(name, **RUN).counts
+        assert (counts["num_trajectories"], counts["num_torn"]) == (1, 1)
+
+
+def test_foreign_things_in_the_partial_folder_are_left_alone(tmp_path: Path, make: Make) -> None:
+    writer = TrajectoryWriter(tmp_path)
+    writer.append([make(0)])
+    (ours,) = (tmp_path / "partial").iterdir()
+    os.mkfifo(tmp_path / "partial" / "pipe.arrow")
+    os.mkfifo(ours.with_name("1" + ours.name[1:]))  # a pipe that bears a name of ours
+    (tmp_path / "partial" / ".half.arrow.tmp").write_bytes(b"what a kill leaves")
+    (tmp_path / "partial" / "folder").mkdir()
+    (tmp_path / "partial" / "notes.txt").write_text("mine")
+    found: list[set[str]] = []
+    thread = threading.Thread(target=lambda: found.append(writer.done()), daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert found == [{"id-0000"}]
+    assert finish(tmp_path, **RUN).counts["num_torn"] == 0
+
+
+def test_a_full_disk_keeps_what_was_there_and_nothing_of_the_batch(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = TrajectoryWriter(tmp_path)
+    writer.append([make(0)])
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.append([make(1)])
+    monkeypatch.undo()
+    assert len(list((tmp_path / "partial").iterdir())) == 1
+    writer.append([make(2)])
+    assert writer.done() == {"id-0000", "id-0002"}
+
+
+def test_a_batch_is_one_file_that_is_synced_before_it_has_its_name(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, r=real: (calls.append(n), r(*a))[1])
+    TrajectoryWriter(tmp_path).append([make(i) for i in range(5)])
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+    assert len(list((tmp_path / "partial").iterdir())) == 1
+
+
+def test_several_may_finish_together(tmp_path: Path, make: Make) -> None:
+    TrajectoryWriter(tmp_path).append([make(i) for i in range(40)])
+    manifests: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: manifests.append(finish(tmp_path, **RUN))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(manifests) == 4
+    assert all(m == manifests[0] for m in manifests)
+    assert len(ids_of(TrajectoryStore(tmp_path))) == 40

@@ -6,7 +6,7 @@ import pytest
 
 from tabom.cli.main import main
 from tabom.models.ids import load_ids
-from tabom.trajectory.store import TrajectoryWriter, finalize
+from tabom.trajectory.store import TrajectoryWriter, finish
 from tabom.trajectory.verdicts import read_verdicts
 
 
@@ -27,10 +27,8 @@ def collected(tmp_path: Path, random_toy: Path, make, rows) -> Path:
         for i, row in enumerate(data)
     ]
     given.append(make("    pass\n", id="bare", ids=(end, end), reference="5"))
-    with TrajectoryWriter(folder, rank=0) as writer:
-        for trajectory in given:
-            writer.append(trajectory)
-    finalize(folder, fingerprint="f", settings={}, seconds=0.0, ids=[t.id for t in given])
+    TrajectoryWriter(folder).append(given)
+    finish(folder, fingerprint="f", settings={}, seconds=0.0, ids=[t.id for t in given])
     return folder
 
 

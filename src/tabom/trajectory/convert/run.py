@@ -16,9 +16,8 @@ from tabom.core.plain import fingerprint, to_plain
 from tabom.trajectory.convert import authors, d3llm, step_map
 from tabom.trajectory.convert.fields import ConvertOptions, Item, UnfitRowError
 from tabom.trajectory.convert.rows import MalformedRowError, Row, read_rows, writing_rows
-from tabom.trajectory.partial import PARTIAL, encode_line
 from tabom.trajectory.record import Trajectory
-from tabom.trajectory.store import STAGE, TrajectoryStore, TrajectoryWriter, finalize
+from tabom.trajectory.store import PARTIAL, STAGE, TrajectoryStore, TrajectoryWriter, finish
 
 NATIVE = "native"
 _FLUSH = 256  # trajectories that are made durable together
@@ -210,42 +209,39 @@ def _write_store(
     except DataError:
         manifest.reset(folder)  # the mended file is another source, so nothing here can go on
         raise
-    finalize(
+    finish(
         folder,
         fingerprint=digest,
         settings=settings,
         seconds=time.perf_counter() - started,
         ids=ids,
-        origin=(
-            f"Converted by tabom from {settings['convert']['from']} (numbers that it "
-            "did not record are NaN)"
-        ),
     )
 
 
 def _append_all(items: Iterator[Item], folder: Path, report: Report) -> list[str]:
-    """Write the items to the folder's partial file; their ids in order, each once."""
+    """Write the items to the folder's partial files; their ids in order, each once."""
     seen: dict[str, bytes] = {}
     pending: list[Trajectory] = []
-    with TrajectoryWriter(folder) as writer:
-        for item in items:
-            t = item.trajectory
-            content = hashlib.blake2b(encode_line(t), digest_size=16).digest()
-            first = seen.setdefault(t.id, content)
-            if first != content:
-                raise DataError(
-                    f"two trajectories have the id {t.id!r} and differ; one id has one content: "
-                    "give each row an id of its own, or delete one of them"
-                )
-            if first is not content:
-                report.dropped["the same row again"] += 1
-                continue
-            _count(item, report)
-            pending.append(t)
-            if len(pending) == _FLUSH:
-                writer.append_many(pending)
-                pending.clear()
-        writer.append_many(pending)
+    writer = TrajectoryWriter(folder)
+    for item in items:
+        t = item.trajectory
+        answer = (t.prompt_ids, t.response_ids_N, t.step_N)
+        content = hashlib.blake2b(b"|".join(part.tobytes() for part in answer)).digest()
+        first = seen.setdefault(t.id, content)
+        if first != content:
+            raise DataError(
+                f"two trajectories have the id {t.id!r} and differ; one id has one content: "
+                "give each row an id of its own, or delete one of them"
+            )
+        if first is not content:
+            report.dropped["the same row again"] += 1
+            continue
+        _count(item, report)
+        pending.append(t)
+        if len(pending) == _FLUSH:
+            writer.append(pending)
+            pending.clear()
+    writer.append(pending)
     return list(seen)
 
 
