@@ -167,7 +167,7 @@ class TrajectoryWriter:
 
 
 def _partial_files(folder: Path) -> list[Path]:
-    """Our files under `partial/`; whatever else lies there is not opened, for it might be a pipe."""
+    """Our files under `partial/`. What else lies there is not opened: it might be a pipe."""
     try:
         with os.scandir(folder / PARTIAL) as entries:
             ours = [e.path for e in entries if _NAME.fullmatch(e.name) and e.is_file()]

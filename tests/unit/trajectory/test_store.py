@@ -111,7 +111,7 @@ def test_one_id_with_two_contents_is_an_error_that_names_both_files(
     n = make(1).num_slots
     batches = [[make(0), make(1)], [make(1, response_ids_N=[7] * n)]]
     writer = TrajectoryWriter(tmp_path)
-    for batch in [sum(batches, [])] if is_one_batch else batches:
+    for batch in [[*batches[0], *batches[1]]] if is_one_batch else batches:
         writer.append(batch)
     with pytest.raises(
         DataError, match=r"row \d: trajectory 'id-0001' has other .*\.arrow, row 1;"
