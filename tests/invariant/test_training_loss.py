@@ -11,7 +11,7 @@ from torch import Tensor
 from tabom.core import keys
 from tabom.core.errors import DataError, ObjectiveError, TrainingError
 from tabom.objectives.compose import Objective
-from tabom.objectives.presets import PRESETS, build_objective
+from tabom.objectives.presets import PRESETS, build_objective, options_of
 from tabom.training.config import TrainingConfig
 from tabom.training.dataset import ResponseExample, collate, drop_longer
 from tabom.training.run import train
@@ -254,7 +254,7 @@ def loss_and_gradient(
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_objective_is_blind_to_the_layout(world: ModuleType, name: str) -> None:
     """One batch of 8 == micro-batches of 3, 4 and 1."""
-    options = {"window": 2} if hasattr(PRESETS[name].options, "window") else {}
+    options = {"window": 2} if hasattr(options_of(PRESETS[name], name=name), "window") else {}
     objective = build_objective(name, **options)
     data = world.examples(8)
     whole, grad = loss_and_gradient(world, objective, [data])

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tabom.diagnostics.rows import Question, slot_losses
-from tabom.objectives.presets import PRESETS, build_objective
+from tabom.objectives.presets import PRESETS, build_objective, options_of
 from tabom.training.dataset import ResponseExample, collate
 from tabom.training.metrics import Meter
 from tabom.training.step import ObjectiveStep, step_inputs, to_device
@@ -77,7 +77,7 @@ def step_of(
 def test_nothing_is_read_back_between_the_collator_and_the_log(
     world: ModuleType, name: str, padded: bool
 ) -> None:
-    options = {"window": 2} if hasattr(PRESETS[name].options, "window") else {}
+    options = {"window": 2} if hasattr(options_of(PRESETS[name], name=name), "window") else {}
     data = world.examples(4) if padded else [world.examples(1)[0]] * 3
     run = step_of(world, name, data, **options)
     with Watch() as watch:

@@ -21,7 +21,7 @@ class TrajectoryBatch:
     key_B: int64, `core.keys.text_key` of each response's id: the key of its draws.
     slot_BN: bool, slots that take part at all (revealed by the decoder, or given by the data).
         All others are masked in every input, never a target, never in a pair.
-    order_BN, step_BN: int64, -1 where never revealed; None for data without an order
+    order_BN, step_BN: int64, -1 where never revealed; both None for data without an order
         (ground truth), which objectives that need one refuse.
     entropy_BN: float32 recorded at reveal (NaN unknown), or None.
     length_B: int64, slots up to and including the first end token (N if there is none).

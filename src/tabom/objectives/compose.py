@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tabom.core.errors import ObjectiveError
+from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.contexts import Sample, Sampler
 from tabom.objectives.slots import Draws, compact, scatter_slots
@@ -47,12 +47,19 @@ class Objective:
     options: what the preset was built from, for manifests.
     """
 
-    name: str
     sampler: Sampler
     terms: tuple[tuple[float, Term], ...]
+    name: str = "objective"
     reduction: Reduction = "response"
     weighting: Literal["one", "inv_p"] = "one"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for weight, term in self.terms:
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(
+                    f"{term.name}_weight must be a number of at least 0, got {weight}"
+                )
 
     @property
     def requires_order(self) -> bool:
@@ -135,18 +142,13 @@ class Objective:
         """
         parts = []
         for coefficient, term in self.terms:
-            if term.name not in sums or term.name not in counts:
-                raise ObjectiveError(
-                    f"objective {self.name!r} needs a sum and a count of its term {term.name!r}; "
-                    f"got sums {sorted(sums)} and counts {sorted(counts)}"
-                )
             count = counts[term.name]
             divisor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
             parts.append(coefficient * sums[term.name] / divisor)
         return torch.stack(parts).sum()
 
     def _check(self, batch: TrajectoryBatch, cut_B: Tensor | None) -> None:
-        if self.requires_order and batch.order_BN is None:
+        if self.requires_order and (batch.order_BN is None or batch.step_BN is None):
             raise ObjectiveError(
                 f"objective {self.name!r} learns from the order in which tokens were revealed, and "
                 "this data has none (ground-truth answers). Collect trajectories for it with "

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from tabom.core.errors import ConfigError, ObjectiveError
+from tabom.core.errors import ConfigError
 from tabom.objectives.batch import TrajectoryBatch
 from tabom.objectives.slots import (
     CUT,
@@ -120,13 +120,13 @@ class OrderPrefix:
         _check_window(self.window)
 
     def sample(self, batch: TrajectoryBatch, draws: Draws, cut_B: Tensor | None) -> Sample:
-        slots = OrderedSlots.of(batch, _order(batch), self.filler)
+        slots = OrderedSlots.of(batch, self.filler)
         if cut_B is None:
             num_eligible_B = slots.eligible_BN.sum(1)
             spare = 0 if self.cut_rule == "shortened" else self.window - 1
             cut_B = slots.place_of_eligible(draws.below(num_eligible_B - spare, CUT))
             cut_B = torch.minimum(cut_B, slots.num_B)
-        return _window_sample(batch, slots, cut_B, slots.num_B, self.window, self.window)
+        return _window_sample(batch, slots, cut_B, slots.num_B, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +148,9 @@ class StepPrefix:
             _check_window(self.window)
 
     def sample(self, batch: TrajectoryBatch, draws: Draws, cut_B: Tensor | None) -> Sample:
-        slots = OrderedSlots.of(batch, _order(batch), self.filler)
-        step_BN = _step(batch).gather(1, slots.slot_BN)  # by place
+        slots = OrderedSlots.of(batch, self.filler)
+        assert batch.step_BN is not None  # `Objective` has looked
+        step_BN = batch.step_BN.gather(1, slots.slot_BN)  # by place
         in_use_BN = slots.places() < slots.num_B.unsqueeze(1)
         # A state is a place where a step begins that reveals an eligible token; the last state,
         # with everything visible, begins nothing.
@@ -172,22 +173,19 @@ class StepPrefix:
             floor_B = start_BN.gather(1, clamped_B.unsqueeze(1)).squeeze(1)
             cut_B = torch.where(cut_B >= slots.num_B, slots.num_B, floor_B)
             state_B = (is_state_BN & (slots.places() < cut_B.unsqueeze(1))).sum(1)
+            end_state_B = state_B + 1 + draws.below(num_states_B - state_B, END)
         elif self.window is not None:
-            state_B = draws.below(num_states_B, CUT)
-            cut_B = start_of(state_B)
+            cut_B = start_of(draws.below(num_states_B, CUT))
         else:
             # Two distinct ones of the K + 1 states: every unordered pair alike.
             first_B = draws.below(num_states_B + 1, CUT)
             other_B = draws.below(num_states_B, END)
             other_B = other_B + (other_B >= first_B).long()
-            state_B, end_state_B = torch.minimum(first_B, other_B), torch.maximum(first_B, other_B)
-            return _window_sample(
-                batch, slots, start_of(state_B), start_of(end_state_B), step_BN.shape[1], None
-            )
+            end_state_B = torch.maximum(first_B, other_B)
+            cut_B = start_of(torch.minimum(first_B, other_B))
         if self.window is not None:
-            return _window_sample(batch, slots, cut_B, slots.num_B, self.window, self.window)
-        end_state_B = state_B + 1 + draws.below(num_states_B - state_B, END)
-        return _window_sample(batch, slots, cut_B, start_of(end_state_B), step_BN.shape[1], None)
+            return _window_sample(batch, slots, cut_B, slots.num_B, self.window)
+        return _window_sample(batch, slots, cut_B, start_of(end_state_B), None)
 
 
 def _window_sample(
@@ -195,32 +193,21 @@ def _window_sample(
     slots: OrderedSlots,
     cut_B: Tensor,
     end_B: Tensor,
-    width: int,
-    full: int | None,
+    window: int | None,
 ) -> Sample:
-    window_slot_BW = slots.window(cut_B, end_B, width)
+    """The next eligible tokens from the cut on: `window` of them; None: all before the end."""
+    num_slots = batch.slot_BN.shape[1]
+    window_slot_BW = slots.window(cut_B, end_B, num_slots if window is None else window)
     size_B = (window_slot_BW >= 0).sum(1)
     return Sample(
         visible_BN=slots.visible(cut_B),
-        target_BN=scatter_slots(window_slot_BW, batch.slot_BN.shape[1]),
+        target_BN=scatter_slots(window_slot_BW, num_slots),
         window_slot_BW=window_slot_BW,
         cut_B=cut_B,
-        is_short_B=(size_B > 0) & (size_B < (full or 0)),
+        is_short_B=(size_B > 0) & (size_B < (window or 0)),
     )
 
 
 def _check_window(window: int) -> None:
     if window < 1:
         raise ConfigError(f"window must be at least 1 token, got {window}")
-
-
-def _order(batch: TrajectoryBatch) -> Tensor:
-    if batch.order_BN is None:
-        raise ObjectiveError("this context needs the reveal order, and the data has none")
-    return batch.order_BN
-
-
-def _step(batch: TrajectoryBatch) -> Tensor:
-    if batch.step_BN is None:
-        raise ObjectiveError("this context needs the reveal steps, and the data has none")
-    return batch.step_BN

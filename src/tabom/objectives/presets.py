@@ -1,258 +1,261 @@
-"""Every objective by name: a context, a list of terms, and the options that a recipe may set."""
+"""Every objective by name: a function from the options that a recipe may set to an `Objective`.
+
+A new preset is one function below; one of the user's own is any function of that form, named in a
+recipe as "package.module:function". Its parameter's type says which options there are.
+"""
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
 from tabom.core.configs import build
 from tabom.core.errors import ConfigError
-from tabom.objectives.compose import Objective
+from tabom.core.hooks import load_function
+from tabom.objectives.compose import Objective, Reduction
 from tabom.objectives.contexts import OrderPrefix, Sampler, StepPrefix, UniformMask
 from tabom.objectives.release import ReleasePrefix
 from tabom.objectives.slots import Filler
 from tabom.objectives.terms import CrossEntropy, NextSlot, Ranking, Term
 
-FillerPolicy = Literal["supervise", "ignore", "first_k"]
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """Which slots are targets, and how their losses are added up."""
+
+    reduction: Literal["response", "token", "sum"] = "response"
+    """Mean over a response's targets, over the batch's, or their sum; see `Objective`."""
+    filler: Literal["supervise", "ignore", "first_k"] = "supervise"
+    """What to do with the slots behind the first end token; see `Filler`."""
+    filler_k: int = 0
+    """How many of them are targets under "first_k"."""
+
+    def slots(self) -> Filler:
+        return Filler(policy=self.filler, k=self.filler_k)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskOptions:
-    """Random masks.
-
-    context: "uniform_mask" (k ~ U{1..n} slots) or "bernoulli" (each slot with t ~ U[eps, 1]).
-    eps: least masking probability. weighting: "one", or "inv_p" (one over the probability).
-    reduction: see `Objective`. filler, filler_k: see `Filler`.
-    """
+class MaskOptions(TargetOptions):
+    """Random masks."""
 
     context: Literal["uniform_mask", "bernoulli"] = "uniform_mask"
+    """k ~ U{1..n} slots, or each slot with t ~ U[eps, 1]."""
     eps: float = 0.0
+    """Least masking probability of "bernoulli"."""
     weighting: Literal["one", "inv_p"] = "one"
-    reduction: Literal["response", "token", "sum", "length"] = "response"
-    filler: FillerPolicy = "supervise"
-    filler_k: int = 0
+    """Weight of a target: one, or one over the masking probability."""
+    reduction: Reduction = "response"  # type: ignore[assignment]
+    """As without random masks, or "length": a sum over the slots that may be targets."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentOptions:
-    """Two states of a trajectory: the first is the context, the tokens between are the targets."""
+class LladaOptions(MaskOptions):
+    """Random masks as LLaDA's fine-tuning draws and weighs them."""
 
-    reduction: Literal["response", "token", "sum"] = "response"
-    filler: FillerPolicy = "supervise"
-    filler_k: int = 0
+    context: Literal["uniform_mask", "bernoulli"] = "bernoulli"
+    eps: float = 1e-3
+    weighting: Literal["one", "inv_p"] = "inv_p"
+    reduction: Reduction = "length"  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowOptions:
-    """A cut in decoding order and the next tokens after it.
+class DreamOptions(MaskOptions):
+    """Random masks as Dream's fine-tuning draws and weighs them."""
 
-    context: "order_prefix" (cuts anywhere), "step_prefix" (only between steps) or "segment" (up
-        to a random later state, as dInfer; `window` and `cut_rule` then have no meaning).
-    window: W, in tokens (in steps under the release's rule).
-    cut_rule: "shortened", "full_window", or "release"; the latter two with "order_prefix" only.
-    """
+    context: Literal["uniform_mask", "bernoulli"] = "bernoulli"
+    weighting: Literal["one", "inv_p"] = "inv_p"
+    reduction: Reduction = "token"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions(TargetOptions):
+    """A cut in decoding order and the next tokens after it."""
 
     context: Literal["order_prefix", "step_prefix", "segment"] = "order_prefix"
+    """Cuts anywhere, only between steps, or up to a random later state as dInfer (then `window`
+    and `cut_rule` have no meaning)."""
     window: int = 32
+    """W, in tokens (in steps under the release's rule)."""
     cut_rule: Literal["shortened", "full_window", "release"] = "shortened"
-    reduction: Literal["response", "token", "sum"] = "response"
-    filler: FillerPolicy = "supervise"
-    filler_k: int = 0
+    """Whether a window may end with the response; the latter two with "order_prefix" only."""
+
+    def sampler(self) -> Sampler:
+        if self.context != "order_prefix" and self.cut_rule != "shortened":
+            raise ConfigError(
+                f"cut_rule {self.cut_rule!r} goes with context 'order_prefix', not with "
+                f"{self.context!r}; leave cut_rule out or change the context"
+            )
+        if self.context == "segment":
+            return StepPrefix(window=None, filler=self.slots())
+        if self.context == "step_prefix":
+            return StepPrefix(window=self.window, filler=self.slots())
+        if self.cut_rule == "release":
+            return ReleasePrefix(window=self.window, filler=self.slots())
+        return OrderPrefix(window=self.window, cut_rule=self.cut_rule, filler=self.slots())
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions(WindowOptions):
-    """The window's options and the ranking term's: lambda, gamma (nats), whose entropy moves."""
+    """The window's options and those of the ranking term."""
 
     rank_weight: float = 1.0
+    """Lambda."""
     margin: float = 0.2
+    """Gamma, in nats."""
     rank_side: Literal["both", "later", "earlier"] = "both"
-
-    def __post_init__(self) -> None:
-        _check_weight("rank_weight", self.rank_weight)
+    """Whose entropy moves: both tokens' of a pair, or one's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoltzmannOptions(WindowOptions):
-    """The window's options and the next-slot term's: its weight, beta, and who may come next."""
+    """The window's options and those of the next-slot term."""
 
     next_slot_weight: float = 1.0
+    """Weight of the term."""
     beta: float = 1.0
+    """Inverse temperature."""
     candidates: Literal["all", "eligible"] = "all"
-
-    def __post_init__(self) -> None:
-        _check_weight("next_slot_weight", self.next_slot_weight)
+    """Which masked slots may come next: all, or those that may be targets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseOptions:
-    """What the authors' training script takes. Windows are in steps.
-
-    rank_window: null for the whole window. supervise_padding: whether slots that hold `pad_id`
-        may be targets; false needs pad_id.
-    """
+    """What the authors' training script takes. Windows are in steps."""
 
     window: int = 32
+    """Steps whose tokens are targets."""
     rank_window: int | None = None
+    """Steps of them that are ranked; null for the whole window."""
     rank_weight: float = 1.0
+    """Lambda."""
     margin: float = 0.1
+    """Gamma, in nats."""
     supervise_padding: bool = True
+    """Whether slots that hold `pad_id` may be targets; false needs pad_id."""
     pad_id: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_weight("rank_weight", self.rank_weight)
+    """The token id that is never a target without supervise_padding."""
 
 
-def _check_weight(name: str, value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise ConfigError(f"{name} must be a number of at least 0, got {value}")
+def nelbo(options: MaskOptions) -> Objective:
+    """Random masks, mean over masked tokens (SFT; TABOM eq. 1)."""
+    return Objective(
+        sampler=UniformMask(
+            kind="count" if options.context == "uniform_mask" else "bernoulli",
+            eps=options.eps,
+            filler=options.slots(),
+        ),
+        terms=((1.0, CrossEntropy()),),
+        reduction=options.reduction,
+        weighting=options.weighting,
+    )
 
 
-def _uniform(o: MaskOptions) -> Sampler:
-    kind: Literal["count", "bernoulli"] = "count" if o.context == "uniform_mask" else "bernoulli"
-    return UniformMask(kind=kind, eps=o.eps, filler=_filler(o))
+def sft_llada(options: LladaOptions) -> Objective:
+    """Random masks weighted by 1/p over the response length, as LLaDA's SFT."""
+    return nelbo(options)
 
 
-def _segment(o: SegmentOptions) -> Sampler:
-    return StepPrefix(window=None, filler=_filler(o))
+def sft_dream(options: DreamOptions) -> Objective:
+    """Random masks weighted by 1/t, mean over the batch's masked tokens, as Dream's SFT."""
+    return nelbo(options)
 
 
-def _window(o: WindowOptions) -> Sampler:
-    filler = _filler(o)
-    if o.context != "order_prefix" and o.cut_rule != "shortened":
-        raise ConfigError(
-            f"cut_rule {o.cut_rule!r} goes with context 'order_prefix', not with {o.context!r}; "
-            "leave cut_rule out or change the context"
-        )
-    if o.context == "segment":
-        return StepPrefix(window=None, filler=filler)
-    if o.context == "step_prefix":
-        return StepPrefix(window=o.window, filler=filler)
-    if o.cut_rule == "release":
-        return ReleasePrefix(window=o.window, filler=filler)
-    return OrderPrefix(window=o.window, cut_rule=o.cut_rule, filler=filler)
+def trajectory_ce(options: WindowOptions) -> Objective:
+    """Cross-entropy of the next window of the trajectory (TABOM without ranking)."""
+    return _windows(options)
 
 
-def _release(o: ReleaseOptions) -> Sampler:
-    policy: Literal["supervise", "not_pad"] = "supervise" if o.supervise_padding else "not_pad"
-    filler = Filler(policy=policy, pad_id=o.pad_id)
-    return ReleasePrefix(window=o.window, rank_window=o.rank_window, filler=filler)
+def dinfer(options: TargetOptions) -> Objective:
+    """Compressed transitions: all tokens between two random states (dInfer)."""
+    return Objective(
+        sampler=StepPrefix(window=None, filler=options.slots()),
+        terms=((1.0, CrossEntropy()),),
+        reduction=options.reduction,
+    )
 
 
-def _filler(o: MaskOptions | SegmentOptions | WindowOptions) -> Filler:
-    return Filler(policy=o.filler, k=o.filler_k)
+def tabom(options: RankOptions) -> Objective:
+    """Trajectory cross-entropy and pairwise entropy ranking (TABOM eq. 9)."""
+    ranking = Ranking(margin=options.margin, side=options.rank_side)
+    return _windows(options, (options.rank_weight, ranking))
 
 
-def _ce(o: Any) -> tuple[tuple[float, Term], ...]:
-    return ((1.0, CrossEntropy()),)
+def boltzmann(options: BoltzmannOptions) -> Objective:
+    """Trajectory cross-entropy and the exact likelihood of the slot revealed next."""
+    next_slot = NextSlot(beta=options.beta, candidates=options.candidates)
+    return _windows(options, (options.next_slot_weight, next_slot))
 
 
-def _ce_rank(o: Any) -> tuple[tuple[float, Term], ...]:
-    side: Any = getattr(o, "rank_side", "both")  # the release has no such option
-    return ((1.0, CrossEntropy()), (o.rank_weight, Ranking(margin=o.margin, side=side)))
+def tabom_release(options: ReleaseOptions) -> Objective:
+    """TABOM exactly as the authors' training script computes it."""
+    policy: Literal["supervise", "not_pad"] = (
+        "supervise" if options.supervise_padding else "not_pad"
+    )
+    return Objective(
+        sampler=ReleasePrefix(
+            window=options.window,
+            rank_window=options.rank_window,
+            filler=Filler(policy=policy, pad_id=options.pad_id),
+        ),
+        terms=((1.0, CrossEntropy()), (options.rank_weight, Ranking(margin=options.margin))),
+        reduction="token",
+    )
 
 
-def _ce_next(o: BoltzmannOptions) -> tuple[tuple[float, Term], ...]:
-    term = NextSlot(beta=o.beta, candidates=o.candidates)
-    return ((1.0, CrossEntropy()), (o.next_slot_weight, term))
+def _windows(options: WindowOptions, *more: tuple[float, Term]) -> Objective:
+    return Objective(
+        sampler=options.sampler(),
+        terms=((1.0, CrossEntropy()), *more),
+        reduction=options.reduction,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """One row of the table: what it is, its options with their defaults, how it is built."""
-
-    title: str
-    options: type
-    sampler: Callable[[Any], Sampler]
-    terms: Callable[[Any], tuple[tuple[float, Term], ...]]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)  # fields of Objective without an option
-
-
-PRESETS: dict[str, Preset] = {
-    "nelbo": Preset(
-        title="random masks, mean over masked tokens (SFT; TABOM eq. 1)",
-        options=MaskOptions,
-        sampler=_uniform,
-        terms=_ce,
-    ),
-    "sft_llada": Preset(
-        title="random masks weighted by 1/p over the response length, as LLaDA's SFT",
-        options=MaskOptions,
-        sampler=_uniform,
-        terms=_ce,
-        defaults={
-            "context": "bernoulli",
-            "eps": 1e-3,
-            "weighting": "inv_p",
-            "reduction": "length",
-        },
-    ),
-    "sft_dream": Preset(
-        title="random masks weighted by 1/t, mean over the batch's masked tokens, as Dream's SFT",
-        options=MaskOptions,
-        sampler=_uniform,
-        terms=_ce,
-        defaults={"context": "bernoulli", "weighting": "inv_p", "reduction": "token"},
-    ),
-    "trajectory_ce": Preset(
-        title="cross-entropy of the next window of the trajectory (TABOM without ranking)",
-        options=WindowOptions,
-        sampler=_window,
-        terms=_ce,
-    ),
-    "dinfer": Preset(
-        title="compressed transitions: all tokens between two random states (dInfer)",
-        options=SegmentOptions,
-        sampler=_segment,
-        terms=_ce,
-    ),
-    "tabom": Preset(
-        title="trajectory cross-entropy and pairwise entropy ranking (TABOM eq. 9)",
-        options=RankOptions,
-        sampler=_window,
-        terms=_ce_rank,
-    ),
-    "boltzmann": Preset(
-        title="trajectory cross-entropy and the exact likelihood of the slot revealed next",
-        options=BoltzmannOptions,
-        sampler=_window,
-        terms=_ce_next,
-    ),
-    "tabom_release": Preset(
-        title="TABOM exactly as the authors' training script computes it",
-        options=ReleaseOptions,
-        sampler=_release,
-        terms=_ce_rank,
-        fixed={"reduction": "token"},
-    ),
-}
+PRESETS: dict[str, Callable[[Any], Objective]] = {
+    preset.__name__: preset
+    for preset in (
+        nelbo, sft_llada, sft_dream, trajectory_ce, dinfer, tabom, boltzmann, tabom_release,
+    )
+}  # fmt: skip
 
 
 def build_objective(name: str, **overrides: Any) -> Objective:
     """The preset `name` with some of its options replaced.
 
+    name: of `PRESETS`, or "package.module:function" of a function of its own.
     overrides: options of that preset by name, plain values as a recipe holds them.
     Raises: ConfigError for an unknown preset or option (with the nearest match and what there
         is), or for a value that the option may not have.
     """
-    preset = PRESETS.get(name)
+    preset = load_function(name) if ":" in name else PRESETS.get(name)
     if preset is None:
-        near = difflib.get_close_matches(str(name), PRESETS, n=1)
+        near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown objective {name!r}{hint} (known: {', '.join(PRESETS)})")
-    options: Any = build(preset.options, {**preset.defaults, **overrides}, where=name)
+        raise ConfigError(
+            f"unknown objective {name!r}{hint} (known: {', '.join(PRESETS)}, or a function of your "
+            "own as package.module:function)"
+        )
+    options = build(options_of(preset, name=name), overrides, where=name)
     try:
-        sampler, terms = preset.sampler(options), preset.terms(options)
+        objective = preset(options)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-    settings = {
-        key: getattr(options, key) for key in ("reduction", "weighting") if hasattr(options, key)
-    }
-    return Objective(
-        name=name,
-        sampler=sampler,
-        terms=terms,
-        options=asdict(options),
-        **{**settings, **preset.fixed},
-    )
+    if not isinstance(objective, Objective):
+        found = type(objective).__name__
+        raise ConfigError(f"objective {name!r} gave a {found}, expected an Objective")
+    return replace(objective, name=name, options=asdict(options))
+
+
+def options_of(preset: Callable[[Any], Objective], *, name: str) -> type[Any]:
+    """The options of a preset: the dataclass that its one parameter is annotated with.
+
+    Raises: ConfigError for a function of another form.
+    """
+    hints = get_type_hints(preset)
+    types = [hints.get(parameter) for parameter in inspect.signature(preset).parameters]
+    if len(types) != 1 or not isinstance(types[0], type) or not is_dataclass(types[0]):
+        raise ConfigError(
+            f"objective {name!r}: expected a function of one parameter that is annotated with a "
+            "dataclass of its options, such as `options: WindowOptions`"
+        )
+    return types[0]

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tabom.core.errors import ConfigError, ObjectiveError
+from tabom.core.errors import ConfigError
 from tabom.objectives.batch import TrajectoryBatch
 from tabom.objectives.contexts import Sample
 from tabom.objectives.slots import CUT, Draws, Filler, compact
@@ -40,8 +40,7 @@ class ReleasePrefix:
                 raise ConfigError(f"{name} must be at least 1 step, got {value}")
 
     def sample(self, batch: TrajectoryBatch, draws: Draws, cut_B: Tensor | None) -> Sample:
-        if batch.step_BN is None:
-            raise ObjectiveError("the release's context needs the reveal steps; the data has none")
+        assert batch.step_BN is not None  # `Objective` has looked
         step_BN = batch.step_BN.masked_fill(~batch.slot_BN, -1)
         eligible_BN = (step_BN >= 0) & self.filler.eligible(batch)
         last_step_B = step_BN.masked_fill(~eligible_BN, -1).amax(1)

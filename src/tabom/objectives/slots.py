@@ -99,8 +99,10 @@ class OrderedSlots:
     eligible_BN: Tensor
 
     @classmethod
-    def of(cls, batch: TrajectoryBatch, order_BN: Tensor, filler: Filler) -> "OrderedSlots":
-        """Sort by `order_BN` (slots of equal order by slot)."""
+    def of(cls, batch: TrajectoryBatch, filler: Filler) -> "OrderedSlots":
+        """Sort the slots of a batch that has an order."""
+        assert batch.order_BN is not None  # `Objective` has looked
+        order_BN = batch.order_BN
         participates_BN = batch.slot_BN & (order_BN >= 0)
         last = torch.iinfo(torch.int64).max
         slot_BN = order_BN.masked_fill(~participates_BN, last).argsort(dim=1, stable=True)
