@@ -55,7 +55,7 @@ def test_one_function_is_an_objective(make_batch: Maker) -> None:
     "name, options, message",
     [
         ("own_objective:late_ranking", {"windw": 4}, "windw.*did you mean 'window'"),
-        ("own_objective:late", {}, "did you mean 'late_ranking'"),
+        ("own_objective:late_rankin", {}, "did you mean 'late_ranking'"),
         ("own_objective:without_options", {}, "a function of one parameter"),
         ("own_objective:gives_nothing", {}, "gave a NoneType"),
         ("no_such_module:tabom", {}, "no module 'no_such_module'"),
