@@ -206,12 +206,16 @@ def _parsed(override: str) -> tuple[str, Any]:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the changes on top: mappings are merged key by key, all else is replaced."""
+    """The base with the changes on top: mappings are merged key by key, all else is replaced.
+
+    A section without a line below it changes nothing.
+    """
     result = dict(base)
     for key, value in changes.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+        if isinstance(below, Mapping) and (value is None or isinstance(value, Mapping)):
+            value = merge(below, value or {})
+        result[key] = value
     return result
 
 
@@ -390,6 +394,8 @@ def _coerce_literal(value: Any, choices: tuple[Any, ...], where: str) -> Any:
 
 
 def _coerce_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) -> Any:
+    if isinstance(value, Mapping) and args and _is_named(args[0]):
+        return kind(_named(name, item, args[0], where) for name, item in value.items())
     if not isinstance(value, (list, tuple)):
         raise _wrong(value, "a list", where)
     inner: list[Any] = [args[0] if args else Any] * len(value)
@@ -399,6 +405,20 @@ def _coerce_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) 
         inner = list(args)
     items = zip(value, inner, strict=True)
     return kind(_coerce(v, h, f"{where}.{i}") for i, (v, h) in enumerate(items))
+
+
+def _is_named(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint) and "name" in hints_of(hint)
+
+
+def _named(name: str, item: Any, cls: Any, where: str) -> Any:
+    """One thing of a list that is written as a mapping from names: `arms: {TABOM: {...}}`."""
+    place = _join(where, name)
+    if not isinstance(item, Mapping) and item is not None:
+        raise _wrong(item, "a mapping", place)
+    if "name" in (item or {}):
+        raise KeyedError(f"{place}: its name is said already, by its key", _join(place, "name"))
+    return _build(cls, {"name": name, **(item or {})}, place)
 
 
 def _wrong(value: Any, expected: str, where: str, hint: str = "") -> KeyedError:

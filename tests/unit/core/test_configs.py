@@ -55,6 +55,17 @@ class Outer:
     maybe: Inner | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    name: str
+    steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    arms: tuple[Arm, ...] = ()
+
+
 def make(**values: Any) -> Outer:
     return build(Outer, {"title": "t", **values})
 
@@ -134,6 +145,18 @@ def test_optional_union_and_empty_section() -> None:
 def test_errors_name_path_value_and_type(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**values)
+
+
+def test_a_list_of_named_things_may_be_a_mapping() -> None:
+    found = build(Study, {"arms": {"a": None, "b": {"steps": 2}}})
+    assert found.arms == (Arm(name="a"), Arm(name="b", steps=2))
+    assert found == build(Study, {"arms": [{"name": "a"}, {"name": "b", "steps": 2}]})
+    with pytest.raises(ConfigError, match=r"unknown key 'arms\.b\.stps'; did you mean 'steps'"):
+        build(Study, {"arms": {"b": {"stps": 2}}})
+    with pytest.raises(ConfigError, match=r"^arms\.b: .*name"):
+        build(Study, {"arms": {"b": {"name": "c"}}})
+    with pytest.raises(ConfigError, match=r"^arms\.b: expected a mapping, found 3"):
+        build(Study, {"arms": {"b": 3}})
 
 
 def test_missing_key_where_and_source() -> None:
@@ -241,9 +264,10 @@ def test_override_errors(override: str, message: str) -> None:
 
 def test_merge_goes_into_mappings_and_replaces_all_else() -> None:
     base = {"a": {"b": 1, "c": [1, 2]}, "d": 1, "e": {"f": 1}}
-    assert merge(base, {"a": {"c": [3]}, "d": {"x": 1}, "e": None}) == {
-        "a": {"b": 1, "c": [3]}, "d": {"x": 1}, "e": None,
+    assert merge(base, {"a": {"c": [3]}, "d": None, "e": None}) == {
+        "a": {"b": 1, "c": [3]}, "d": None, "e": {"f": 1},
     }  # fmt: skip
+    assert merge(base, {"a": [1], "d": {"x": 1}}) == {"a": [1], "d": {"x": 1}, "e": {"f": 1}}
     assert base["a"] == {"b": 1, "c": [1, 2]}
 
 
