@@ -17,6 +17,7 @@ from tabom.cli import flags
 from tabom.cli.main import VERBS, build_parser, main
 from tabom.core import configs
 from tabom.core.manifest import read_manifest
+from tabom.stages.recipe import load_recipe
 from tabom.training.config import TrainingConfig
 
 
@@ -146,6 +147,22 @@ def test_recipes_are_listed_shown_and_copied(
     assert capsys.readouterr().out.endswith(copy.read_text())
     assert "exists" in refused(capsys, "recipes", "cp", "toy-demo", tmp_path)
     assert "no recipe" in refused(capsys, "recipes", "show", "nothing")
+    whole = tmp_path / "whole.yaml"
+    assert main(["recipes", "cp", "toy-study", str(whole), "--resolved"]) == 0
+    assert main(["recipes", "cp", "toy-study", str(tmp_path)]) == 0
+    assert "extends: toy-demo" in (tmp_path / "toy-study.yaml").read_text()
+    assert "extends" not in whole.read_text()
+    assert load_recipe(str(whole)) == load_recipe(str(tmp_path / "toy-study.yaml"))
+
+
+def test_the_page_of_recipe_keys_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "recipes.md"
+    assert main(["recipes", "keys"]) == 0
+    text = capsys.readouterr().out
+    assert text == page.read_text(), "run: tabom recipes keys > docs/recipes.md"
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            assert len(line.split(" | ", 2)[2].split()) >= 3, line
 
 
 def test_the_verbs_one_by_one(

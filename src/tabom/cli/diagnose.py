@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.recipe import EvaluationConfig
     from tabom.stages.train import Train
 
-    mapping, _ = sections.recipe_of(args)
+    mapping = sections.recipe_of(args).mapping
     stage = sections.build(
         Diagnose,
         args,

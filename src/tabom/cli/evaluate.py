@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _with_sets(args: argparse.Namespace) -> dict[str, Any]:
     """The section `evaluation`, with one set made of the prompts where it lists none."""
-    mapping, _ = sections.recipe_of(args)
+    mapping = sections.recipe_of(args).mapping
     evaluation = dict(mapping.get("evaluation") or {})
     if not evaluation.get("sets"):
         if not mapping.get("prompts"):
@@ -147,7 +147,7 @@ def _tasks_stage(args: argparse.Namespace, trained: "Output | None") -> "Stage":
     from tabom.stages.recipe import EvaluationConfig
 
     # Of the decoding options only those that were given: a task or a setting has its own.
-    mapping, _ = sections.recipe_of(args)
+    mapping = sections.recipe_of(args).mapping
     decoding = {k: v for k, v in (mapping.get("decoding") or {}).items() if k != "tokens_per_step"}
     given = {k: v for k, v in (mapping.get("evaluation") or {}).items() if k != "sets"}
     evaluation = configs.build(EvaluationConfig, given, where="evaluation")

@@ -1,7 +1,10 @@
-"""`tabom recipes ls | show NAME | cp NAME [DEST]`."""
+"""`tabom recipes ls | show NAME | cp NAME [DEST] | keys`."""
 
 import argparse
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -9,33 +12,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("ls", help="list the recipes of the package")
     show = actions.add_parser("show", help="print one")
-    show.add_argument("name", metavar="NAME", help="one that `ls` lists")
     copy = actions.add_parser("cp", help="copy one, to edit it")
-    copy.add_argument("name", metavar="NAME", help="one that `ls` lists")
+    for action in (show, copy):
+        action.add_argument("name", metavar="NAME", help="a recipe of the package, or a file")
+        action.add_argument(
+            "--resolved", action="store_true", help="with all that it extends, as one file"
+        )
     copy.add_argument("destination", nargs="?", help="a file or a folder (default: here)")
+    actions.add_parser("keys", help="every key of a recipe, as the page docs/recipes.md has it")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, show or copy."""
-    from tabom.core.atomic import write_text
-    from tabom.core.errors import ConfigError
-    from tabom.stages.recipe import recipe_names, recipe_path
+    """List, show, copy or explain."""
+    from tabom.core.recipe_file import recipe_names, recipe_path
 
     if args.action == "ls":
         names = recipe_names()
         width = max(map(len, names))
         for name in names:
             print(f"{name:<{width}}  {recipe_path(name).read_text().splitlines()[0].lstrip('# ')}")
-        return 0
-    text = recipe_path(args.name).read_text(encoding="utf-8")
-    if args.action == "show":
-        print(text, end="")
-        return 0
+    elif args.action == "keys":
+        print(reference(), end="")
+    elif args.action == "show":
+        print(_text(args.name, args.resolved), end="")
+    else:
+        print(_copy(args))
+    return 0
+
+
+def _copy(args: argparse.Namespace) -> Path:
+    from tabom.core.atomic import write_text
+    from tabom.core.errors import ConfigError
+
     target = Path(args.destination or ".")
     if target.is_dir():
-        target = target / f"{args.name}.yaml"
+        target = target / f"{Path(args.name).stem}.yaml"
     if target.exists():
         raise ConfigError(f"{target} exists; name another destination")
-    write_text(target, text)
-    print(target)
-    return 0
+    write_text(target, _text(args.name, args.resolved))
+    return target
+
+
+def _text(name: str, is_resolved: bool) -> str:
+    """A recipe as it is written, or its header and then all keys, those of its bases included."""
+    import yaml
+
+    from tabom.core.recipe_file import read_recipe, recipe_path
+
+    text = recipe_path(name).read_text(encoding="utf-8")
+    if not is_resolved:
+        return text
+    lines = text.splitlines(keepends=True)
+    head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    mapping = read_recipe(name).mapping
+    body = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=100)
+    return "".join(lines[:head]) + body
+
+
+_INTRODUCTION = """\
+# Recipe keys
+
+Made by `tabom recipes keys`: the text under each settings field, which `--help` of the verbs shows too.
+
+A recipe is one YAML file. `extends: NAME` (a path beside it, or a recipe of the package) takes another one as its base: mappings are merged key by key, lists and all else are replaced, and a section without a line below it changes nothing. `arms` and `evaluation.sets` may be lists, or mappings from names, which are merged by name. An error names the file that says the key. `tabom recipes cp` copies a recipe as it is written, with its `extends`, so that it stays as short as its differences; `--resolved` makes it one whole file.
+"""  # noqa: E501
+
+
+def reference() -> str:
+    """Every key of a recipe with its bounds, default and help, as Markdown."""
+    from tabom.stages.recipe import Recipe
+
+    return _INTRODUCTION + "".join(_sections("", Recipe, set()))
+
+
+def _sections(where: str, settings: type, seen: set[type]) -> Iterator[str]:
+    """The table of a settings class, then those of the classes inside it, each class once."""
+    from tabom.cli.flags import describe, metavar
+    from tabom.core.configs import hints_of, members_of
+
+    seen.add(settings)
+    title = (settings.__doc__ or "").partition("\n")[0]
+    yield f"\n## {f'`{where}`' if where else 'The top'}\n\n{title}\n\n"
+    yield "| key | value | meaning |\n|---|---|---|\n"
+    inside: list[tuple[str, type]] = []
+    for field in dataclasses.fields(settings):
+        kind: Any = members_of(hints_of(settings)[field.name])[0]
+        own: Any = next((k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k)), None)
+        place = f"{where}.{field.name}" if where else field.name
+        value = metavar(kind)
+        if own is not None:
+            value = "section" if own is kind else "list"
+            inside.append((place if own is kind else f"{place}.NAME", own))
+        cells = [f"`{field.name}`", value, describe(settings, field.name)]
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    for place, own in inside:
+        if own not in seen:
+            yield from _sections(place, own, seen)

@@ -13,9 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom run`."""
     add_recipe(parser)
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
-    parser.add_argument(
-        "--num_workers", "--num-workers", type=int, help="stages side by side, a process each"
-    )
+    parser.add_argument("--num_workers", type=int, help="stages side by side, a process each")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what another recipe left in output_dir"
     )
@@ -31,14 +29,13 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.run import run_recipe
     from tabom.stages.study import plan_study
 
-    overrides = list(args.overrides)
-    for key, value in (
-        ("output_dir", args.output_dir),
-        ("seeds", args.seeds),
-        ("study.num_workers", args.num_workers),
-    ):
-        if value is not None:
-            overrides.append(f"{key}={value}")
+    flagged = {
+        "output_dir": args.output_dir,
+        "seeds": args.seeds,
+        "study.num_workers": args.num_workers,
+    }
+    given = [(key, value) for key, value in flagged.items() if value is not None]
+    overrides = [*args.overrides, *given]
     recipe = load_recipe(args.recipe, overrides=overrides)
     if args.plan:
         for stage in plan_study(recipe).stages:

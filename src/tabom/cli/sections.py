@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 from tabom.cli import flags
 from tabom.core import configs, manifest
 from tabom.core.errors import ConfigError, StageError
+from tabom.core.recipe_file import RecipeFile, read_recipe
 
 if TYPE_CHECKING:
     from tabom.stages.progress import Report
@@ -69,19 +70,18 @@ def sections_of(stage: "type[Stage]") -> dict[str, type]:
     return found
 
 
-def recipe_of(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The mapping of --config (or an empty one) with the flags on top, and the file's name."""
-    from tabom.stages.recipe import Recipe, recipe_path
+def recipe_of(args: argparse.Namespace) -> RecipeFile:
+    """The recipe of --config (or an empty one) with the flags on top."""
+    from tabom.stages.recipe import Recipe
 
-    path = None if args.config is None else recipe_path(args.config)
-    mapping: dict[str, Any] = {} if path is None else configs.load_yaml(path)
-    mapping = configs.apply_overrides(mapping, flags.overrides_of(args))
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    if unknown := sorted(set(mapping) - known):
-        raise ConfigError(
-            f"{path or '--set'}: unknown key {unknown[0]!r} (known: {', '.join(sorted(known))})"
-        )
-    return mapping, "" if path is None else str(path)
+    file = RecipeFile(mapping={}) if args.config is None else read_recipe(args.config)
+    file = file.changed(flags.overrides_of(args))
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for key in file.mapping:
+        if key not in known:
+            near = configs.nearest(key, known)
+            raise ConfigError(f"{file.file_of(key) or '--set'}: unknown key {key!r}{near}")
+    return file
 
 
 def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
@@ -91,15 +91,15 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
         recipe says.
     Raises: ConfigError naming the flag if a section is missing.
     """
-    mapping, source = recipe_of(args)
-    values = {k: v for k, v in mapping.items() if k in sections_of(stage)} | own
+    file = recipe_of(args)
+    values = {k: v for k, v in file.mapping.items() if k in sections_of(stage)} | own
     folder = flags.need(args.output_dir, "--output_dir", "it is where the result goes")
     for field in dataclasses.fields(stage):
         name, is_needed = field.name, field.default is dataclasses.MISSING
         if name in _HINTS and is_needed and not values.get(name):
             raise ConfigError(f"no {name}: give {_HINTS[name]}, or --config RECIPE")
     return configs.build(
-        stage, {**values, "folder": Path(folder), "label": args.verb}, source=source
+        stage, {**values, "folder": Path(folder), "label": args.verb}, source=file.file_of
     )
 
 

@@ -150,14 +150,6 @@ def _check_value(value: Any, hint: Any, name: str) -> None:
                 _check_value(item, args[0], name)
 
 
-def require_finite(settings: Any, where: str) -> None:
-    """Raise ConfigError if a number of a settings object is NaN or infinite."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where} {field.name} must be a finite number, got {value}")
-
-
 def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[Override]) -> dict[str, Any]:
     """A copy of the mapping with some values replaced.
 

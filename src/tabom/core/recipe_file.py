@@ -22,20 +22,24 @@ class RecipeFile:
     """What a recipe says once everything it extends is merged, and which file said what."""
 
     mapping: dict[str, Any]
-    layers: tuple[tuple[str, Mapping[str, Any]], ...]
+    layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     """(file, its own lines), the recipe itself first and the last one it extends at the end."""
 
     def file_of(self, key: str) -> str:
-        """The file that says a dotted key, or the recipe itself."""
-        return next((file for file, own in self.layers if _says(own, key)), self.layers[0][0])
+        """The file that says a dotted key; the recipe itself if none does."""
+        first = self.layers[0][0] if self.layers else ""
+        return next((file for file, own in self.layers if _says(own, key)), first)
 
     def changed(self, overrides: Iterable[configs.Override]) -> "RecipeFile":
-        """The recipe with values of the command line on top."""
+        """The recipe with values of the command line on top; these have no file."""
         overrides = list(overrides)
         mapping = configs.apply_overrides(self.mapping, overrides)
+        if not self.layers:
+            return RecipeFile(mapping=mapping)
         own = configs.apply_overrides({}, overrides)
-        file, rest = self.layers[0][0], self.layers
-        return RecipeFile(mapping=mapping, layers=((f"{file} with flags", own), *rest))
+        return RecipeFile(
+            mapping=mapping, layers=((f"{self.layers[0][0]} with flags", own), *self.layers)
+        )
 
 
 def recipe_names() -> list[str]:

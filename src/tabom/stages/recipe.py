@@ -1,10 +1,8 @@
 """The recipe: one YAML file that describes a whole study."""
 
-import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +12,7 @@ from tabom.core import configs
 from tabom.core.configs import Bound, Count, Share, check
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
+from tabom.core.recipe_file import read_recipe
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.training.config import TrainingConfig
@@ -221,35 +220,10 @@ class Recipe:
         return configs.build(TrainingConfig, merged, where=f"arms.{arm.name}.training")
 
 
-def recipe_names() -> list[str]:
-    """The recipes that travel with the package."""
-    folder = files("tabom") / "recipes"
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def recipe_path(name_or_path: str) -> Path:
-    """A recipe file: the path given, or a recipe of the package by its name.
-
-    Raises: ConfigError if there is neither, with the nearest names.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if name_or_path in recipe_names():
-        return Path(str(files("tabom") / "recipes" / f"{name_or_path}.yaml"))
-    near = difflib.get_close_matches(name_or_path, recipe_names(), n=1)
-    raise ConfigError(
-        f"no recipe file {name_or_path!r}, and no recipe of that name in the package"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-        + f" (the package has: {', '.join(recipe_names())})"
-    )
-
-
-def load_recipe(name_or_path: str, *, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply "section.key=value" overrides, and check every key."""
-    path = recipe_path(name_or_path)
-    mapping = configs.apply_overrides(configs.load_yaml(path), overrides)
-    recipe = configs.build(Recipe, mapping, source=str(path))
+def load_recipe(name_or_path: str, *, overrides: Iterable[configs.Override] = ()) -> Recipe:
+    """Read a recipe and what it extends, put overrides on top, and check every key."""
+    file = read_recipe(name_or_path).changed(overrides)
+    recipe = configs.build(Recipe, file.mapping, source=file.file_of)
     if recipe.output_dir == "":
         recipe = replace(recipe, output_dir=str(Path("runs") / recipe.name))
     return recipe

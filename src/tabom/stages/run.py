@@ -59,7 +59,7 @@ def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
     folder = Path(folder)
     if not (folder / RECIPE).is_file():
         raise StageError(f"{folder}: no {RECIPE} there; give the output folder of `tabom run`")
-    recipe = load_recipe(str(folder / RECIPE), overrides=[f"output_dir={folder}"])
+    recipe = load_recipe(str(folder / RECIPE), overrides=[("output_dir", str(folder))])
     plan = plan_study(recipe)
     missing = [stage.label for stage in plan.stages if not stage.is_complete()]
     if missing:

@@ -1,12 +1,14 @@
 """Recipes: every key is checked, every recipe of the package is sound."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tabom.core.errors import ConfigError
+from tabom.core.recipe_file import read_recipe, recipe_names, recipe_path
 from tabom.objectives.presets import build_objective
-from tabom.stages.recipe import load_recipe, recipe_names, recipe_path
+from tabom.stages.recipe import load_recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -101,3 +103,84 @@ def test_a_value_that_would_fail_later_fails_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(tiny_recipe), overrides=[override])
+
+
+def test_a_recipe_extends_another_by_path_and_by_name(tiny_recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    child = folder / "child.yaml"
+    child.write_text(
+        "extends: ../tiny.yaml\nname: child\ntraining: {max_steps: 7}\nseeds: [3]\n"
+        "arms: [{name: A}]\n"
+    )
+    base, recipe = load_recipe(str(tiny_recipe)), load_recipe(str(child))
+    assert recipe.training == replace(base.training, max_steps=7)
+    assert (recipe.seeds, [a.name for a in recipe.arms]) == ((3,), ["A"])
+    assert recipe.evaluation == base.evaluation
+    named = tmp_path / "named.yaml"
+    named.write_text(
+        "extends: toy-demo\nname: named\narms: {TABOM: {options: {margin: 0.5}}, New: }\n"
+        "evaluation: {sets: {chain: {prompts: {args: {num: 5}}}}}\n"
+    )
+    demo, recipe = load_recipe("toy-demo"), load_recipe(str(named))
+    assert [a.name for a in recipe.arms] == [*(a.name for a in demo.arms), "New"]
+    options = {a.name: a.options for a in recipe.arms}
+    assert options["TABOM"] == {"window": 4, "rank_weight": 1.0, "margin": 0.5}
+    assert recipe.evaluation.sets[0].prompts.args == {"task": "chain", "split": "eval", "num": 5}
+    changed = load_recipe(str(named), overrides=["arms.TABOM.options.margin=0.7"])
+    assert {a.name: a.options for a in changed.arms}["TABOM"]["margin"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("base", "child", "overrides", "facts"),
+    [
+        ("trainin: {}", "seeds: [1]", [], ["base.yaml", "'trainin'; did you mean 'training'"]),
+        (
+            "training: {max_stepz: 1}",
+            "training: {seed: 1}",
+            [],
+            ["base.yaml", "training.max_stepz"],
+        ),
+        (
+            "training: {seed: 1}",
+            "training: {max_stepz: 1}",
+            [],
+            ["child.yaml", "training.max_stepz"],
+        ),
+        ("training: {max_steps: 1}", "training: {max_steps: x}", [], ["child.yaml", "'x'"]),
+        ("arms: {A: {objectiv: x}}", "arms: {B: }", [], ["base.yaml", "arms.A.objectiv"]),
+        ("seeds: [1]", "seeds: [2]", ["seeds=[x]"], ["child.yaml with flags", "seeds.0"]),
+    ],
+)
+def test_an_error_names_the_file_that_says_the_key(
+    tmp_path: Path, base: str, child: str, overrides: list[str], facts: list[str]
+) -> None:
+    start = "model: {model_name_or_path: toy-base}\nprompts: {path: x.jsonl}\nname: x\n"
+    arms = "" if "arms" in base else "arms: {A: }\n"
+    (tmp_path / "base.yaml").write_text(f"{start}{arms}{base}\n")
+    (tmp_path / "child.yaml").write_text(f"extends: base.yaml\n{child}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(str(tmp_path / "child.yaml"), overrides=overrides)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / facts[0]))
+    assert facts[1] in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "facts"),
+    [
+        ("extends: a.yaml", ["a.yaml", "goes round"]),
+        ("extends: b.yaml", ["b.yaml", "goes round"]),
+        ("extends: toy-dem", ["a.yaml", "did you mean 'toy-demo'"]),
+        ("extends: [toy-demo]", ["a.yaml", "extends"]),
+        ("extends: c.yaml", ["c.yaml, line 1"]),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path: Path, lines: str, facts: list[str]) -> None:
+    (tmp_path / "a.yaml").write_text(lines)
+    (tmp_path / "b.yaml").write_text("extends: a.yaml")
+    (tmp_path / "c.yaml").write_text("a: [")
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(str(tmp_path / "a.yaml"))
+    for fact in facts:
+        assert fact in str(caught.value)
