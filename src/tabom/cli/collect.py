@@ -25,17 +25,21 @@ def run(args: argparse.Namespace) -> int:
 
     rank, world_size = _shard(args.shard)
     stage = sections.build(Collect, args, seed=args.seed, rank=rank, world_size=world_size)
-    with sections.prepared(stage, args) as report:
-        counts = stage.run(report)
+    with sections.bars(args) as report:
+        counts = stage.run(report, overwrite=args.overwrite)
+    if counts.get("missing"):
+        print(f"not finished: {counts['missing']} trajectories of other shares are missing")
     return sections.show(stage, counts)
 
 
 def _shard(text: str | None) -> tuple[int, int]:
     from tabom.core.errors import ConfigError
 
+    given = f"--shard {text!r}"
     if text is None:
-        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        text = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
+        given = f"RANK/WORLD_SIZE {text!r} of the environment"
     rank, slash, size = text.partition("/")
     if not (slash and rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise ConfigError(f"--shard {text!r}: expected K/N with K below N, such as 0/8")
+        raise ConfigError(f"{given}: expected K/N with K below N, such as 0/8")
     return int(rank), int(size)

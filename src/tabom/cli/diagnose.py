@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
         base_evaluation=Evaluate.load(args.base_evaluation),
         seed=(mapping.get("evaluation") or {}).get("seed", EvaluationConfig.seed),
     )
-    with sections.prepared(stage, args) as report:
-        counts = stage.run(report)
+    with sections.bars(args) as report:
+        counts = stage.run(report, overwrite=args.overwrite)
     return sections.show(stage, counts)

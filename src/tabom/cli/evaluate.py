@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _refuse_task_flags(args)
         stage = sections.build(Evaluate, args, trained=trained, evaluation=_with_sets(args))
-    with sections.prepared(stage, args) as report:
-        counts = stage.run(report)
+    with sections.bars(args) as report:
+        counts = stage.run(report, overwrite=args.overwrite)
     sections.show(stage, counts)
     if args.tasks:
         _print_held_out(stage.folder)

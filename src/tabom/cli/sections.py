@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from tabom.cli import flags
-from tabom.core import configs, manifest
-from tabom.core.errors import ConfigError, StageError
+from tabom.core import configs
+from tabom.core.errors import ConfigError
 from tabom.core.recipe_file import RecipeFile, read_recipe
 
 if TYPE_CHECKING:
@@ -104,20 +104,15 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
 
 
 @contextmanager
-def prepared(stage: "Stage", args: argparse.Namespace) -> Iterator["Report"]:
-    """A progress bar for the stage; with --overwrite its folder is emptied of another's result."""
+def bars(args: argparse.Namespace) -> Iterator["Report"]:
+    """A progress bar for the stage."""
     from tabom.stages.progress import Bars
 
-    if args.overwrite:
-        try:
-            stage.is_complete()
-        except StageError:
-            manifest.reset(stage.folder)
-    bars = Bars(is_quiet=args.quiet)
+    found = Bars(is_quiet=args.quiet)
     try:
-        yield bars
+        yield found
     finally:
-        bars.close()
+        found.close()
 
 
 def show(stage: "Stage", counts: "Counts") -> int:

@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
             "decoding": None,
         }
     stage = sections.build(Train, args, objective=args.objective, options=options, **data)
-    with sections.prepared(stage, args) as report:
-        counts = stage.run(report)
+    with sections.bars(args) as report:
+        counts = stage.run(report, overwrite=args.overwrite)
     return sections.show(stage, counts)

@@ -28,6 +28,6 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.verify import Verify
 
     stage = sections.build(Verify, args, trajectories=Collect.load(args.trajectories))
-    with sections.prepared(stage, args) as report:
-        counts = stage.run(report)
+    with sections.bars(args) as report:
+        counts = stage.run(report, overwrite=args.overwrite)
     return sections.show(stage, counts)

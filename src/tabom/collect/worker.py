@@ -12,7 +12,7 @@ from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import Prompt
 from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
-from tabom.core.errors import ConfigError, DataError
+from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.loop import DecodeRequest, check_decoding, decode
@@ -82,8 +82,9 @@ def collect(
     rank, world_size: static sharding of what is left; ranks need no connection to each other.
     progress: called with (done, total) of this rank and a note on its speed.
     Returns: counts (prompts, too_long, resumed, decoded, forwards, truncated: stopped at the text
-        with slots undecoded), seconds, and the speed of this process, which the manifest has of
-        the one that finished the store.
+        with slots undecoded, missing: what other ranks have yet to collect), seconds, and the
+        speed of this process, which the manifest has of the one that finished the store.
+    Raises: StageError if part of this rank's share is not on disk at the end.
     """
     if config.num_samples > 1 and not decoding.draws_tokens:
         raise ConfigError(
@@ -134,7 +135,18 @@ def collect(
         "seconds": round(time.perf_counter() - started, 3),
         **meter.report(),
     }
-    if read_manifest(folder) is None and writer.done() >= {r.id for r in requests}:
+    if read_manifest(folder) is not None:  # another worker saw the end first
+        return counts
+    on_disk = writer.done()
+    num_missing = sum(r.id not in on_disk for r in requests)
+    if any(r.id not in on_disk for r in requests[rank::world_size]):
+        raise StageError(
+            f"{folder}: not finished, {num_missing} of {len(requests)} trajectories are missing; "
+            "was the folder removed or emptied during the run? run it again"
+        )
+    if num_missing:
+        counts["missing"] = num_missing  # of other workers' shares
+    else:
         finish(
             folder,
             fingerprint=fingerprint,

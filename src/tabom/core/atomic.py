@@ -13,6 +13,7 @@ from tabom.core.errors import DataError, StageError
 from tabom.core.plain import to_plain
 
 TEMPORARY_SUFFIX = ".tmp"
+LOCK = ".lock"
 
 
 @contextmanager
@@ -86,14 +87,15 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def only_one(folder: str | os.PathLike[str]) -> Iterator[None]:
+def only_one(folder: str | os.PathLike[str], *, is_shared: bool = False) -> Iterator[None]:
     """Hold a folder for this process; the lock ends with the process, however that ends.
 
+    is_shared: beside others that share it.
     Raises: StageError if another process holds it.
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(Path(folder) / ".lock", is_waiting=False))
+            stack.enter_context(locked(Path(folder) / LOCK, is_shared=is_shared, is_waiting=False))
         except BlockingIOError as error:
             raise StageError(
                 f"{folder}: another run is writing here; wait for it, or take another --output_dir"

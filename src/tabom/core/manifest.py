@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tabom.core import env
-from tabom.core.atomic import TEMPORARY_SUFFIX, read_json, write_json
+from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
 from tabom.core.errors import DataError, StageError
 from tabom.core.plain import to_plain
 
@@ -161,38 +161,55 @@ def begin(
     folder = Path(folder)
     if check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings) != "absent":
         return "complete"
-    if folder.exists() and not folder.is_dir():
-        raise StageError(f"{folder} is a file, expected an output folder; take another path")
-    folder.mkdir(parents=True, exist_ok=True)
-    names = os.listdir(folder)  # one snapshot: several ranks may begin at the same moment
+    names = check_ours(folder)
     if STARTED in names:
         return "started"
-    foreign = sorted(n for n in names if not n.endswith(TEMPORARY_SUFFIX))
-    if foreign:
-        # Marking such a folder as ours would let a later --overwrite delete what is not ours.
-        raise StageError(
-            f"output folder {folder} is not empty and was not made by tabom (it holds "
-            f"{', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}); "
-            "take another --output_dir, or empty it yourself"
-        )
+    folder.mkdir(parents=True, exist_ok=True)
     mark = {"stage": stage, "fingerprint": fingerprint, "settings": settings, "created": _now()}
     write_json(folder / STARTED, mark)
     return "started"
 
 
+def check_ours(folder: Folder) -> list[str]:
+    """The names in a folder that a stage may write into: a new or an empty one, or one it began.
+
+    Returns: the names, without locks and temporary files; [] for a folder that is not there.
+    Raises: StageError for a file, and for a folder that holds what tabom did not make. To mark
+        that as ours would let a later --overwrite delete what is not ours.
+    """
+    names = _names(Path(folder))
+    if names and not {MANIFEST, STARTED}.intersection(names):
+        raise StageError(
+            f"output folder {folder} is not empty and was not made by tabom (it holds "
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); "
+            "take another --output_dir, or empty it yourself"
+        )
+    return names
+
+
+def holds_results(folder: Folder) -> bool:
+    """Whether there is more in a stage's folder than the mark of its start."""
+    return bool(set(_names(Path(folder))) - {STARTED})
+
+
+def _names(folder: Path) -> list[str]:
+    if folder.exists() and not folder.is_dir():
+        raise StageError(f"{folder} is a file, expected an output folder; take another path")
+    # One snapshot: several ranks may begin at the same moment.
+    names = os.listdir(folder) if folder.exists() else []
+    return sorted(n for n in names if n != LOCK and not n.endswith(TEMPORARY_SUFFIX))
+
+
 def reset(folder: Folder) -> None:
     """Empty a folder that a stage of ours made; a missing or empty folder is left as it is.
 
+    The lock file stays, since the caller may hold it.
     Raises: StageError if the folder carries neither a manifest nor a start mark.
     """
     folder = Path(folder)
-    if not folder.exists():
+    if not _names(folder):
         return
-    if not folder.is_dir():
-        raise StageError(f"{folder} is a file, expected an output folder; take another path")
-    names = os.listdir(folder)
-    if not names:
-        return
+    names = [n for n in os.listdir(folder) if n != LOCK]
     marks = [n for n in (MANIFEST, STARTED) if n in names]
     if not marks:
         raise StageError(

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
@@ -22,7 +23,7 @@ class Collect(Stage):
     kind: ClassVar[str] = "collect"
     cost: ClassVar[float] = 3.0
     resumes: ClassVar[bool] = True
-    writes_manifest: ClassVar[bool] = True
+    is_shared: ClassVar[bool] = True
 
     model: ModelConfig
     prompts: PromptSource
@@ -31,6 +32,16 @@ class Collect(Stage):
     seed: int = 0
     rank: int = field(default=0, metadata=FREE)
     world_size: int = field(default=1, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world_size} processes; expected one from 0 to "
+                f"{self.world_size - 1} (--shard, or RANK and WORLD_SIZE of the environment)"
+            )
+
+    def finish(self, counts: Counts, *, seconds: float) -> None:
+        """Nothing is left to do: of all workers, the one that saw the end finished the store."""
 
     def work(self, report: Done) -> Counts:
         from tabom.collect.worker import collect

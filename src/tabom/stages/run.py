@@ -33,18 +33,24 @@ def run_recipe(
     Raises: TabomError of the first stage that cannot go on; what was complete stays. DataError
         before anything starts if `evaluation.held_out_check` is error and a prompt is not held out.
     """
+    root = Path(recipe.output_dir)
     plan = plan_study(recipe)
-    todo = pending_stages(plan, overwrite=overwrite)
-    if not is_quiet and len(todo) < len(plan.stages):
-        tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
-    if todo:
+    if overwrite or pending_stages(plan):  # another recipe's results are refused before all work
         check_names(recipe)
-    path = Path(recipe.output_dir) / HELD_OUT
-    found = check_held_out(recipe, known=read_json(path) if path.is_file() else None)
+    known = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else None
+    found = check_held_out(recipe, known=known)
     if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
         tqdm.write("\n".join(found["notes"]), file=sys.stderr)
-    with only_one(recipe.output_dir):
-        write_json(path, found)
+    with only_one(root):  # before anything there is removed or written
+        if overwrite:
+            for stage in plan.stages:
+                stage.make_way()
+        todo = pending_stages(plan)
+        if not is_quiet and len(todo) < len(plan.stages):
+            tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
+        settings = yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
+        write_text(root / RECIPE, settings)
+        write_json(root / HELD_OUT, found)
         run_stages(
             todo,
             num_workers=recipe.study.num_workers,
@@ -75,9 +81,6 @@ def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[dict[str, Any], P
     summary = clean(summarize_study(recipe, plan, command=command))
     if (root / HELD_OUT).is_file():
         summary["notes"] += read_json(root / HELD_OUT)["notes"]
-    write_text(
-        root / RECIPE, yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
-    )
     build_report(summary, path=root / REPORT)
     write_json(root / SUMMARY, {k: v for k, v in summary.items() if k != "examples"})
     return summary, root / REPORT

@@ -10,15 +10,17 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tabom._version import __version__
 from tabom.core import configs, manifest
+from tabom.core.atomic import only_one
 from tabom.core.errors import StageError
 from tabom.core.identity import FREE, identity_of_fields
-from tabom.stages.progress import Report
+from tabom.stages.progress import Report, silent
 
 # Of a stage's folder, what goes when the manifest is there; the dot keeps it out of that.
 UNFINISHED = ".unfinished"
@@ -48,8 +50,8 @@ class Stage:
     """Relative work, for the progress bar of a study and the order of its stages."""
     resumes: ClassVar[bool] = False
     """Whether a rerun goes on from what a stopped one left; else that is removed."""
-    writes_manifest: ClassVar[bool] = False
-    """Whether `work` itself declares the folder complete."""
+    is_shared: ClassVar[bool] = False
+    """Whether several processes may work in the folder together, each on a share."""
 
     folder: Path = field(metadata=FREE)
     label: str = field(default="", metadata=FREE)
@@ -99,35 +101,77 @@ class Stage:
         )
         return state == "complete"
 
-    def run(self, report: Report) -> Counts:
-        """Do the work unless it is done; the manifest is written last."""
-        if self.is_complete():
-            found = manifest.read_manifest(self.folder)
-            return {} if found is None else dict(found.counts)
-        settings, fingerprint = self.settings, self.fingerprint
-        manifest.begin(self.folder, stage=self.kind, fingerprint=fingerprint, settings=settings)
-        started = time.perf_counter()
-        try:
-            counts = self.work(lambda done, total, note="": report(self.label, done, total, note))
-        except BaseException:
-            self._clear()
-            raise
-        # Under torchrun every rank runs the stage; one of them declares it complete.
-        if not self.writes_manifest and os.environ.get("RANK", "0") == "0":
-            manifest.write_manifest(
-                self.folder,
-                stage=self.kind,
-                fingerprint=fingerprint,
-                counts=counts,
-                settings=settings,
-                seconds=round(time.perf_counter() - started, 3),
+    def run(self, report: Report = silent, *, overwrite: bool = False) -> Counts:
+        """Do the work unless it is done, with the folder locked; the manifest is written last.
+
+        overwrite: empty the folder first if it holds another's result.
+        Raises: StageError if another process works there, or another's result is there.
+        """
+        if overwrite:
+            self.make_way()
+        with self._lock(is_shared=self.is_shared):
+            if self.is_complete():
+                found = manifest.read_manifest(self.folder)
+                return {} if found is None else dict(found.counts)
+            manifest.begin(
+                self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
             )
-            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+            started = time.perf_counter()
+            try:
+                counts = self.work(
+                    lambda done, total, note="": report(self.label, done, total, note)
+                )
+                self.finish(counts, seconds=time.perf_counter() - started)
+            except BaseException:
+                self._clear()
+                raise
         return counts
+
+    def make_way(self) -> None:
+        """Empty the folder if it holds another's result.
+
+        Raises: StageError if a process works there, or tabom did not make the folder.
+        """
+        try:
+            self.is_complete()
+        except StageError:
+            with self._lock():
+                manifest.reset(self.folder)
+
+    def finish(self, counts: Counts, *, seconds: float) -> None:
+        """Declare the folder complete.
+
+        Raises: StageError if the folder was removed meanwhile, and part of the result with it.
+        """
+        if not _is_first():
+            return  # under torchrun every rank runs the stage; the first one speaks for all
+        if not (self.folder / manifest.STARTED).is_file():
+            raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
+        manifest.write_manifest(
+            self.folder,
+            stage=self.kind,
+            fingerprint=self.fingerprint,
+            counts=counts,
+            settings=self.settings,
+            seconds=seconds,
+        )
+        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+
+    def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
+        if not _is_first() and not is_shared:
+            return nullcontext()  # the first rank holds the folder for all
+        manifest.check_ours(self.folder)  # no lock file is left in a folder of somebody else
+        return only_one(self.folder, is_shared=is_shared)
 
     def _clear(self) -> None:
         """Leave no half-written result, unless a rerun can go on from it."""
-        is_empty = {p.name for p in self.folder.iterdir()} <= {manifest.STARTED}
-        if is_empty or not self.resumes:
+        if not self.folder.is_dir() or not _is_first():
+            return
+        if not self.resumes or not manifest.holds_results(self.folder):
             manifest.reset(self.folder)
-            self.folder.rmdir()
+            shutil.rmtree(self.folder)
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, of those that torchrun started together."""
+    return int(os.environ.get("RANK", "0")) == 0

@@ -14,7 +14,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tabom.core import manifest
 from tabom.core.errors import StageError, TabomError
 from tabom.stages.collect import Collect
 from tabom.stages.diagnose import Diagnose
@@ -152,23 +151,12 @@ def _measured(
     return ArmRun(arm=arm, seed=None, evaluate=evaluate, diagnose=diagnose)
 
 
-def pending_stages(plan: Plan, *, overwrite: bool = False) -> list[Stage]:
+def pending_stages(plan: Plan) -> list[Stage]:
     """The stages that are not complete, in order. Every folder is checked.
 
-    overwrite: empty the folders that hold another recipe's stage; else they are an error.
+    Raises: StageError if one holds another recipe's stage.
     """
-    todo = []
-    for stage in plan.stages:
-        try:
-            is_complete = stage.is_complete()
-        except StageError:
-            if not overwrite:
-                raise
-            manifest.reset(stage.folder)
-            is_complete = False
-        if not is_complete:
-            todo.append(stage)
-    return todo
+    return [stage for stage in plan.stages if not stage.is_complete()]
 
 
 def run_stages(
