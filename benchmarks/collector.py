@@ -26,11 +26,12 @@ from common import RESULTS, SEED, Call, load, paired, peak_memory, ratio, run_be
 from decoding_steps import body, canvas_of, integrate, our_step, state
 from random_models import SMALL_BODY, build_model
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
-from tabom.decoding.sampling import truncate
-from tabom.decoding.softmax import LOWEST
+from tabom.decoding.decoder import Decoder, DecodeRequest
+from tabom.decoding.sampling import kept_tokens
 from tabom.models.compiled import compile_layers
 from tabom.models.contract import MaskedDiffusionModel
+from tabom.vocabulary.softmax import RunningSoftmax
+from tabom.vocabulary.tiles import LOWEST
 
 # Body 25.0M weights, head 2.1M: Dream-7B's ratio of 12 to 1.
 DREAM_RATIO = {**SMALL_BODY, "intermediate_size": 1376, "num_layers": 20, "vocab_size": 8192}
@@ -204,7 +205,10 @@ def whole_runs(*, is_tiny: bool) -> dict[str, str]:
                 run = usual.dream(model, ids_BS, None, num_slots=num_slots, schedule=schedule)
             else:
                 run = usual.llada(model, ids_BS, None, num_slots=num_slots, block_length=8)
-            ours = [d.trajectory for d in decode(model, requests, config, batch_size=len(prompts))]
+            ours = [
+                d.trajectory
+                for d in Decoder(model, config, batch_size=len(prompts)).in_order(requests)
+            ]
             if [t.response_ids_N.tolist() for t in ours] != run.response_ids_BN.tolist() or [
                 t.step_N.tolist() for t in ours
             ] != run.step_BN.tolist():
@@ -215,6 +219,17 @@ def whole_runs(*, is_tiny: bool) -> dict[str, str]:
     return done
 
 
+def kept_by_us(logits_RV: Tensor) -> Tensor:
+    """Which tokens our nucleus keeps, bool `[R, V]`."""
+    config = DecodingConfig(temperature=1.0, top_p=NUCLEUS["top_p"])
+    kept_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
+    softmax = RunningSoftmax.of_logits(logits_RV)
+    for row_M, id_MK, value_MK in kept_tokens(logits_RV.clone(), softmax, config):
+        m, k = (value_MK > LOWEST).nonzero(as_tuple=True)
+        kept_RV[row_M[m], id_MK[m, k]] = True
+    return kept_RV
+
+
 def kept_sets(*, is_tiny: bool) -> dict[str, dict[str, int]]:
     """The nucleus at T=0.1, top_p=0.9: ours against a full sort, on rows from peaked to flat."""
     vocab_size, num_rows, found = (512 if is_tiny else 152064), 32, {}
@@ -223,7 +238,7 @@ def kept_sets(*, is_tiny: bool) -> dict[str, dict[str, int]]:
         logits_RV = deviation * torch.randn(num_rows, vocab_size, generator=generator)
         logits_RV = logits_RV / NUCLEUS["temperature"]
         theirs_RV = usual.keep_top_p(logits_RV, NUCLEUS["top_p"]) > LOWEST
-        ours_RV = truncate(logits_RV.clone(), top_p=NUCLEUS["top_p"], top_k=None) > LOWEST
+        ours_RV = kept_by_us(logits_RV)
         exact_RV = usual.keep_top_p(logits_RV.double(), NUCLEUS["top_p"]) > LOWEST
         differing_R = (ours_RV != theirs_RV).sum(dim=1)
         found[name] = {

@@ -13,9 +13,8 @@ import torch
 from common import SEED, Call, paired, ratio
 from random_models import SMALL_BODY, build_model
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.counts import DecodeCounts
-from tabom.decoding.loop import DecodeRequest, decode
-from tabom.decoding.requests import SORT_WINDOW, length_sorted_batches, windows
+from tabom.decoding.decoder import Decoder, DecodeRequest
+from tabom.decoding.requests import by_length
 from tabom.models.loading import load_model
 from tabom.toyworld.tasks import prompts as task_prompts
 
@@ -30,23 +29,18 @@ def padding(*, num_prompts: int) -> dict[str, Any]:
     lengths = np.maximum(draw.round().astype(int), 1).tolist()
     requests = [DecodeRequest(id=str(i), prompt_ids=range(n)) for i, n in enumerate(lengths)]
 
-    def share(ordered: list[DecodeRequest], window: int, *, is_sorted: bool = True) -> float:
-        padded = real = 0
-        for part in windows(ordered, size=window):
-            for batch in length_sorted_batches(part, batch_size=batch_size, is_sorted=is_sorted):
-                sizes = [len(part[i].prompt_ids) + num_slots for i in batch]
-                padded, real = padded + max(sizes) * len(sizes), real + sum(sizes)
-        return padded / real
+    def share(ordered: list[DecodeRequest]) -> float:
+        sizes = [len(request.prompt_ids) + num_slots for request in ordered]
+        batches = [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
+        return sum(max(batch) * len(batch) for batch in batches) / sum(sizes)
 
-    by_length = sorted(requests, key=lambda r: len(r.prompt_ids))
-    collected = share(by_length, batch_size)
+    decoded = share(by_length(requests))
     return {
         "prompts": num_prompts,
-        "arrival order": share(requests, batch_size, is_sorted=False),
-        "decode(), windows of 8 batches": share(requests, batch_size * SORT_WINDOW),
-        "collect(), all prompts by length": collected,
+        "arrival order": share(requests),
+        "all prompts by length": decoded,
         "bar": 1.02,
-        "is_met": collected <= 1.02,
+        "is_met": decoded <= 1.02,
     }
 
 
@@ -79,18 +73,15 @@ def early_ends(*, rounds: int, is_tiny: bool) -> dict[str, Any]:
     for name, config in settings.items():
         seen = {}
         for batch_size in (1, 16):
-            counts = DecodeCounts()
-            done = [
-                d.trajectory
-                for d in decode(model, requests, config, batch_size=batch_size, counts=counts)
-            ]
+            decoder = Decoder(model, config, batch_size=batch_size)
+            done, counts = [d.trajectory for d in decoder.in_order(requests)], decoder.counts
             seen[batch_size] = [(t.response_ids_N.tolist(), t.step_N.tolist()) for t in done]
             texts[name] = [t.response for t in done]
             key = f"{name}, batch {batch_size}"
             found[key] = {"calls": counts.num_calls, "tokens": counts.num_tokens}
             found[key]["refills"] = counts.num_refills
             calls[key] = lambda config=config, size=batch_size: list(
-                decode(model, requests, config, batch_size=size)
+                Decoder(model, config, batch_size=size).in_order(requests)
             )
         if seen[1] != seen[16]:
             raise AssertionError(f"{name}: the batch changes tokens or steps")
@@ -119,7 +110,9 @@ def scaling(*, rounds: int, is_tiny: bool) -> dict[str, Any]:
     requests = [DecodeRequest(id=str(i), prompt_ids=row) for i, row in enumerate(ids)]
 
     def run(num_prompts: int, batch_size: int) -> Call:
-        return lambda: list(decode(model, requests[:num_prompts], config, batch_size=batch_size))
+        return lambda: list(
+            Decoder(model, config, batch_size=batch_size).in_order(requests[:num_prompts])
+        )
 
     most = 4 if is_tiny else 16
     by_batch = {f"batch {b}": run(most, b) for b in (1, 2, 4, 8, 16) if b <= most}

@@ -9,10 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from tabom.decoding.answers import LOGIT_BYTES
 from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, reveal
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 
 
@@ -56,15 +55,7 @@ def our_step(model: MaskedDiffusionModel, canvas: Canvas, config: DecodingConfig
     """The ids `[B, S]` after one call of the product's loop; `canvas` stays as it is."""
     values = {f.name: getattr(canvas, f.name) for f in fields(canvas)}
     canvas = Canvas(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in values.items()})
-    reveal(
-        model,
-        canvas,
-        torch.arange(len(canvas.ids_BS), device=canvas.ids_BS.device),
-        config,
-        seed=0,
-        every_slot=False,
-        max_logit_bytes=LOGIT_BYTES["cpu" if model.device.type == "cpu" else "gpu"],
-    )
+    next(Decoder(model, config).steps(canvas))
     return canvas.ids_BS
 
 

@@ -21,9 +21,9 @@ from tabom.models import costs
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import sizes_of
-from tabom.objectives.head import linear_ce_entropy
 from tabom.objectives.presets import build_objective
 from tabom.training.step import ObjectiveStep, step_inputs, to_device
+from tabom.vocabulary.head import linear_ce_entropy
 
 if TYPE_CHECKING:
     from gpu import Suite

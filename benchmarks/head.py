@@ -29,8 +29,8 @@ from common import SEED, Call, assert_close, claim, paired, peak_memory, ratio, 
 from synthetic import make_batch
 from tabom.objectives.batch import Context
 from tabom.objectives.compose import Objective
-from tabom.objectives.head import linear_ce_entropy
 from tabom.objectives.presets import build_objective
+from tabom.vocabulary.head import linear_ce_entropy
 
 # Above any entropy, so that every pair counts: at the kink of the hinge rounding would decide if a
 # pair has a gradient, and of 65,000 pairs some are there. The cost does not depend on it.

@@ -22,7 +22,7 @@ import step
 from common import SEED, Call, paired, peak_memory, run_benchmark, say
 from random_models import build_model
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 
 BEND = 0.25
 HEAD = {"batch_size": 2, "hidden_size": 256, "window": 32, "vocab_size": 16384}
@@ -117,7 +117,7 @@ def collect_call(num_prompts: int, num_slots: int) -> Call:
     ids = torch.randint(0, 1000, (num_prompts, 8), generator=generator).tolist()
     requests = [DecodeRequest(id=str(i), prompt_ids=prompt) for i, prompt in enumerate(ids)]
     config = DecodingConfig(max_new_tokens=num_slots)
-    return lambda: list(decode(model, requests, config, batch_size=8))
+    return lambda: list(Decoder(model, config, batch_size=8).in_order(requests))
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

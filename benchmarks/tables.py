@@ -78,7 +78,7 @@ def claims_of(record: Record) -> list[dict[str, Any]]:
             }
         )
     if "padding" in payload:
-        share = payload["padding"]["collect(), all prompts by length"]
+        share = payload["padding"]["all prompts by length"]
         found.append(
             {
                 "name": "padded over real tokens, lengths of mean 150 and cv 0.6",

@@ -11,10 +11,11 @@ _PUBLIC = {
     "TrajectoryStore": "tabom.trajectory.store",
     "load_model": "tabom.models.loading",
     "DecodingConfig": "tabom.decoding.config",
-    "decode": "tabom.decoding.loop",
+    "DecodeRequest": "tabom.decoding.decoder",
+    "Decoder": "tabom.decoding.decoder",
     "build_objective": "tabom.objectives.presets",
     "judge": "tabom.verify.checkers",
-    "linear_ce_entropy": "tabom.objectives.head",
+    "linear_ce_entropy": "tabom.vocabulary.head",
     "TabomError": "tabom.core.errors",
 }
 

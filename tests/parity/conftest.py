@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
 
@@ -34,13 +34,12 @@ class Official:
         ]
         done = [
             d.trajectory
-            for d in decode(
+            for d in Decoder(
                 self.model,
-                requests,
                 replace(config, **changes),
                 seed=case["torch_seed"],
                 batch_size=len(requests),
-            )
+            ).in_order(requests)
         ]
         return [t.response_ids_N.tolist() for t in done], [t.step_N.tolist() for t in done]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tabom.objectives.batch import TrajectoryBatch
-from tabom.objectives.head import linear_ce_entropy
 from tabom.objectives.presets import build_objective
+from tabom.vocabulary.head import linear_ce_entropy
 
 
 def _cases(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,9 @@ def canvas(
 def ours(
     model: MaskedDiffusionModel, requests: list[DecodeRequest], config: DecodingConfig
 ) -> tuple[list[list[int]], list[list[int]]]:
-    done = [d.trajectory for d in decode(model, requests, config, batch_size=len(requests))]
+    done = [
+        d.trajectory for d in Decoder(model, config, batch_size=len(requests)).in_order(requests)
+    ]
     return [t.response_ids_N.tolist() for t in done], [t.step_N.tolist() for t in done]
 
 
@@ -229,5 +231,4 @@ def test_steps_are_compared_before_they_are_timed(
 
 def test_padding_falls_with_sorting() -> None:
     found = collector.padding(num_prompts=1600)
-    assert found["arrival order"] > found["decode(), windows of 8 batches"]
-    assert found["decode(), windows of 8 batches"] > found["collect(), all prompts by length"] >= 1
+    assert found["arrival order"] > found["all prompts by length"] >= 1

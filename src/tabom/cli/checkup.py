@@ -120,13 +120,12 @@ def _decoding(model: MaskedDiffusionModel) -> ProbeResult:
     """A few slots are decoded: head, ids and loop together give a whole response."""
     from tabom.core.errors import TabomError
     from tabom.decoding.config import DecodingConfig
-    from tabom.decoding.loop import decode
-    from tabom.decoding.requests import DecodeRequest
+    from tabom.decoding.decoder import Decoder, DecodeRequest
 
     request = DecodeRequest(id="doctor", prompt_ids=[model.ids.filler])
     config = DecodingConfig(max_new_tokens=NUM_SLOTS)
     try:
-        (decoded,) = decode(model, [request], config)
+        (decoded,) = Decoder(model, config).decode([request])
     except TabomError as error:
         return ProbeResult(name="decoding", passed=False, detail=str(error))
     num = decoded.trajectory.num_revealed

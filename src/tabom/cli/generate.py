@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Decode and print, in the order of the prompts."""
     from tabom.cli.live import Screen
-    from tabom.decoding.loop import decode
+    from tabom.decoding.decoder import Decoder
 
     decoding = speak.decoding_of(flags.overrides_of(args))
     prompts = _prompts(args)
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if len(requests) == 1 and not args.json:
         speak.speak(model, requests[0], decoding, seed=args.seed, screen=screen)
         return 0
-    decoded = decode(model, requests, decoding, seed=args.seed, batch_size=args.batch_size)
-    for prompt, item in zip(prompts, decoded, strict=True):
+    decoder = Decoder(model, decoding, seed=args.seed, batch_size=args.batch_size)
+    for prompt, item in zip(prompts, decoder.in_order(requests), strict=True):
         if args.json:
             _print_json(prompt, item.trajectory)
         else:

@@ -55,9 +55,9 @@ def _uses(
     args: argparse.Namespace, read: "ModelSizes", device: "Device"
 ) -> list[tuple[str, int, Any]]:
     """Name, batch size, and the peak as a function of the batch size."""
-    from tabom.decoding.answers import LOGIT_BYTES
     from tabom.models.costs import decoding_memory, lora_parameters, training_memory
     from tabom.training.config import TrainingConfig
+    from tabom.vocabulary.sizes import LOGIT_BYTES
 
     sizes, width = read, device.bytes_per_value
     num_slots, length = args.max_new_tokens, args.prompt_tokens + args.max_new_tokens

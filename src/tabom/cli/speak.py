@@ -94,7 +94,7 @@ def speak(
     """
     from tabom.cli.layout import safe
     from tabom.cli.live import TokenTexts, canvas_slots
-    from tabom.decoding.loop import decode
+    from tabom.decoding.decoder import Decoder
 
     texts = TokenTexts(tokenizer=model.tokenizer)
     shown: list[Slot] = []
@@ -107,9 +107,8 @@ def speak(
         screen.draw(shown, f"step {view.step + 1}: {done} of {done + num_open} slots")
 
     try:
-        (decoded,) = decode(
-            model, [request], decoding, seed=seed, on_step=on_step if screen.is_live else None
-        )
+        decoder = Decoder(model, decoding, seed=seed)
+        (decoded,) = decoder.decode([request], on_step=on_step if screen.is_live else None)
     finally:
         screen.clear()
     trajectory = decoded.trajectory

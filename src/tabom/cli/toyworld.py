@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(folder: str) -> dict[str, float]:
     """Percent of held-out prompts of each task that a base answers right, one slot a step."""
     from tabom.decoding.config import DecodingConfig
-    from tabom.decoding.loop import DecodeRequest, decode
+    from tabom.decoding.decoder import Decoder, DecodeRequest
     from tabom.models.loading import load_model
     from tabom.toyworld.alphabet import NUM_SLOTS
     from tabom.toyworld.tasks import DOMAINS, check, prompts
@@ -61,10 +61,10 @@ def measure(folder: str) -> dict[str, float]:
             )
             for row in rows
         ]
-        config = DecodingConfig(max_new_tokens=NUM_SLOTS)
+        decoder = Decoder(model, DecodingConfig(max_new_tokens=NUM_SLOTS), batch_size=NUM_PROMPTS)
         found = [
             check(response=item.trajectory.response, row=item.trajectory.row)[0] == "accepted"
-            for item in decode(model, requests, config, batch_size=NUM_PROMPTS)
+            for item in decoder.decode(requests)
         ]
         accuracy[task] = 100 * sum(found) / len(found)
     return accuracy

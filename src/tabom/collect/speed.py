@@ -9,13 +9,10 @@ from tabom.models.sizes import sizes_of
 
 
 class SpeedMeter:
-    """Reads the counts of a decoding against the clock; it starts when it is made.
+    """Reads the counts of a decoder against the clock, which starts when this is made."""
 
-    counts: to be handed to `decode`.
-    """
-
-    def __init__(self, model: MaskedDiffusionModel) -> None:
-        self.counts = DecodeCounts()
+    def __init__(self, model: MaskedDiffusionModel, counts: DecodeCounts) -> None:
+        self.counts = counts
         self._sizes = sizes_of(model.base_lm)
         device = present_device()
         # A model held on the CPU of a machine with a GPU has no peak here to be compared with.

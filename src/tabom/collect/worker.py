@@ -15,9 +15,9 @@ from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, check_decoding, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.trajectory.record import TRUNCATED
+from tabom.trajectory.record import TRUNCATED, Trajectory
 from tabom.trajectory.store import TrajectoryWriter, finish
 
 
@@ -91,10 +91,13 @@ def collect(
             "collection.num_samples > 1 at decoding.temperature 0, or with greedy_tokens, would "
             "repeat one trajectory; set decoding.temperature above 0 alone"
         )
-    check_decoding(model, decoding)  # before anything is written
+    # Settings that do not go with the model are found here, before anything is written.
+    decoder = Decoder(
+        model, decoding, seed=seed, batch_size=config.batch_size, fingerprint=fingerprint
+    )
     started = time.perf_counter()
     requests, num_too_long = make_requests(model, prompts, config)
-    # By length: then batches hold little padding, and each is on disk as soon as it is decoded.
+    # By length, so that the ranks' shares are of alike work.
     requests.sort(key=lambda r: (len(r.prompt_ids), r.id))
     writer = TrajectoryWriter(folder)
     on_disk = writer.done()
@@ -107,22 +110,15 @@ def collect(
     num_forwards = num_truncated = 0
     if progress is not None:
         progress(0, len(mine), "")
-    meter = SpeedMeter(model)
-    decoded = decode(
-        model,
-        mine,
-        decoding,
-        seed=seed,
-        batch_size=config.batch_size,
-        sort_window=max(1, -(-len(mine) // config.batch_size)),  # all are sorted already
-        is_ordered=False,  # on disk as soon as it is decoded
-        fingerprint=fingerprint,
-        counts=meter.counts,
-    )
-    for done, item in enumerate(decoded, start=1):
-        writer.append([item.trajectory])
+    meter = SpeedMeter(model, decoder.counts)
+    finished: list[Trajectory] = []
+    for done, item in enumerate(decoder.decode(mine), start=1):
+        finished.append(item.trajectory)
         num_forwards += item.trajectory.num_forwards
         num_truncated += bool(item.trajectory.row.get(TRUNCATED))
+        if not item.num_following:  # a batch that ends together is one file
+            writer.append(finished)
+            finished = []
         if progress is not None:
             progress(done, len(mine), meter.note())
     counts: dict[str, Any] = {

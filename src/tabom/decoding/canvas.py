@@ -1,14 +1,16 @@
-"""The state of a batch of responses while it is decoded, and the trajectories it ends as.
+"""A batch of responses while they are decoded, and the trajectories they end as.
 
-Legend: B batch, S prompt + response, P prompt, N response slots, K steps.
+Legend: B batch, S prompt + response, P prompt, N response slots, K steps, L live rows (those with
+slots left to decode), R slots asked.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tabom.core.errors import ModelError
@@ -21,6 +23,10 @@ PER_ROW = (
     *("open_BN", "step_BN", "entropy_BN", "confidence_BN"),
     *("num_forwards_B", "is_truncated_B"),
 )
+REFILL_SHARE = 4  # prompts enter when one row in so many is finished
+# Tokens of a refilled batch, pads included, over those that are none. Beyond it the batch runs
+# empty first: what an empty seat costs is less than what it costs every other row to be padded.
+MAX_PADDING = 1.02
 
 
 def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step: int | Tensor) -> None:
@@ -37,18 +43,37 @@ def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step: int | T
         )
 
 
+def left_padded(
+    rows: Sequence[Sequence[int] | NDArray[np.integer]], *, pad_id: int
+) -> tuple[Tensor, Tensor | None]:
+    """Token ids, int64 `[B, P]`, padded on the left; and 1 where they are real, None without pads.
+
+    rows: token ids, of lengths that may differ.
+    """
+    width = max(len(row) for row in rows)
+    ids_BP = np.full((len(rows), width), pad_id, dtype=np.int64)
+    mask_BP = np.zeros_like(ids_BP)
+    for b, row in enumerate(rows):
+        ids_BP[b, width - len(row) :], mask_BP[b, width - len(row) :] = row, 1
+    has_pads = not mask_BP.all()
+    return torch.from_numpy(ids_BP), torch.from_numpy(mask_BP) if has_pads else None
+
+
 @dataclass(kw_only=True)
 class Canvas:
     """The state of one batch while it is decoded.
 
-    ids_BS: int64, left-padded prompts and the response slots. attention_mask_BS: None without pads.
+    requests: a row each. ids_BS: int64, left-padded prompts and the response slots.
+    attention_mask_BS: None without pads. key_B: of the draws of each row.
     open_BN: bool, slots without an answer yet. A slot whose answer is the mask token itself (only
         with `suppress_mask=False`) is closed, stays masked and has step -1.
     step_BN, entropy_BN, confidence_BN: at reveal. num_forwards_B: model calls a row took part in,
         which is the step of the next one.
     is_truncated_B: bool, rows whose text was final before all slots were decoded.
+    fields: the entropies `[B, N]` of each call, where they are recorded.
     """
 
+    requests: list[DecodeRequest]
     ids_BS: Tensor
     attention_mask_BS: Tensor | None
     key_B: Tensor
@@ -58,65 +83,109 @@ class Canvas:
     confidence_BN: Tensor
     num_forwards_B: Tensor
     is_truncated_B: Tensor
+    fields: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def blank(
         cls, model: MaskedDiffusionModel, requests: Sequence[DecodeRequest], num_slots: int
     ) -> "Canvas":
         """Prompts on the left, mask tokens in every slot."""
-        B, P = len(requests), max(len(request.prompt_ids) for request in requests)
-        ids_BS = torch.full((B, P + num_slots), model.ids.mask, dtype=torch.long)
-        mask_BS = torch.ones_like(ids_BS)
-        for b, request in enumerate(requests):
-            pads = P - len(request.prompt_ids)
-            ids_BS[b, :pads], mask_BS[b, :pads] = model.ids.pad, 0
-            ids_BS[b, pads:P] = torch.as_tensor(np.asarray(request.prompt_ids), dtype=torch.long)
-        key_B = torch.tensor([text_key(request.id) for request in requests])
-        device = model.device
-        shape = (B, num_slots)
+        device, shape = model.device, (len(requests), num_slots)
+        ids_BP, mask_BP = left_padded([r.prompt_ids for r in requests], pad_id=model.ids.pad)
+        ids_BS = torch.cat([ids_BP, ids_BP.new_full(shape, model.ids.mask)], dim=1)
+        mask_BS = None if mask_BP is None else torch.cat([mask_BP, mask_BP.new_ones(shape)], dim=1)
         return cls(
+            requests=list(requests),
             ids_BS=ids_BS.to(device),
-            attention_mask_BS=None if bool(mask_BS.all()) else mask_BS.to(device),
-            key_B=key_B.to(device),
+            attention_mask_BS=None if mask_BS is None else mask_BS.to(device),
+            key_B=torch.tensor([text_key(request.id) for request in requests], device=device),
             open_BN=torch.ones(shape, dtype=torch.bool, device=device),
             step_BN=torch.full(shape, -1, dtype=torch.long, device=device),
             entropy_BN=torch.full(shape, torch.nan, device=device),
             confidence_BN=torch.full(shape, torch.nan, device=device),
-            num_forwards_B=torch.zeros(B, dtype=torch.long, device=device),
-            is_truncated_B=torch.zeros(B, dtype=torch.bool, device=device),
+            num_forwards_B=torch.zeros(len(requests), dtype=torch.long, device=device),
+            is_truncated_B=torch.zeros(len(requests), dtype=torch.bool, device=device),
         )
 
-    def take(self, other: "Canvas", row_L: Tensor) -> None:
-        """Let the first rows go on where `row_L` of another canvas, of the same requests, are."""
-        num_slots, num_rows = self.open_BN.shape[1], len(row_L)
-        self.ids_BS[:num_rows, -num_slots:] = other.ids_BS[row_L, -num_slots:]
+    @property
+    def num_slots(self) -> int:
+        return self.open_BN.shape[1]
+
+    @property
+    def response_BN(self) -> Tensor:
+        """The slots' tokens, int64: a view, so that writing to it writes to the canvas."""
+        return self.ids_BS[:, -self.num_slots :]
+
+    @property
+    def prompt_length_B(self) -> Tensor:
+        """Real tokens of each prompt, int64 `[B]`."""
+        num_prompt = self.ids_BS.shape[1] - self.num_slots
+        if self.attention_mask_BS is None:
+            return torch.full_like(self.num_forwards_B, num_prompt)
+        return self.attention_mask_BS[:, :num_prompt].sum(dim=1)
+
+    def live_L(self) -> Tensor:
+        """The rows with slots left to decode."""
+        return self.open_BN.any(dim=1).nonzero().squeeze(1)
+
+    # -- which prompts are on it ------------------------------------------------------------------
+
+    def num_entering(self, waiting: Sequence[DecodeRequest], *, batch_size: int) -> int:
+        """How many of the first requests that wait would come in now; 0: it does not pay.
+
+        0 as well if no row is at work: then the next batch is a new one.
+        """
+        live = self.live_L().tolist()
+        num_free = batch_size - len(live)
+        if num_free * REFILL_SHARE < batch_size or not live:
+            return 0
+        lengths = [len(self.requests[b].prompt_ids) for b in live]
+        num_fitting = 0
+        for request in waiting[:num_free]:
+            lengths.append(len(request.prompt_ids))
+            num_padded = (max(lengths) + self.num_slots) * len(lengths)
+            if num_padded > MAX_PADDING * (sum(lengths) + self.num_slots * len(lengths)):
+                break
+            num_fitting += 1
+        return num_fitting
+
+    def refilled(self, model: MaskedDiffusionModel, entering: Sequence[DecodeRequest]) -> "Canvas":
+        """A canvas with the live rows as they are, and new ones behind them."""
+        live_L = self.live_L()
+        staying = [self.requests[b] for b in live_L.tolist()]
+        new = Canvas.blank(model, [*staying, *entering], self.num_slots)
+        new.response_BN[: len(live_L)] = self.response_BN[live_L]
         for name in PER_ROW:
-            getattr(self, name)[:num_rows] = getattr(other, name)[row_L]
+            getattr(new, name)[: len(live_L)] = getattr(self, name)[live_L]
+        return new
+
+    # -- what a model call changes ----------------------------------------------------------------
+
+    def asked(self, live_L: Tensor, batch_R: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Ids and attention mask of the live rows, and which of these each of `batch_R` is."""
+        if len(live_L) == len(self.ids_BS):
+            return self.ids_BS, self.attention_mask_BS, batch_R
+        mask_BS = self.attention_mask_BS
+        mask_LS = None if mask_BS is None else mask_BS[live_L]
+        return self.ids_BS[live_L], mask_LS, torch.searchsorted(live_L, batch_R)
 
     def finish_texts(self, model: MaskedDiffusionModel) -> None:
         """Close every row with no open slot left of its leftmost end token: its text is final.
 
         What is decoded later lies right of that token. The slots still open are filled.
         """
-        response_BN = self.ids_BS[:, -self.open_BN.shape[1] :]
-        end_ids = torch.tensor(model.ids.eos, device=response_BN.device)
-        is_end_BN = torch.isin(response_BN, end_ids) & ~self.open_BN
+        end_ids = torch.tensor(model.ids.eos, device=self.ids_BS.device)
+        is_end_BN = torch.isin(self.response_BN, end_ids) & ~self.open_BN
         is_right_BN = is_end_BN.int().cumsum(dim=1) > 0  # of the leftmost end, or that itself
         is_final_B = is_right_BN[:, -1] & ~(self.open_BN & ~is_right_BN).any(dim=1)
         tail_BN = self.open_BN & is_final_B[:, None]
-        response_BN[tail_BN] = model.ids.filler  # a view: written in place
+        self.response_BN[tail_BN] = model.ids.filler
         self.is_truncated_B |= tail_BN.any(dim=1)
         self.open_BN &= ~tail_BN
 
-    @property
-    def prompt_length_B(self) -> Tensor:
-        """Real tokens of each prompt, int64 `[B]`."""
-        num_prompt = self.ids_BS.shape[1] - self.open_BN.shape[1]
-        if self.attention_mask_BS is None:
-            return torch.full_like(self.num_forwards_B, num_prompt)
-        return self.attention_mask_BS[:, :num_prompt].sum(dim=1)
+    # -- what others see of it --------------------------------------------------------------------
 
-    def view(self, requests: Sequence[DecodeRequest], *, step: int) -> StepView:
+    def view(self, *, step: int) -> StepView:
         """Copies of the state after a reveal, for an observer."""
 
         def copy(value_BN: Tensor) -> Any:
@@ -124,41 +193,31 @@ class Canvas:
 
         return StepView(
             step=step,
-            ids=tuple(request.id for request in requests),
-            response_ids_BN=copy(self.ids_BS[:, -self.open_BN.shape[1] :]),
+            ids=tuple(request.id for request in self.requests),
+            response_ids_BN=copy(self.response_BN),
             open_BN=copy(self.open_BN),
             step_BN=copy(self.step_BN),
             entropy_BN=copy(self.entropy_BN),
             confidence_BN=copy(self.confidence_BN),
         )
 
-    def results(
-        self,
-        model: MaskedDiffusionModel,
-        requests: Sequence[DecodeRequest],
-        fields: list[Tensor],
-        *,
-        rows: Sequence[int],
-        method: str,
-        fingerprint: str,
+    def finished(
+        self, model: MaskedDiffusionModel, *, method: str, fingerprint: str
     ) -> list[Decoded]:
-        """The trajectories of some rows; `requests` and `fields` are of all rows.
+        """The responses of the rows without open slots.
 
-        fields: the entropies `[B, N]` of each step, or empty.
+        method, fingerprint: for the trajectories.
         """
-        num_slots = self.open_BN.shape[1]
+        rows = (~self.open_BN.any(dim=1)).nonzero().squeeze(1).tolist()
         is_truncated_B = self.is_truncated_B.tolist()
-        response_BN = self.ids_BS[:, -num_slots:].cpu().numpy()
-        step_BN, num_forwards_B = self.step_BN.cpu().numpy(), self.num_forwards_B.tolist()
+        response_BN, step_BN = self.response_BN.cpu().numpy(), self.step_BN.cpu().numpy()
+        num_forwards_B = self.num_forwards_B.tolist()
         entropy_BN = self.entropy_BN.cpu().numpy()
         confidence_BN = self.confidence_BN.cpu().numpy()
-        field_KBN = torch.stack(fields).cpu().numpy() if fields else None
+        field_KBN = torch.stack(self.fields).cpu().numpy() if self.fields else None
         decoded = []
-        for b in rows:
-            request, ids = requests[b], response_BN[b].tolist()
-            row = dict(request.row)
-            if is_truncated_B[b]:
-                row[TRUNCATED] = True
+        for num_done, b in enumerate(rows, start=1):
+            request, ids = self.requests[b], response_BN[b].tolist()
             trajectory = Trajectory(
                 id=request.id,
                 prompt=request.prompt,
@@ -172,11 +231,15 @@ class Canvas:
                 method=method,
                 task=request.task,
                 reference=request.reference,
-                row=row,
+                row={**request.row, **({TRUNCATED: True} if is_truncated_B[b] else {})},
                 fingerprint=fingerprint,
             )
             field_KN = None
             if field_KBN is not None:
                 field_KN = field_KBN[: num_forwards_B[b], b].copy()
-            decoded.append(Decoded(trajectory=trajectory, field_KN=field_KN))
+            decoded.append(
+                Decoded(
+                    trajectory=trajectory, field_KN=field_KN, num_following=len(rows) - num_done
+                )
+            )
         return decoded

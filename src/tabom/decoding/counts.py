@@ -14,7 +14,7 @@ from tabom.models.sizes import ModelSizes
 
 @dataclass(kw_only=True)
 class DecodeCounts:
-    """Sums over model calls; hand one to `decode` and read it at any time.
+    """Sums over model calls; read them at any time from `Decoder.counts`.
 
     num_calls: model calls, each of one batch. num_tokens: tokens through the layers, pads included.
     num_real: those that are no pads. num_pairs: tokens times the tokens that each of them sees.
@@ -36,12 +36,17 @@ class DecodeCounts:
         self.num_real += num_tokens if mask_LS is None else int(mask_LS.sum())
         self.num_pairs += num_tokens * num_keys
 
+    def add_call(self, *, num_rows: int) -> None:
+        """Note the end of a call: its rows through the head."""
+        self.num_calls += 1
+        self.num_rows += num_rows
+
     def add_official(self, ids_BS: Tensor, mask_BS: Tensor | None, config: DecodingConfig) -> None:
         """Note a call of a published function: every position, twice where there is guidance."""
-        for _ in range(2 if config.cfg_scale > 0 else 1):
+        num_passes = 2 if config.cfg_scale > 0 else 1
+        for _ in range(num_passes):
             self.add_tokens(mask_BS, num_tokens=ids_BS.numel(), num_keys=ids_BS.shape[1])
-            self.num_rows += ids_BS.numel()
-        self.num_calls += 1
+        self.add_call(num_rows=num_passes * ids_BS.numel())
 
     @property
     def padding(self) -> float:

@@ -1,9 +1,9 @@
-"""What the decoder is asked, what it gives back, and which prompts share a batch.
+"""What the decoder is asked and what it gives back.
 
 Legend: B batch, K steps (model calls), N response slots.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
 from tabom.trajectory.record import FloatArray, Trajectory
-
-SORT_WINDOW = 8  # batches' worth of requests that are sorted by length together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +37,13 @@ class Decoded:
 
     field_KN: float32 nats, the entropy of every slot still masked when step k was called, NaN
         elsewhere. None unless asked for.
+    num_following: responses that finished at the same model call and come right after this one,
+        so that a writer can wait for the last of them.
     """
 
     trajectory: Trajectory
     field_KN: FloatArray | None = None
+    num_following: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,27 +79,6 @@ def check_request(request: DecodeRequest, *, vocab_size: int) -> None:
         )
 
 
-def length_sorted_batches(
-    requests: Sequence[DecodeRequest], *, batch_size: int, is_sorted: bool = True
-) -> Iterator[list[int]]:
-    """Indices of `requests` in batches of alike prompt length, so that little is padded.
-
-    is_sorted: False keeps the order of the requests instead.
-    """
-    order = list(range(len(requests)))
-    if is_sorted:
-        order.sort(key=lambda i: (len(requests[i].prompt_ids), i))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-def windows(requests: Iterable[DecodeRequest], *, size: int) -> Iterator[list[DecodeRequest]]:
-    """Consecutive lists of `size` requests (the last may be shorter)."""
-    window: list[DecodeRequest] = []
-    for request in requests:
-        window.append(request)
-        if len(window) == size:
-            yield window
-            window = []
-    if window:
-        yield window
+def by_length(requests: Iterable[DecodeRequest]) -> list[DecodeRequest]:
+    """The requests with prompts of alike length side by side, so that batches have few pads."""
+    return sorted(requests, key=lambda request: len(request.prompt_ids))

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tabom.decoding.softmax import LEAST, LOWEST, RunningSoftmax
-
-__all__ = ["draw", "is_truncated", "kept_tokens", "truncate"]
+from tabom.decoding.config import DecodingConfig
+from tabom.vocabulary.softmax import LEAST, RunningSoftmax
+from tabom.vocabulary.tiles import LOWEST
 
 PREFIX = 64  # tokens looked at first; enough wherever a model is at all sure
 # Rows that need more are cut into buckets of the logit's distance to the greatest, in nats; only
@@ -18,18 +18,18 @@ PREFIX = 64  # tokens looked at first; enough wherever a model is at all sure
 BUCKETS, SPAN = 1024, 40.0
 
 
-def is_truncated(vocab_size: int, *, top_p: float | None, top_k: int | None) -> bool:
-    """Whether these options leave any token out."""
-    return (top_p is not None and top_p < 1) or (top_k is not None and top_k < vocab_size)
+def is_truncated(vocab_size: int, config: DecodingConfig) -> bool:
+    """Whether top_p or top_k leave any token out."""
+    has_top_k = config.top_k is not None and config.top_k < vocab_size
+    return has_top_k or _nucleus(config) is not None
+
+
+def _nucleus(config: DecodingConfig) -> float | None:
+    return config.top_p if config.top_p is not None and config.top_p < 1 else None
 
 
 def kept_tokens(
-    logits_RV: Tensor,
-    softmax: RunningSoftmax,
-    *,
-    temperature: float,
-    top_p: float | None,
-    top_k: int | None,
+    logits_RV: Tensor, softmax: RunningSoftmax, config: DecodingConfig
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The tokens of each row that a nucleus, then the k best, leave: groups of rows.
 
@@ -41,14 +41,14 @@ def kept_tokens(
         temperature, `LOWEST` where a row has fewer than K tokens (their ids mean nothing).
     Source: the rule of Dream's published sampler, in float64 (the normaliser to 1e-7).
     """
-    vocab_size = logits_RV.shape[1]
+    vocab_size, temperature = logits_RV.shape[1], config.temperature
     row_M = torch.arange(len(logits_RV), device=logits_RV.device)
     if vocab_size > PREFIX:
         value_RK, id_RK = logits_RV.topk(PREFIX, dim=-1)
         id_RK, place_RK = id_RK.sort(dim=-1)
         value_RK = value_RK.gather(1, place_RK).div_(temperature).clamp_(min=LOWEST)
         value_RK, place_RK = value_RK.sort(dim=-1, descending=True, stable=True)
-        keep_RK = _prefix(value_RK, softmax, top_p=top_p, top_k=top_k)
+        keep_RK = _prefix(value_RK, softmax, config)
         # What is outside the prefix is no greater than its last value: where a kept one equals
         # that, tokens out of sight may belong to it, or come before it.
         last_R1 = keep_RK.sum(dim=-1, keepdim=True).sub_(1).clamp_(min=0)
@@ -65,7 +65,7 @@ def kept_tokens(
     for part_M in row_M.split(max(1, len(logits_RV) // 8)):  # a few float64 tensors of them
         if len(part_M):
             value_MV = logits_RV[part_M].div_(temperature).clamp_(min=LOWEST)
-            keep_MV = _whole(value_MV, softmax.greatest_R[part_M], top_p=top_p, top_k=top_k)
+            keep_MV = _whole(value_MV, softmax.greatest_R[part_M], config)
             (m, token), place, shape = _places(keep_MV)
             value_MK = value_MV.new_full(shape, LOWEST)
             id_MK = torch.full(shape, vocab_size, device=value_MV.device)
@@ -73,26 +73,22 @@ def kept_tokens(
             yield part_M, id_MK, value_MK
 
 
-def _prefix(
-    value_RK: Tensor, softmax: RunningSoftmax, *, top_p: float | None, top_k: int | None
-) -> Tensor:
+def _prefix(value_RK: Tensor, softmax: RunningSoftmax, config: DecodingConfig) -> Tensor:
     """Which of the values, in falling order, stay: a prefix of each row."""
-    keep_RK = torch.ones_like(value_RK, dtype=torch.bool)
-    if top_p is not None and top_p < 1:
+    keep_RK, top_k = torch.ones_like(value_RK, dtype=torch.bool), config.top_k
+    if (top_p := _nucleus(config)) is not None:
         p_RK = (value_RK.double() - softmax.greatest_R.double()[:, None]).exp_()
-        p_RK.div_((1 + softmax.rest_R)[:, None])
+        p_RK.div_(softmax.total_R[:, None])
         keep_RK = p_RK.cumsum(dim=-1).sub_(p_RK) <= top_p
     if top_k is not None and top_k <= value_RK.shape[1]:
         keep_RK &= value_RK >= value_RK[:, top_k - 1 : top_k]
     return keep_RK
 
 
-def _whole(
-    value_MV: Tensor, greatest_M: Tensor, *, top_p: float | None, top_k: int | None
-) -> Tensor:
+def _whole(value_MV: Tensor, greatest_M: Tensor, config: DecodingConfig) -> Tensor:
     """Which tokens of whole rows stay, bool `[M, V]`, without sorting them."""
-    keep_MV = torch.ones_like(value_MV, dtype=torch.bool)
-    if top_p is not None and top_p < 1:
+    keep_MV, top_k = torch.ones_like(value_MV, dtype=torch.bool), config.top_k
+    if (top_p := _nucleus(config)) is not None:
         lag_MV = greatest_M[:, None] - value_MV
         # Rising with the lag, so equal values share a bucket. (The clamp at 0 is for NaN.)
         bucket_MV = (lag_MV * (BUCKETS / SPAN)).clamp_(max=BUCKETS - 1).long().clamp_(min=0)
@@ -123,24 +119,6 @@ def _places(mask_MV: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, tuple[int, 
     count_M = mask_MV.sum(dim=1)
     place = torch.arange(len(m), device=m.device) - (count_M.cumsum(dim=0) - count_M)[m]
     return (m, column), place, (len(mask_MV), max(2, int(count_M.max())))
-
-
-def truncate(logits_RV: Tensor, *, top_p: float | None, top_k: int | None) -> Tensor:
-    """The logits with every token that `kept_tokens` leaves out set to `LOWEST`.
-
-    logits_RV: float32, already divided by the temperature.
-    """
-    if not is_truncated(logits_RV.shape[1], top_p=top_p, top_k=top_k):
-        return logits_RV
-    softmax = RunningSoftmax(len(logits_RV), device=logits_RV.device)
-    softmax.add_(logits_RV.clone(), torch.empty_like(logits_RV), first_id=0)
-    kept_RV = torch.full_like(logits_RV, LOWEST)
-    for row_M, id_MK, value_MK in kept_tokens(
-        logits_RV, softmax, temperature=1.0, top_p=top_p, top_k=top_k
-    ):
-        m, k = (value_MK > LOWEST).nonzero(as_tuple=True)
-        kept_RV[row_M[m], id_MK[m, k]] = value_MK[m, k]
-    return kept_RV
 
 
 def draw(logits_RV: Tensor, uniform_R: Tensor) -> Tensor:

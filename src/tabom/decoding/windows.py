@@ -47,8 +47,14 @@ def check_blocks(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
 class BlockWindows:
     """Hidden states of the active block of each row, with what lies outside of it cached."""
 
-    def __init__(self, model: MaskedDiffusionModel, canvas: Canvas, config: DecodingConfig) -> None:
-        self.model, self.canvas = model, canvas
+    def __init__(
+        self,
+        model: MaskedDiffusionModel,
+        canvas: Canvas,
+        config: DecodingConfig,
+        counts: DecodeCounts,
+    ) -> None:
+        self.model, self.canvas, self.counts = model, canvas, counts
         rows, self.num_columns = canvas.ids_BS.shape
         self.num_prompt = self.num_columns - canvas.open_BN.shape[1]
         self.approximate = config.approximate
@@ -60,14 +66,7 @@ class BlockWindows:
             self.origin_B = self.num_prompt - canvas.prompt_length_B
         self.start_B = torch.full_like(self.origin_B, -1)  # of the block last asked; -1: none
 
-    def hidden_rows(
-        self,
-        live_L: Tensor,
-        batch_R: Tensor,
-        slot_R: Tensor,
-        *,
-        counts: DecodeCounts | None = None,
-    ) -> Tensor:
+    def hidden_rows(self, live_L: Tensor, batch_R: Tensor, slot_R: Tensor) -> Tensor:
         """The hidden rows `[R, D]` that predict `slot_R`, all of them in their row's block."""
         low_L, high_L = self._bounds(live_L)
         width_L = high_L - low_L
@@ -82,10 +81,9 @@ class BlockWindows:
             num_keys = self.num_columns
             if self.approximate is None:
                 num_keys = int(column_GW.max()) + 1
-            if counts is not None:
-                mask_BS = self.canvas.attention_mask_BS
-                mask_GW = None if mask_BS is None else mask_BS[row_G[:, None], column_GW]
-                counts.add_tokens(mask_GW, num_tokens=column_GW.numel(), num_keys=num_keys)
+            mask_BS = self.canvas.attention_mask_BS
+            mask_GW = None if mask_BS is None else mask_BS[row_G[:, None], column_GW]
+            self.counts.add_tokens(mask_GW, num_tokens=column_GW.numel(), num_keys=num_keys)
             hidden_GWD = self.model.hidden_columns(
                 self.canvas.ids_BS,
                 self.canvas.attention_mask_BS,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.objectives.head import linear_ce_entropy
+from tabom.vocabulary.head import linear_ce_entropy
 
 Ints = NDArray[np.integer]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import Decoded, DecodeRequest, decode
+from tabom.decoding.decoder import Decoded, Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.store import TrajectoryWriter
 
@@ -27,8 +27,8 @@ def decode_resuming(
 
     folder: of these requests under these settings alone, which the caller sees to; made with the
         first response. None: nothing is kept.
-    seed, batch_size, record_field: see `decode`.
-    Raises: what `decode` raises; DataError if a kept file holds no responses.
+    seed, batch_size, record_field: see `Decoder`.
+    Raises: what `Decoder` raises; DataError if a kept file holds no responses.
     """
     writer = None if folder is None else TrajectoryWriter(folder)
     found: dict[str, Decoded] = {}
@@ -47,19 +47,17 @@ def decode_resuming(
     yield from (found[request.id] for request in requests if request.id in found)
     if not missing:
         return
-    for item in decode(
-        model,
-        missing,
-        config,
-        seed=seed,
-        batch_size=batch_size,
-        is_ordered=False,  # on disk as soon as it is decoded
-        record_field=record_field,
-    ):
+    decoder = Decoder(model, config, seed=seed, batch_size=batch_size)
+    finished: list[Decoded] = []
+    for item in decoder.decode(missing, record_field=record_field):
+        finished.append(item)
+        if item.num_following:
+            continue  # what ends together is one file
         if writer is not None:
-            fields = [item.field_KN] if record_field else None
-            writer.append([item.trajectory], fields)
-        yield item
+            fields = [done.field_KN for done in finished] if record_field else None
+            writer.append([done.trajectory for done in finished], fields)
+        yield from finished
+        finished = []
 
 
 def _has_draws(config: DecodingConfig) -> bool:

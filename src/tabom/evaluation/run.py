@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import Decoded, DecodeRequest
+from tabom.decoding.decoder import Decoded, DecodeRequest
 from tabom.diagnostics.curves import end_step
 from tabom.diagnostics.tds import TdsCurve, tds
 from tabom.evaluation.records import EvaluationRecord, Role

@@ -304,7 +304,7 @@ class _Estimator:
         }
 
     def _decoding_memory(self, batch_size: int, prompt: float, num_slots: int) -> int:
-        from tabom.decoding.answers import LOGIT_BYTES
+        from tabom.vocabulary.sizes import LOGIT_BYTES
 
         return costs.decoding_memory(
             self.sizes,

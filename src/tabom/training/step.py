@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.compose import Objective
-from tabom.objectives.head import linear_ce_entropy
+from tabom.vocabulary.head import linear_ce_entropy
 
 
 class ObjectiveStep(nn.Module):

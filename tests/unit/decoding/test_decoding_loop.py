@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from tabom.core.errors import ConfigError, DataError, ModelError
 from tabom.core.keys import text_key, uniform
-from tabom.decoding.answers import RowStats, head_stats
+from tabom.decoding.answers import Answers, RowStats
 from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import Decoded, DecodeRequest, decode, reveal
+from tabom.decoding.decoder import Decoded, Decoder, DecodeRequest
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
@@ -142,7 +142,9 @@ def test_the_loop_does_what_plain_python_does(
     config: DecodingConfig, family: str, models: Models, requests_of: Requests
 ) -> None:
     model, requests = models(family), requests_of([3, 7, 7, 5])
-    decoded = list(decode(model, requests, config, seed=4, batch_size=4, record_field=True))
+    decoded = list(
+        Decoder(model, config, seed=4, batch_size=4).in_order(requests, record_field=True)
+    )
     assert [d.trajectory.id for d in decoded] == ["r0", "r1", "r2", "r3"]
     for request, got in zip(requests, decoded, strict=True):
         oracle = brute_force(model, request, config, seed=4)
@@ -158,11 +160,8 @@ def test_results_do_not_depend_on_the_batch(
     config: DecodingConfig, family: str, models: Models, requests_of: Requests
 ) -> None:
     model, requests = models(family), requests_of([3, 9, 5, 5, 3, 12, 4, 5])
-    runs = [
-        list(decode(model, requests, config, batch_size=size, sort_window=window))
-        for size, window in [(1, 1), (8, 8), (3, 2)]
-    ]
-    runs.append(list(decode(model, requests[::-1], config, batch_size=8))[::-1])
+    runs = [list(Decoder(model, config, batch_size=size).in_order(requests)) for size in (1, 8, 3)]
+    runs.append(list(Decoder(model, config, batch_size=8).in_order(requests[::-1]))[::-1])
     for run in runs[1:]:
         for one, other in zip(runs[0], run, strict=True):
             a, b = one.trajectory, other.trajectory
@@ -181,7 +180,7 @@ def test_the_chunk_size_does_not_matter(
     model, requests = models("dream"), requests_of([3, 7, 5])
     one_row = 4 * model.vocab_size
     whole, *chunked = (
-        list(decode(model, requests, config, max_logit_bytes=size))
+        list(Decoder(model, config, max_logit_bytes=size).in_order(requests))
         for size in (2**28, 8 * one_row, 16 * one_row, 1)
     )
     for run in chunked:
@@ -221,7 +220,7 @@ def test_confidence_in_blocks_is_the_official_llada_decoding(golden: Path) -> No
             block_length=options["block_length"],
             suppress_mask=False,
         )
-        for b, decoded in enumerate(decode(model, requests, config)):
+        for b, decoded in enumerate(Decoder(model, config).in_order(requests)):
             assert decoded.trajectory.response_ids_N.tolist() == case["response_ids"][b]
             assert decoded.trajectory.step_N.tolist() == case["decode_step"][b]
             checked += 1
@@ -233,7 +232,7 @@ def test_other_seeds_and_ids_draw_otherwise(models: Models, requests_of: Request
     other_id = DecodeRequest(id="other", prompt_ids=request.prompt_ids)
     for config in (SAMPLED[0], GREEDY[4]):
         base, seed, id_ = (
-            next(decode(model, [r], config, seed=s)).trajectory
+            next(Decoder(model, config, seed=s).in_order([r])).trajectory
             for r, s in [(request, 0), (request, 1), (other_id, 0)]
         )
         for changed in (seed, id_):
@@ -262,7 +261,7 @@ def test_number_of_forwards(
 
     monkeypatch.setattr(model, "asked_hidden", counted)
     config = DecodingConfig(max_new_tokens=n, tokens_per_step=k, block_length=block)
-    for decoded in decode(model, requests_of([4, 4]), config):
+    for decoded in Decoder(model, config).in_order(requests_of([4, 4])):
         steps = decoded.trajectory.step_N.tolist()
         assert decoded.trajectory.num_forwards == forwards
         assert sorted(set(steps)) == list(range(forwards))  # no empty step
@@ -276,17 +275,16 @@ def test_number_of_forwards(
 def test_only_masked_rows_of_the_block_go_through_the_head(
     models: Models, requests_of: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tabom.decoding.loop as loop
-
     rows: list[int] = []
+    original = Answers.of
 
-    def counted(hidden_RD: Tensor, weight_VD: Tensor, **options: Any) -> RowStats:
+    def counted(self: Answers, hidden_RD: Tensor, *args: Any) -> RowStats:
         rows.append(len(hidden_RD))
-        return head_stats(hidden_RD, weight_VD, **options)
+        return original(self, hidden_RD, *args)
 
-    monkeypatch.setattr(loop, "head_stats", counted)
+    monkeypatch.setattr(Answers, "of", counted)
     config = DecodingConfig(max_new_tokens=6, block_length=3)
-    list(decode(models("toy"), requests_of([4, 6]), config))
+    list(Decoder(models("toy"), config).in_order(requests_of([4, 6])))
     assert rows == [6, 4, 2, 6, 4, 2]
 
 
@@ -299,12 +297,8 @@ def test_a_finished_row_drops_out_and_the_others_do_not_notice(
     part.open_BN[1] = False
     kept = torch.tensor([0, 2])
     with torch.inference_mode():
-        for canvas, live in ((whole, torch.arange(3)), (part, kept)):
-            for _ in range(6):
-                reveal(
-                    model, canvas, live, config, seed=0, every_slot=False,
-                    max_logit_bytes=2**20,
-                )  # fmt: skip
+        for canvas in (whole, part):
+            assert len(list(Decoder(model, config).steps(canvas))) == 6
     assert torch.equal(whole.ids_BS[kept], part.ids_BS[kept])
     assert torch.equal(whole.step_BN[kept], part.step_BN[kept])
     assert part.num_forwards_B.tolist() == [6, 0, 6]
@@ -343,7 +337,7 @@ ONE = [DecodeRequest(id="a", prompt_ids=[1])]
 def test_ties_go_to_the_lowest_slot_and_the_lowest_token(policy: Any) -> None:
     model = constant([1.0, 2.0, 2.0, 0.0], mask=3)
     config = DecodingConfig(policy=policy, max_new_tokens=40, tokens_per_step=3)
-    t = next(decode(model, ONE, config)).trajectory
+    t = next(Decoder(model, config).in_order(ONE)).trajectory
     assert t.step_N.tolist() == [i // 3 for i in range(40)]
     assert t.response_ids_N.tolist() == [1] * 40
 
@@ -351,7 +345,7 @@ def test_ties_go_to_the_lowest_slot_and_the_lowest_token(policy: Any) -> None:
 def test_a_model_that_loves_the_mask_still_answers() -> None:
     # p(mask) is 0.98; without it p = (1/4, 3/4)
     model = constant([0.0, math.log(3.0), math.log(200.0)], mask=2)
-    t = next(decode(model, ONE, DecodingConfig(max_new_tokens=3))).trajectory
+    t = next(Decoder(model, DecodingConfig(max_new_tokens=3)).in_order(ONE)).trajectory
     assert t.response_ids_N.tolist() == [1, 1, 1]
     expected = 0.25 * math.log(4) + 0.75 * math.log(4 / 3)
     np.testing.assert_allclose(t.entropy_N, expected, rtol=1e-6)
@@ -361,7 +355,7 @@ def test_a_model_that_loves_the_mask_still_answers() -> None:
 def test_without_suppression_the_mask_can_win_and_the_slot_stays_masked() -> None:
     model = constant([0.0, math.log(3.0), math.log(200.0)], mask=2)
     config = DecodingConfig(max_new_tokens=3, suppress_mask=False)
-    t = next(decode(model, ONE, config)).trajectory
+    t = next(Decoder(model, config).in_order(ONE)).trajectory
     assert t.response_ids_N.tolist() == [2, 2, 2]
     assert t.step_N.tolist() == [-1, -1, -1]
     assert np.isnan(t.entropy_N).all()
@@ -372,7 +366,7 @@ def test_sampling_follows_the_distribution() -> None:
     # 4000 draws of p = (1/8, 5/8, 2/8); 4 sd of a share is at most 0.031
     model = constant([math.log(1.0), math.log(5.0), math.log(2.0), 9.0], mask=3)
     config = DecodingConfig(max_new_tokens=4000, tokens_per_step=4000, temperature=1.0)
-    t = next(decode(model, ONE, config, seed=8)).trajectory
+    t = next(Decoder(model, config, seed=8).in_order(ONE)).trajectory
     shares = np.bincount(t.response_ids_N, minlength=4) / 4000
     np.testing.assert_allclose(shares, [0.125, 0.625, 0.25, 0], atol=0.031)
     np.testing.assert_allclose(t.confidence_N, np.array([1, 5, 2])[t.response_ids_N] / 8, rtol=1e-5)
@@ -381,7 +375,7 @@ def test_sampling_follows_the_distribution() -> None:
 def test_recorded_numbers_are_untempered() -> None:
     logits = [0.0, math.log(3.0), 5.0]
     config = DecodingConfig(max_new_tokens=4, temperature=0.01, top_k=1)
-    t = next(decode(constant(logits, mask=2), ONE, config)).trajectory
+    t = next(Decoder(constant(logits, mask=2), config).in_order(ONE)).trajectory
     assert t.response_ids_N.tolist() == [1] * 4
     np.testing.assert_allclose(t.confidence_N, 0.75, rtol=1e-6)
 
@@ -389,20 +383,20 @@ def test_recorded_numbers_are_untempered() -> None:
 def test_logits_that_are_not_finite_stop_the_run() -> None:
     model = constant([math.nan, 1.0, 2.0], mask=2)
     with pytest.raises(ModelError, match="constant gives logits that are not finite at step 0"):
-        next(decode(model, ONE, DecodingConfig(max_new_tokens=3)))
+        next(Decoder(model, DecodingConfig(max_new_tokens=3)).in_order(ONE))
 
 
 def test_adapters_act_while_decoding(models: Models, requests_of: Requests, tmp_path: Any) -> None:
     model = load_model(models("toy").name_or_path, require_tokenizer=False)
     config, requests = DecodingConfig(max_new_tokens=8), requests_of([5, 3])
-    plain = list(decode(model, requests, config))
+    plain = list(Decoder(model, config).in_order(requests))
     attach_lora(model, LoraSettings(r=4), seed=1)
-    fresh = list(decode(model, requests, config))
+    fresh = list(Decoder(model, config).in_order(requests))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
                 parameter.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
-    trained = list(decode(model, requests, config))
+    trained = list(Decoder(model, config).in_order(requests))
     for a, b, c in zip(plain, fresh, trained, strict=True):
         assert np.array_equal(a.trajectory.entropy_N, b.trajectory.entropy_N)
         assert not np.allclose(a.trajectory.entropy_N, c.trajectory.entropy_N, atol=1e-2)
@@ -414,7 +408,7 @@ def test_what_the_request_carries_arrives(models: Models) -> None:
         id="x", prompt_ids=[3, 4], prompt="three", task="count", reference="7", row={"level": 2}
     )
     config = DecodingConfig(max_new_tokens=4, policy="margin")
-    decoded = next(decode(model, [request], config, fingerprint="f"))
+    decoded = next(Decoder(model, config, fingerprint="f").in_order([request]))
     t = decoded.trajectory
     assert (t.id, t.prompt, t.task, t.reference) == ("x", "three", "count", "7")
     assert (t.method, t.fingerprint, t.row) == ("margin", "f", {"level": 2})
@@ -425,38 +419,29 @@ def test_what_the_request_carries_arrives(models: Models) -> None:
 def test_training_mode_is_put_back_and_gradients_are_off(models: Models) -> None:
     model = models("toy").train()
     try:
-        list(decode(model, ONE, DecodingConfig(max_new_tokens=2)))
+        list(Decoder(model, DecodingConfig(max_new_tokens=2)).in_order(ONE))
         assert model.training
     finally:
         model.eval()
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_requests_are_read_a_window_at_a_time(models: Models, requests_of: Requests) -> None:
-    taken: list[str] = []
-    finished: list[int] = []
-
-    def stream() -> Any:
-        for request in requests_of([4] * 7):
-            taken.append(request.id)
-            yield request
-
-    results = decode(
-        models("toy"),
-        stream(),
-        DecodingConfig(max_new_tokens=2),
-        batch_size=2,
-        sort_window=1,
-        progress=finished.append,
+def test_responses_come_as_they_finish_and_say_how_many_follow(
+    models: Models, requests_of: Requests
+) -> None:
+    decoder = Decoder(models("toy"), DecodingConfig(max_new_tokens=2), batch_size=2)
+    requests = requests_of([6, 4, 5, 4, 4])
+    decoded = list(decoder.decode(iter(requests)))
+    assert [d.trajectory.id for d in decoded] == ["r1", "r3", "r4", "r2", "r0"]
+    assert [d.num_following for d in decoded] == [1, 0, 1, 0, 0]
+    ordered = Decoder(models("toy"), DecodingConfig(max_new_tokens=2), batch_size=2).in_order(
+        requests
     )
-    next(results)
-    assert (taken, finished) == (["r0", "r1"], [2])
-    assert len(list(results)) == 6
-    assert finished == [2, 2, 2, 1]
+    assert [d.trajectory.id for d in ordered] == ["r0", "r1", "r2", "r3", "r4"]
 
 
 def test_nothing_asked_nothing_given(models: Models) -> None:
-    assert list(decode(models("toy"), [], DecodingConfig())) == []
+    assert list(Decoder(models("toy"), DecodingConfig()).in_order([])) == []
 
 
 @pytest.mark.parametrize(
@@ -466,12 +451,12 @@ def test_nothing_asked_nothing_given(models: Models) -> None:
 def test_bad_prompts(prompt_ids: list[int], words: str, models: Models) -> None:
     with pytest.raises(DataError, match=f"request 'bad': .*{words}"):
         next(
-            decode(
-                models("toy"), [DecodeRequest(id="bad", prompt_ids=prompt_ids)], DecodingConfig()
+            Decoder(models("toy"), DecodingConfig()).in_order(
+                [DecodeRequest(id="bad", prompt_ids=prompt_ids)]
             )
         )
 
 
 def test_bad_sizes(models: Models) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
-        next(decode(models("toy"), ONE, DecodingConfig(), batch_size=0))
+        Decoder(models("toy"), DecodingConfig(), batch_size=0)

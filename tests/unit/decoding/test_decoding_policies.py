@@ -1,37 +1,44 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.decoding.answers import RowStats, policy_score, sampled_stats
+from tabom.decoding.answers import Answers, Draws, RowStats
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.policies import candidates_in_block, fixed_quota, select
-from tabom.decoding.sampling import draw, truncate
-from tabom.decoding.softmax import LOWEST, distribution_
+from tabom.decoding.sampling import draw
+from tabom.vocabulary.softmax import RunningSoftmax
+from tabom.vocabulary.tiles import LOWEST
 
 THIRDS = torch.tensor([[0.5, 0.25, 0.25]]).log()
 
 
-def test_scores_by_hand() -> None:
-    token = torch.tensor([1])
-    assert policy_score(
-        distribution_(THIRDS.clone()), token, policy="entropy"
-    ).item() == pytest.approx(-1.5 * math.log(2))
-    assert policy_score(
-        distribution_(THIRDS.clone()), token, policy="confidence"
-    ).item() == pytest.approx(0.25)
-    assert policy_score(
-        distribution_(THIRDS.clone()), token, policy="margin"
-    ).item() == pytest.approx(0.25)
+def answers(config: DecodingConfig, mask_id: int) -> Answers:
+    return Answers(config=config, mask_id=mask_id, max_logit_bytes=2**20)
+
+
+def entropy_of(logits: torch.Tensor) -> torch.Tensor:
+    return RunningSoftmax.of_logits(logits).entropy_nats()
+
+
+@pytest.mark.parametrize(
+    "policy, expected",
+    [("entropy", -1.5 * math.log(2)), ("confidence", 0.25), ("margin", 0.25)],
+)
+def test_scores_by_hand(policy: Any, expected: float) -> None:
+    softmax = RunningSoftmax.of_logits(THIRDS, has_second=True)
+    score = answers(DecodingConfig(policy=policy), 0).score(softmax, THIRDS[:, 1])
+    assert score.item() == pytest.approx(expected)
 
 
 def test_entropy_of_near_certainty_is_exact_and_not_negative() -> None:
     # p = 1 - e, e = exp(-20): h = 20 e + e up to e**2. 1 + e is 1 in float32.
-    h = distribution_(torch.tensor([[32.0, 12.0]])).entropy_nats().item()
+    h = entropy_of(torch.tensor([[32.0, 12.0]])).item()
     assert h == pytest.approx(21 * math.exp(-20), rel=1e-6)
-    assert distribution_(torch.tensor([[0.0, LOWEST]])).entropy_nats().item() == 0
+    assert entropy_of(torch.tensor([[0.0, LOWEST]])).item() == 0
 
 
 def test_entropy_over_a_full_vocabulary_is_accurate() -> None:
@@ -39,18 +46,14 @@ def test_entropy_over_a_full_vocabulary_is_accurate() -> None:
     logits = torch.randn(4, 152064, generator=torch.Generator().manual_seed(0)) * 3
     log_p = logits.double().log_softmax(-1)
     exact = -(log_p.exp() * log_p).sum(-1)
-    torch.testing.assert_close(
-        distribution_(logits).entropy_nats().double(), exact, atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(entropy_of(logits).double(), exact, atol=1e-6, rtol=0)
 
 
 def test_tempered_score_untempered_record() -> None:
     config = DecodingConfig(temperature=0.5, policy="confidence")
     # p = (1/2, 1/4, 1/4) squared and renormalised: (4/6, 1/6, 1/6); the last id is the mask
     logits = torch.cat([THIRDS, torch.tensor([[7.0]])], dim=1)
-    stats = sampled_stats(
-        logits, config=config, mask_id=3, token_uniform_R=torch.tensor([0.7]).double()
-    )
+    stats = answers(config, 3).sampled(logits, Draws(token_R=torch.tensor([0.7]).double()))
     assert stats.token_R.tolist() == [1]
     assert stats.score_R.item() == pytest.approx(1 / 6)
     assert stats.confidence_R.item() == pytest.approx(0.25)
@@ -65,7 +68,7 @@ def test_greedy_tokens_with_a_tempered_order() -> None:
 
     def stats(policy: str) -> RowStats:
         config = DecodingConfig(temperature=1.0, top_p=0.7, policy=policy, greedy_tokens=True)  # type: ignore[arg-type]
-        return sampled_stats(logits.clone(), config=config, mask_id=3)  # no draws are asked for
+        return answers(config, 3).sampled(logits.clone(), Draws())  # no draws are asked for
 
     for policy in ("entropy", "confidence", "margin"):
         assert stats(policy).token_R.tolist() == [1, 2]
@@ -82,29 +85,9 @@ def test_greedy_tokens_with_a_tempered_order() -> None:
 def test_low_temperature_makes_no_nan(policy: str) -> None:
     config = DecodingConfig(temperature=1e-3, top_p=0.9, policy=policy)  # type: ignore[arg-type]
     logits = torch.tensor([[1.0, 2.0, 90.0], [-50.0, 3.0, 4.0]])
-    stats = sampled_stats(
-        logits, config=config, mask_id=2, token_uniform_R=torch.tensor([0.999, 0.0]).double()
-    )
+    stats = answers(config, 2).sampled(logits, Draws(token_R=torch.tensor([0.999, 0.0]).double()))
     assert stats.token_R.tolist() == [1, 1]
     assert torch.isfinite(stats.score_R).all()
-
-
-def test_nucleus_by_hand() -> None:
-    logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
-
-    def kept(top_p: float | None = None, top_k: int | None = None) -> list[int]:
-        return (truncate(logits, top_p=top_p, top_k=top_k)[0] > LOWEST).nonzero()[:, 0].tolist()
-
-    assert kept(top_p=0.01) == [1]
-    assert kept(top_p=0.39) == [1]
-    assert kept(top_p=0.41) == [1, 2]
-    assert kept(top_p=0.75) == [1, 2, 3]
-    assert kept(top_p=1.0) == [0, 1, 2, 3]
-    assert kept(top_k=2) == [1, 2]
-    assert kept(top_k=9) == [0, 1, 2, 3]
-    assert kept(top_p=0.75, top_k=1) == [1]
-    tied = torch.zeros(1, 4)
-    assert (truncate(tied, top_p=None, top_k=2) > LOWEST).all()
 
 
 @given(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.decoding.requests import StepView
 from tabom.models.contract import MaskedDiffusionModel
 
@@ -32,8 +32,8 @@ def test_an_observer_that_scribbles_changes_no_result(
         for array in (view.response_ids_BN, view.open_BN, view.step_BN, view.entropy_BN):
             array[:] = 1
 
-    plain = list(decode(models(family), requests, config, **options))
-    seen = list(decode(models(family), requests, config, **options, on_step=scribble))
+    plain = list(Decoder(models(family), config, **options).in_order(requests))
+    seen = list(Decoder(models(family), config, **options).in_order(requests, on_step=scribble))
     for a, b in zip(plain, seen, strict=True):
         for name in ("response_ids_N", "step_N", "entropy_N", "confidence_N"):
             np.testing.assert_array_equal(getattr(a.trajectory, name), getattr(b.trajectory, name))
@@ -46,7 +46,7 @@ def test_what_it_sees_is_what_the_trajectory_records(
 ) -> None:
     model, requests = models("dream"), requests_of([3, 5, 4])
     views: list[StepView] = []
-    decoded = decode(model, requests, config, batch_size=3, on_step=views.append)
+    decoded = Decoder(model, config, batch_size=3).in_order(requests, on_step=views.append)
     trajectories = {d.trajectory.id: d.trajectory for d in decoded}
     assert [view.step for view in views] == list(range(len(views)))
     for view in views:

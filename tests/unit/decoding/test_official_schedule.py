@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tabom.core.errors import ConfigError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.ids import TokenIds
 
@@ -200,7 +200,7 @@ def test_tokens_and_steps_draw_for_draw(
     oracle = dream_oracle if family == "dream" else llada_oracle
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    done = [d.trajectory for d in decode(model, requests, config, seed=21)]
+    done = [d.trajectory for d in Decoder(model, config, seed=21).in_order(requests)]
     assert torch.equal(state, torch.get_rng_state())  # the global generator is not touched
     ids, steps = oracle(model, requests, config, 21)
     assert [t.response_ids_N.tolist() for t in done] == ids.tolist()
@@ -217,7 +217,7 @@ def test_recorded_numbers_are_those_of_the_own_loop(models: Models, requests_of:
     # One slot a call without the empty first one: a state that both loops pass through.
     model, requests = models("llada"), requests_of([5, 3])
     official, own = (
-        list(decode(model, requests, c, record_field=True))
+        list(Decoder(model, c).in_order(requests, record_field=True))
         for c in (
             DecodingConfig(
                 schedule="official", policy="low_confidence", max_new_tokens=8, block_length=4,
@@ -240,10 +240,10 @@ def test_batches_are_taken_in_order_and_share_one_stream(
     config = DecodingConfig(
         schedule="official", policy="maskgit_plus", max_new_tokens=6, temperature=1.0
     )
-    first, second, third = decode(model, requests, config, seed=3, batch_size=2)
+    first, second, third = Decoder(model, config, seed=3, batch_size=2).in_order(requests)
     ids, _ = dream_oracle(model, requests[:2], config, 3)
     assert [d.trajectory.response_ids_N.tolist() for d in (first, second)] == ids.tolist()
-    alone = next(decode(model, requests[2:], config, seed=3)).trajectory
+    alone = next(Decoder(model, config, seed=3).in_order(requests[2:])).trajectory
     assert alone.response_ids_N.tolist() != third.trajectory.response_ids_N.tolist()
 
 
@@ -265,4 +265,4 @@ def test_what_the_published_function_does_not_know(
 ) -> None:
     config = DecodingConfig(schedule="official", max_new_tokens=8, **options)
     with pytest.raises(ConfigError, match=words):
-        next(decode(models(family), requests_of([3]), config))
+        next(Decoder(models(family), config).in_order(requests_of([3])))

@@ -7,14 +7,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tabom.decoding import sampling
-from tabom.decoding.answers import sampled_stats
+from tabom.decoding.answers import Answers, Draws
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.sampling import draw, truncate
-from tabom.decoding.softmax import LOWEST
+from tabom.decoding.sampling import draw, kept_tokens
+from tabom.vocabulary.softmax import RunningSoftmax
+from tabom.vocabulary.tiles import LOWEST
 
 P = st.one_of(
     st.floats(1e-9, 1.0), st.sampled_from([1e-12, 0.5, 0.9, 1 - 1e-3, 1 - 1e-6, 1 - 1e-9])
 )
+
+
+def truncate(logits_RV: Tensor, *, top_p: float | None, top_k: int | None) -> Tensor:
+    """The logits with every token that `kept_tokens` leaves out set to `LOWEST`."""
+    config = DecodingConfig(temperature=1.0, top_p=top_p, top_k=top_k)
+    kept_RV = torch.full_like(logits_RV, LOWEST)
+    softmax = RunningSoftmax.of_logits(logits_RV)
+    for row_M, id_MK, value_MK in kept_tokens(logits_RV, softmax, config):
+        m, k = (value_MK > LOWEST).nonzero(as_tuple=True)
+        kept_RV[row_M[m], id_MK[m, k]] = value_MK[m, k]
+    return kept_RV
 
 
 def kept_by_sorting(
@@ -81,7 +93,8 @@ def test_tokens_drawn_are_those_of_a_float64_inverse_over_the_whole_vocabulary(
     p = tempered.double().masked_fill(~keep, -torch.inf).softmax(-1)
     expected = (p.cumsum(-1) > uniforms[:, None]).int().argmax(-1)
     config = DecodingConfig(temperature=temperature, top_p=top_p, top_k=top_k)
-    stats = sampled_stats(logits.clone(), config=config, mask_id=499, token_uniform_R=uniforms)
+    answers = Answers(config=config, mask_id=499, max_logit_bytes=2**20)
+    stats = answers.sampled(logits.clone(), Draws(token_R=uniforms))
     assert torch.equal(stats.token_R, expected)
     log_p = p.log().masked_fill(p == 0, 0.0)
     torch.testing.assert_close(-stats.score_R.double(), -(p * log_p).sum(-1), atol=2e-6, rtol=2e-6)
@@ -102,3 +115,21 @@ def test_only_rows_that_need_it_are_looked_at_whole(monkeypatch: pytest.MonkeyPa
     logits[3] = 0.0
     truncate(logits, top_p=0.9, top_k=None)
     assert rows == [1]
+
+
+def test_nucleus_by_hand() -> None:
+    logits = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).log()
+
+    def kept(top_p: float | None = None, top_k: int | None = None) -> list[int]:
+        return (truncate(logits, top_p=top_p, top_k=top_k)[0] > LOWEST).nonzero()[:, 0].tolist()
+
+    assert kept(top_p=0.01) == [1]
+    assert kept(top_p=0.39) == [1]
+    assert kept(top_p=0.41) == [1, 2]
+    assert kept(top_p=0.75) == [1, 2, 3]
+    assert kept(top_p=1.0) == [0, 1, 2, 3]
+    assert kept(top_k=2) == [1, 2]
+    assert kept(top_k=9) == [0, 1, 2, 3]
+    assert kept(top_p=0.75, top_k=1) == [1]
+    tied = torch.zeros(1, 4)
+    assert (truncate(tied, top_p=None, top_k=2) > LOWEST).all()

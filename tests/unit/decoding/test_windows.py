@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from tabom.core.errors import ConfigError, ModelError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
 
@@ -103,8 +103,8 @@ def test_a_block_causal_model_decodes_its_blocks(
     # Prompts of every length modulo the block, so that blocks begin inside the prompt.
     model, requests = models("sdar"), requests_of([4, 5, 6, 7, 3, 1])
     config = DecodingConfig(policy="confidence", max_new_tokens=11, tokens_per_step=k)
-    cached = list(decode(model, requests, config, batch_size=6))
-    whole = list(decode(model, requests, config, batch_size=6, record_field=True))
+    cached = list(Decoder(model, config, batch_size=6).in_order(requests))
+    whole = list(Decoder(model, config, batch_size=6).in_order(requests, record_field=True))
     for request, a, b in zip(requests, cached, whole, strict=True):
         ids, steps = block_causal_oracle(model, request, 11, k)
         for t in (a.trajectory, b.trajectory):
@@ -122,7 +122,7 @@ def test_rows_of_a_block_causal_batch_go_at_their_own_speed(
         policy="confidence", schedule="threshold", threshold=0.2, max_new_tokens=12
     )
     forwards = set()
-    for request, d in zip(requests, decode(model, requests, config), strict=True):
+    for request, d in zip(requests, Decoder(model, config).in_order(requests), strict=True):
         ids, steps = block_causal_oracle(model, request, 12, 1, 0.2)
         assert d.trajectory.response_ids_N.tolist() == ids
         assert d.trajectory.step_N.tolist() == steps
@@ -141,7 +141,7 @@ def test_the_block_cache_asks_one_block_and_the_finished_one_when_it_moves_on(
         return original(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model, "hidden_columns", counted)
-    list(decode(model, requests_of([8, 8]), DecodingConfig(max_new_tokens=8)))
+    list(Decoder(model, DecodingConfig(max_new_tokens=8)).in_order(requests_of([8, 8])))
     assert widths == [12, 4, 4, 4, 8, 4, 4, 4]
 
 
@@ -167,7 +167,10 @@ def test_approximations_use_what_they_say(
     exact = DecodingConfig(policy="confidence", max_new_tokens=12, block_length=4)
     differs = False
     for request, d, e in zip(
-        requests, decode(model, requests, config), decode(model, requests, exact), strict=True
+        requests,
+        Decoder(model, config).in_order(requests),
+        Decoder(model, exact).in_order(requests),
+        strict=True,
     ):
         ids, steps = stale_oracle(model, request, config)
         assert d.trajectory.response_ids_N.tolist() == ids
@@ -180,7 +183,7 @@ def test_a_field_of_an_approximation_is_of_the_block_alone(
     models: Models, requests_of: Requests
 ) -> None:
     config = DecodingConfig(max_new_tokens=8, block_length=4, approximate="dual")
-    (d,) = decode(models("dream"), requests_of([5]), config, record_field=True)
+    (d,) = Decoder(models("dream"), config).in_order(requests_of([5]), record_field=True)
     assert d.field_KN is not None
     assert d.field_KN.shape == (8, 8)
     seen = np.isfinite(d.field_KN)
@@ -192,11 +195,11 @@ def test_what_does_not_go_together(models: Models, requests_of: Requests) -> Non
     requests, sdar = requests_of([3]), models("sdar")
     config = DecodingConfig(max_new_tokens=6, block_length=3)
     with pytest.raises(ConfigError, match="decodes blocks of 4, counted from the first token"):
-        next(decode(sdar, requests, config))
+        next(Decoder(sdar, config).in_order(requests))
     config = DecodingConfig(max_new_tokens=8, block_length=4, approximate="dual")
     with pytest.raises(ConfigError, match="is block-causal and decodes with an exact cache"):
-        next(decode(sdar, requests, config))
-    assert next(decode(sdar, requests, DecodingConfig(max_new_tokens=8, block_length=4)))
+        next(Decoder(sdar, config).in_order(requests))
+    assert next(Decoder(sdar, DecodingConfig(max_new_tokens=8, block_length=4)).in_order(requests))
 
 
 def test_an_attention_without_a_dense_mask_is_refused(
@@ -206,4 +209,4 @@ def test_an_attention_without_a_dense_mask_is_refused(
     model.base_lm.config._attn_implementation = "flash_attention_2"  # type: ignore[union-attr]
     config = DecodingConfig(max_new_tokens=8, block_length=4, approximate="prefix")
     with pytest.raises(ModelError, match=r"'flash_attention_2' takes no dense mask.*sdpa or eager"):
-        next(decode(model, requests_of([3]), config))
+        next(Decoder(model, config).in_order(requests_of([3])))

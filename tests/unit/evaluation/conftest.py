@@ -156,7 +156,7 @@ def model() -> Any:
 @pytest.fixture(scope="session")
 def requests(model: Any) -> Any:
     """Five requests of two tasks of the toy world."""
-    from tabom.decoding.loop import DecodeRequest
+    from tabom.decoding.decoder import DecodeRequest
     from tabom.toyworld.tasks import prompts
 
     rows = [

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-import tabom.evaluation.resume as resume
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
+from tabom.decoding.decoder import Decoder
 from tabom.evaluation.run import evaluate_set
 from tabom.trajectory.schema import to_arrow
 from tabom.trajectory.store import TrajectoryWriter
@@ -32,16 +32,16 @@ class Spy:
 
 @pytest.fixture
 def spy(monkeypatch):
-    state, original = Spy(), resume.decode
+    state, original = Spy(), Decoder.decode
 
-    def decode(*args, **options):
-        for item in original(*args, **options):
+    def decode(self, *args, **options):
+        for item in original(self, *args, **options):
             if len(state.ids) == state.stop_at:
                 raise StoppedError
             state.ids.append(item.trajectory.id)
             yield item
 
-    monkeypatch.setattr(resume, "decode", decode)
+    monkeypatch.setattr(Decoder, "decode", decode)
     return state
 
 

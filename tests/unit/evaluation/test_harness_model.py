@@ -10,7 +10,7 @@ import pytest
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.evaluation.harness import model as harness
+from tabom.decoding.decoder import Decoder
 from tabom.evaluation.harness.identity import weights_fingerprint
 from tabom.evaluation.harness.model import TabomLM
 from tabom.evaluation.harness.options import DECODING, HarnessConfig
@@ -292,15 +292,16 @@ class KilledError(Exception):
 
 def counted_decode(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -> list[str]:
     asked: list[str] = []
-    real = harness.decode
+    real = Decoder.decode
 
-    def decode(model: Any, requests: Any, config: Any, **options: Any) -> Iterator[Any]:
-        if stop_after is not None and len(asked) >= stop_after:
-            raise KilledError
-        asked.extend(r.id for r in requests)
-        return real(model, requests, config, **options)
+    def decode(self: Decoder, requests: Any) -> Iterator[Any]:
+        for item in real(self, requests):
+            if stop_after is not None and len(asked) >= stop_after:
+                raise KilledError
+            asked.append(item.trajectory.id)
+            yield item
 
-    monkeypatch.setattr(harness, "decode", decode)
+    monkeypatch.setattr(Decoder, "decode", decode)
     return asked
 
 

@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 
 from tabom.core.errors import ModelError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import decode
+from tabom.decoding.decoder import Decoder
 from tabom.decoding.requests import DecodeRequest
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.compiled import compile_layers
@@ -105,7 +105,7 @@ def test_decodes_the_same_tokens(
     results = [
         {
             d.trajectory.id: (d.trajectory.response_ids_N.tolist(), d.trajectory.step_N.tolist())
-            for d in decode(model, requests, config)
+            for d in Decoder(model, config).in_order(requests)
         }
         for model in (written, compiled)
     ]

@@ -12,8 +12,8 @@ from torch import Tensor
 from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.compose import Objective, describe
-from tabom.objectives.head import linear_ce_entropy
 from tabom.objectives.presets import PRESETS, build_objective
+from tabom.vocabulary.head import linear_ce_entropy
 
 Maker = Callable[..., TrajectoryBatch]
 TENSORS = ("response_ids_BN", "slot_BN", "length_B", "key_B", "order_BN", "step_BN", "entropy_BN")
@@ -331,7 +331,7 @@ def test_the_room_imports_no_transformers() -> None:
     import sys
 
     code = (
-        "import sys, tabom.objectives.presets, tabom.objectives.head; "
+        "import sys, tabom.objectives.presets, tabom.vocabulary.head; "
         "sys.exit(any(m in sys.modules for m in ('transformers', 'peft', 'datasets', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 from tabom.collect.prompts import PromptSource
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.decoding.requests import StepView
 from tabom.models.config import ModelConfig
 from tabom.models.devices import find_device
@@ -44,7 +44,7 @@ def test_decoding_work_is_what_the_loop_does(config: DecodingConfig, random_toy:
     model = load_model(random_toy, device="cpu")
     views: list[StepView] = []
     request = DecodeRequest(id="a", prompt_ids=[5, 6, 7])
-    (decoded,) = decode(model, [request], config, on_step=views.append)
+    (decoded,) = Decoder(model, config).in_order([request], on_step=views.append)
     work = decoding_work(config, prompt=3)
     assert work.num_steps == decoded.trajectory.num_forwards == len(views)
     assert work.num_tokens == len(views) * 15

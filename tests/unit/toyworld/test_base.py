@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.loading import load_model
 from tabom.toyworld.alphabet import EOS_CHAR, NUM_SLOTS
 from tabom.toyworld.base import build_config, build_model, encode, nelbo, pretrain, rate
@@ -89,7 +89,7 @@ def test_the_hasty_base_commits_too_early_where_the_other_does_not() -> None:
             for row in rows
         ]
         found = []
-        for item in decode(model, requests, DecodingConfig(max_new_tokens=NUM_SLOTS)):
+        for item in Decoder(model, DecodingConfig(max_new_tokens=NUM_SLOTS)).in_order(requests):
             tokens = [int(i) for i in item.trajectory.response_ids_N]
             slots = [
                 EOS_CHAR if i in model.ids.eos else model.tokenizer.decode([i]) for i in tokens

@@ -15,7 +15,7 @@ from tabom._version import __version__
 from tabom.core import configs, keys
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.loop import DecodeRequest, decode
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.evaluation.harness.identity import weights_fingerprint
 from tabom.evaluation.harness.options import HarnessConfig
 from tabom.evaluation.harness.responses import ResponseFile, StoredResponse
@@ -250,34 +250,38 @@ class TabomLM(LM):
                 "several samples of one document would all be the same where no token is drawn; "
                 "give a temperature above 0 without greedy_tokens, or ask for one sample"
             )
-        # By length: batches hold little padding, and each is on disk as soon as it is decoded.
         jobs = sorted(part.values(), key=lambda job: (len(job.request.prompt_ids), job.request.id))
-        size = self.batch_size_for(decoding)
+        decoder = Decoder(
+            self.model,
+            decoding,
+            seed=self.config.seed,
+            batch_size=self.batch_size_for(decoding),
+            fingerprint=jobs[0].fingerprint,
+        )
+        # An official function draws from one stream a call. A call for each batch makes its
+        # responses independent of what was decoded before.
+        size = decoder.batch_size if decoding.is_official else len(jobs)
+        num_done, finished = 0, list[StoredResponse]()
         for start in range(0, len(jobs), size):
-            batch = jobs[start : start + size]
-            decoded = decode(
-                self.model,
-                [job.request for job in batch],
-                decoding,
-                seed=self.config.seed,
-                batch_size=size,
-                sort_window=1,
-                fingerprint=batch[0].fingerprint,
-            )
-            stored.add(
-                StoredResponse.of(
-                    item,
-                    task=job.task,
-                    doc_id=job.doc_id,
-                    sample=job.sample,
-                    dropped_prompt_tokens=job.dropped,
-                    end_ids=self.model.ids.eos,
+            for item in decoder.decode(job.request for job in jobs[start : start + size]):
+                job = part[item.trajectory.id]
+                finished.append(
+                    StoredResponse.of(
+                        item,
+                        task=job.task,
+                        doc_id=job.doc_id,
+                        sample=job.sample,
+                        dropped_prompt_tokens=job.dropped,
+                        end_ids=self.model.ids.eos,
+                    )
                 )
-                for job, item in zip(batch, decoded, strict=True)
-            )
-            bar.update(len(batch))
-            if self._progress is not None:
-                self._progress(start + len(batch), len(jobs))
+                if item.num_following:
+                    continue
+                stored.add(finished)
+                bar.update(len(finished))
+                num_done, finished = num_done + len(finished), []
+                if self._progress is not None:
+                    self._progress(num_done, len(jobs))
 
 
 _NO_LIKELIHOOD = (

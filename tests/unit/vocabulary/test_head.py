@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tabom.core.errors import ObjectiveError
 from tabom.models.costs import HEAD_TILE_BYTES
-from tabom.objectives.head import _GPU_TILE_BYTES, _default_tile, linear_ce_entropy
+from tabom.vocabulary import sizes
+from tabom.vocabulary.head import linear_ce_entropy
 
 # "partly" has room for the first tiles alone, where a test cuts the vocabulary into several.
 MODES = {"dense": {}, "partly": {"max_buffer_bytes": 500}, "tiled": {"max_buffer_bytes": 0}}
@@ -272,13 +273,15 @@ def test_a_budget_for_some_tiles_changes_no_gradient_and_spends_them_once() -> N
 
 
 def test_the_default_tile_suits_the_device() -> None:
-    few, many = (torch.empty(n, 8, device="meta") for n in (64, 10**6))
-    assert _default_tile(torch.empty(64, 8), torch.float32) == 2048
+    def width(num_rows: int, device_type: str) -> int:
+        return sizes.training_width(num_rows, device_type=device_type, itemsize=4)
+
+    assert width(64, "cpu") == 2048
     # What is not a CPU: 64 MiB of logits a tile, but never less than a CPU's.
-    assert _default_tile(few, torch.float32) == 64 * 2**20 // 4 // 64
-    assert _default_tile(many, torch.float32) == 2048
-    assert _default_tile(few[:0], torch.float32) == 64 * 2**20 // 4
-    assert _GPU_TILE_BYTES == HEAD_TILE_BYTES  # what `tabom plan` counts with
+    assert width(64, "cuda") == 64 * 2**20 // 4 // 64
+    assert width(10**6, "cuda") == 2048
+    assert width(0, "cuda") == 64 * 2**20 // 4
+    assert sizes.HEAD_TILE_BYTES == HEAD_TILE_BYTES  # what `tabom plan` counts with
 
 
 def test_tiled_mode_never_holds_more_than_tiles() -> None:

@@ -1,6 +1,7 @@
 """Running softmax statistics against float64 sums over the whole row."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tabom.decoding.softmax import LOWEST, RunningSoftmax, distribution_
+from tabom.vocabulary.softmax import RunningSoftmax
+from tabom.vocabulary.tiles import LOWEST, Tile
 
 LOGIT = st.one_of(
     st.floats(-30, 30, width=32),
@@ -17,11 +19,23 @@ LOGIT = st.one_of(
 
 
 def running(logits_RV: Tensor, width: int, *, has_second: bool = True) -> RunningSoftmax:
-    softmax = RunningSoftmax(len(logits_RV), device=logits_RV.device, has_second=has_second)
-    for start in range(0, logits_RV.shape[1], width):
-        tile = logits_RV[:, start : start + width].clone()
-        softmax.add_(tile, torch.empty_like(tile), first_id=start)
+    softmax = RunningSoftmax(
+        len(logits_RV), device=logits_RV.device, has_token=True, has_second=has_second
+    )
+    for tile in tiles(logits_RV, width):
+        softmax.add_(tile)
     return softmax
+
+
+def tiles(logits_RV: Tensor, width: int) -> Iterator[Tile]:
+    for start in range(0, logits_RV.shape[1], width):
+        logits = logits_RV[:, start : start + width].clone()
+        yield Tile(
+            first_id=start,
+            logits_RT=logits,
+            shifted_RT=torch.empty_like(logits),
+            weight_RT=torch.empty_like(logits),
+        )
 
 
 @given(st.lists(LOGIT, min_size=2, max_size=24), st.integers(1, 25))
@@ -79,7 +93,7 @@ def test_a_full_vocabulary_is_accurate_whatever_the_tile() -> None:
     for width in (1000, 16384, 152064):
         entropy = running(logits, width, has_second=False).entropy_nats()
         torch.testing.assert_close(entropy.double(), exact, atol=1e-6, rtol=0)
-    dense = distribution_(logits.clone()).entropy_nats()
+    dense = RunningSoftmax.of_logits(logits).entropy_nats()
     torch.testing.assert_close(dense, entropy, atol=1e-6, rtol=0)
 
 
@@ -89,3 +103,25 @@ def test_what_is_not_finite_shows(bad: float) -> None:
         row = [0.0, 1.0, 2.0, 3.0]
         row[at] = bad
         assert not running(torch.tensor([row]), 2).entropy_nats().isfinite().any()
+
+
+@given(st.lists(LOGIT, min_size=2, max_size=24), st.integers(1, 25), st.integers(-1, 24))
+@settings(deadline=None, max_examples=100)
+def test_the_pass_of_training_says_the_same_without_the_token(
+    row: list[float], width: int, label: int
+) -> None:
+    if max(row) == LOWEST:
+        row[0] = 0.0
+    logits = torch.tensor([row], dtype=torch.float32)
+    labels = torch.tensor([label])
+    softmax = RunningSoftmax(1, device=logits.device, labels_R=labels)
+    for tile in tiles(logits, width):
+        softmax.add_(tile)
+    exact = running(logits, width)
+    assert softmax.greatest_R.item() == exact.greatest_R.item()
+    assert softmax.log_total().item() == pytest.approx(exact.log_total().item(), abs=1e-5)
+    assert softmax.entropy_nats().item() == pytest.approx(exact.entropy_nats().item(), abs=1e-5)
+    if 0 <= label < len(row):
+        assert softmax.label_logit_R.item() == logits[0, label].item()
+    else:
+        assert softmax.label_logit_R.isnan().all()

@@ -1,0 +1,151 @@
+"""Cross-entropy and entropy of gathered rows, without ever holding more logits than a budget.
+
+Legend: R gathered rows, V vocabulary, D hidden, T tokens of one tile.
+
+With z = W h and p = softmax(z), per row:
+    d ce / dz = p - e_y,       d entropy / dz = -p (log p + entropy).
+The vocabulary is walked in tiles. The first tiles of logits, as many as a byte budget holds, are
+kept for the backward pass; the others are computed again. With room for all the head is "dense",
+with none "tiled": then no R x V tensor exists at any time.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tabom.core.errors import ObjectiveError
+from tabom.vocabulary.sizes import training_width
+from tabom.vocabulary.softmax import LEAST, RunningSoftmax
+from tabom.vocabulary.tiles import HeadTiles, Tile, compute_dtype
+
+
+def linear_ce_entropy(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    labels_R: Tensor,
+    *,
+    max_buffer_bytes: int = 192 * 2**20,
+    tile_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and entropy (nats) of softmax(hidden @ weight.T) per row, both differentiable.
+
+    hidden_RD: any float dtype; R may be 0. weight_VD: the head; it gets a gradient only if it
+        requires one. labels_R: int64 in [0, V); a label outside gives NaN, never a wrong number.
+    max_buffer_bytes: of logits to keep for the backward pass, in whole tiles; those that find no
+        room are computed again. Where any are kept, a second backward through the same call is
+        refused. 0: none (tiled).
+    tile_size: vocabulary entries per tile; None: 2048 on a CPU, on a GPU as many as make 64 MiB of
+        logits.
+    Returns: ce_R, entropy_R in float32 (float64 for float64 hidden states), also under autocast.
+    Raises: ObjectiveError where the shapes do not fit.
+    Source: the terms of TABOM eq. 8-9; docs/objectives.md.
+    """
+    if hidden_RD.ndim != 2 or weight_VD.ndim != 2 or hidden_RD.shape[1] != weight_VD.shape[1]:
+        raise ObjectiveError(
+            f"the head got hidden rows {tuple(hidden_RD.shape)} and weight "
+            f"{tuple(weight_VD.shape)}; expected [R, D] and [V, D] with one D"
+        )
+    if labels_R.shape != hidden_RD.shape[:1] or labels_R.dtype != torch.int64:
+        raise ObjectiveError(
+            f"the head got labels {tuple(labels_R.shape)} {labels_R.dtype}; expected one int64 "
+            f"label for each of the {hidden_RD.shape[0]} rows"
+        )
+    if tile_size is None:
+        tile_size = training_width(
+            len(hidden_RD),
+            device_type=hidden_RD.device.type,
+            itemsize=compute_dtype(hidden_RD).itemsize,
+        )
+    if tile_size < 1:
+        raise ObjectiveError(f"tile_size must be at least 1, got {tile_size}")
+    if torch.is_grad_enabled() and (hidden_RD.requires_grad or weight_VD.requires_grad):
+        return _LinearCeEntropy.apply(hidden_RD, weight_VD, labels_R, max_buffer_bytes, tile_size)  # type: ignore[no-any-return]
+    with torch.no_grad():
+        tiles = HeadTiles(hidden_RD, weight_VD, width=tile_size)
+        softmax = RunningSoftmax.of_head(tiles, labels_R=labels_R)
+        return _cross_entropy(softmax), softmax.entropy_nats()
+
+
+def _cross_entropy(softmax: RunningSoftmax) -> Tensor:
+    assert softmax.label_logit_R is not None
+    return softmax.log_total() - (softmax.label_logit_R - softmax.greatest_R)
+
+
+class _LinearCeEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        labels_R: Tensor,
+        max_buffer_bytes: int,
+        tile_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        tiles = HeadTiles(hidden_RD, weight_VD, width=tile_size, keep_bytes=max_buffer_bytes)
+        softmax = RunningSoftmax.of_head(tiles, labels_R=labels_R)
+        entropy_R = softmax.entropy_nats()
+        ctx.save_for_backward(
+            hidden_RD, weight_VD, labels_R, softmax.greatest_R, softmax.log_total(), entropy_R
+        )
+        ctx.kept, ctx.num_kept, ctx.tile_size = tiles.kept, len(tiles.kept), tile_size
+        ctx.set_materialize_grads(False)
+        return _cross_entropy(softmax), entropy_R
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(
+        ctx: Any, grad_ce_R: Tensor | None, grad_entropy_R: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        if grad_ce_R is None and grad_entropy_R is None:
+            return None, None, None, None, None
+        kept, ctx.kept = ctx.kept, []
+        if len(kept) < ctx.num_kept:
+            raise ObjectiveError(
+                "a second backward through one linear_ce_entropy call: its logits were overwritten "
+                "by the first one. Call the forward again, or pass max_buffer_bytes=0"
+            )
+        hidden_RD, weight_VD, labels_R, greatest_R, log_total_R, entropy_R = ctx.saved_tensors
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        tiles = HeadTiles(hidden_RD, weight_VD, width=ctx.tile_size)
+        grad_RD = torch.zeros_like(hidden_RD, dtype=tiles.dtype) if needs_hidden else None
+        grad_VD = torch.empty_like(weight_VD) if needs_weight else None
+        product_RD = None if grad_RD is None else torch.empty_like(grad_RD)
+        with torch.autocast(device_type=hidden_RD.device.type, enabled=False):
+            for tile in tiles.again(kept):
+                log_p_RT = tile.logits_RT.sub_(greatest_R[:, None]).sub_(log_total_R[:, None])
+                p_RT = torch.exp(log_p_RT.clamp_(min=LEAST), out=tile.weight_RT)
+                grad_RT = _logit_gradient(p_RT, log_p_RT, grad_ce_R, grad_entropy_R, entropy_R)
+                if grad_ce_R is not None:
+                    _push_labels_(grad_RT, tile, labels_R, grad_ce_R)
+                if grad_RD is not None and product_RD is not None:
+                    grad_RD += tiles.mm(grad_RT, tiles.weight(tile), product_RD)
+                if grad_VD is not None:
+                    end = tile.first_id + grad_RT.shape[1]
+                    grad_VD[tile.first_id : end] = grad_RT.t() @ hidden_RD.to(tiles.dtype)
+        grad_hidden_RD = None if grad_RD is None else grad_RD.to(hidden_RD.dtype)
+        return grad_hidden_RD, grad_VD, None, None, None
+
+
+def _logit_gradient(
+    p_RT: Tensor,
+    log_p_RT: Tensor,
+    grad_ce_R: Tensor | None,
+    grad_entropy_R: Tensor | None,
+    entropy_R: Tensor,
+) -> Tensor:
+    """The gradient of the logits but for the -1 at the label; `p` or `log_p` is overwritten."""
+    if grad_entropy_R is None:
+        assert grad_ce_R is not None
+        return p_RT.mul_(grad_ce_R[:, None])
+    grad_RT = log_p_RT.add_(entropy_R[:, None]).mul_(-grad_entropy_R[:, None])
+    if grad_ce_R is not None:
+        grad_RT.add_(grad_ce_R[:, None])
+    return grad_RT.mul_(p_RT)
+
+
+def _push_labels_(grad_RT: Tensor, tile: Tile, labels_R: Tensor, grad_ce_R: Tensor) -> None:
+    column_R1, is_inside_R = tile.columns_of(labels_R)
+    push_R = torch.where(is_inside_R, -grad_ce_R, torch.zeros_like(grad_ce_R))
+    grad_RT.scatter_add_(1, column_R1, push_R[:, None])
