@@ -14,7 +14,7 @@ from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 from tabom.core.identity import FILE
-from tabom.core.jsonl import read_jsonl
+from tabom.core.rows import read_rows
 
 FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -140,7 +140,7 @@ def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
             raise DataError(f"prompts.path: no file {source.path}")
         if path.suffix == ".jsonl":
             # Not through `datasets`: its errors name neither the row nor the reason.
-            return str(path), [row for _, row in read_jsonl(path)]
+            return str(path), [row.cells() for row in read_rows(path)]
         reader = FILE_READERS.get(path.suffix)
         if reader is None:
             raise ConfigError(

@@ -112,7 +112,7 @@ def test_shuffle_is_a_permutation_keyed_by_the_seed(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (["{bad"], "line 1: not JSON"),
-        ([{"prompt": "a"}, "[1]"], "line 2: a row must be a JSON object"),
+        ([{"prompt": "a"}, "[1]"], "line 2: expected an object of columns"),
         ([{"prompt": "a"}, {"x": 1}], "row 1: no prompt"),
         ([{"prompt": "  "}], "row 0: the prompt is empty"),
         ([{"messages": [{"role": "user"}]}], "row 0: messages must be a list"),

@@ -5,18 +5,21 @@ Legend: N response slots.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tabom.core.errors import DataError
+from tabom.core.rows import MalformedRowError, Row
 from tabom.toyworld.tokenizer import build_tokenizer
 from tabom.trajectory.convert import authors, d3llm, step_map
 from tabom.trajectory.convert.fields import ConvertOptions, UnfitRowError
-from tabom.trajectory.convert.rows import MalformedRowError, Row
+from tabom.trajectory.convert.run import FORMATS
 from tabom.trajectory.convert.vocabulary import Vocabulary
 from tabom.trajectory.record import Trajectory
+from tabom.trajectory.schema import to_arrow
 
 Make = Callable[..., Trajectory]
 Says = Callable[[Trajectory], Any]
@@ -100,7 +103,7 @@ LAYOUT_ROWS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("row", LAYOUT_ROWS)
-def test_authors_to_ours_to_authors_is_equal_in_every_field(row: dict[str, Any]) -> None:
+def test_a_row_is_taken_as_the_authors_reader_takes_it(row: dict[str, Any]) -> None:
     t = read_authors(row)
     assert (t.prompt, t.response) == ("12", "21")
     assert t.prompt_ids.tolist() == ids_of("<user>12<assistant>")
@@ -110,12 +113,12 @@ def test_authors_to_ours_to_authors_is_equal_in_every_field(row: dict[str, Any])
     assert np.isnan(t.confidence_N).all()
     assert t.task == row.get("data_source", "")
     assert t.method == row.get("method", "")
-    back = as_json(authors.write(t, OPTIONS))
-    assert their_reader(back) == their_reader(row)
-    assert {k: v for k, v in back.items() if k in row} == row  # also what they do not read
+    assert "response_token_ids" not in t.row
+    # What we write of it, their reader takes for the same.
+    back = as_json(authors.write(t, OPTIONS.vocabulary))
+    assert their_reader(back)[:4] == their_reader(row)[:4]
     again = read_authors(back, ConvertOptions())  # the block makes the tokenizer superfluous
-    assert again.id == t.id
-    assert as_json(authors.write(again, OPTIONS)) == back
+    assert (again.id, again.prompt_ids.tolist()) == (t.id, t.prompt_ids.tolist())
 
 
 def test_an_order_of_others_without_entropies_is_step_then_slot() -> None:
@@ -123,13 +126,14 @@ def test_an_order_of_others_without_entropies_is_step_then_slot() -> None:
 
 
 @pytest.mark.parametrize("i", range(12))
-def test_ours_to_authors_to_ours_is_lossless(make: Make, says: Says, i: int) -> None:
+def test_ours_to_authors_to_ours_keeps_the_trajectory(make: Make, says: Says, i: int) -> None:
     changes: dict[str, Any] = {"method": ["entropy", "confidence", "margin", ""][i % 4]}
     if i % 3 == 2:
-        changes |= {"prompt": "", "response": "", "task": "", "reference": "", "row": {}}
+        changes |= {"prompt": "", "response": "", "task": "", "reference": ""}
     t = make(i, **changes)
-    cells = as_json(authors.write(t, ConvertOptions()))
-    assert says(read_authors(cells, ConvertOptions(fingerprint="other"))) == says(t)
+    cells = as_json(authors.write(t, ConvertOptions().vocabulary))
+    back = read_authors(cells, ConvertOptions(fingerprint="other"))
+    assert says(replace(back, method=t.method, row={})) == says(replace(t, row={}))
     assert their_reader(cells)[:4] == (
         t.prompt,
         t.response,
@@ -145,11 +149,10 @@ def test_our_non_ltr_positions_stop_before_the_end(make: Make) -> None:
         1, response_ids_N=[*ids_of("213"), EOS, EOS], step_N=[2, 3, 1, 0, 0], num_forwards=4,
         entropy_N=[0] * 5, confidence_N=[1] * 5,
     )  # fmt: skip
-    cells = authors.write(t, OPTIONS)
+    cells = authors.write(t, OPTIONS.vocabulary)
     assert cells["non_ltr_positions"] == [0, 1]  # slot 2 came early, the end does not count
-    assert cells["tabom"]["non_ltr"] == "ours"
     assert cells["tabom"]["first_eos_index"] == 3
-    assert "non_ltr_positions" not in authors.write(t, ConvertOptions())
+    assert "non_ltr_positions" not in authors.write(t, ConvertOptions().vocabulary)
 
 
 def without(name: str) -> dict[str, Any]:
@@ -167,6 +170,11 @@ BLOCK = {"schema": 1, "id": "x", "prompt_token_ids": [5], "nfe": 4}
         ({"question": ""}, "question", "the prompt is empty"),
         ({"messages": "hi"}, "messages", "expected a list of"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "messages", "no message has"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "messages", "expected a list of"),
+        ({"messages": [{"role": "user", "content": [{"text": "a"}]}]}, "messages", "expected a"),
+        ({"tabom": {**BLOCK, "nfe": [4]}}, "tabom.nfe", "expected an integer"),
+        ({"tabom": {**BLOCK, "entropy": [1, {}, 1, 1]}}, "tabom.entropy", "list of numbers"),
+        ({"tabom": {**BLOCK, "entropy": [10**400, 1, 1, 1]}}, "tabom.entropy", "too large"),
         ({"gen_text": ["21"]}, "gen_text", "expected text, found"),
         (without("response_token_ids"), "response_token_ids", "it is missing"),
         ({"response_token_ids": []}, "response_token_ids", "it is empty"),
@@ -177,11 +185,10 @@ BLOCK = {"schema": 1, "id": "x", "prompt_token_ids": [5], "nfe": 4}
         ({"response_token_ids": [9999, 1, 1, 1]}, "response_token_ids", "9999 is outside"),
         ({"response_token_ids": [MASK, 1, 1, 1]}, "response_token_ids", "slot 0 was revealed at"),
         (without("decoding_order"), "decoding_order", "it is missing: the order is what is"),
-        ({"decoding_order": [1, 0]}, "decoding_order", "it has 2 values for 4 response_token_ids"),
+        ({"decoding_order": [1, 0]}, "decoding_order", "it has 2 values for 4"),
         ({"decoding_order": [0] * 5}, "decoding_order", "it has 5 values for 4"),
         ({"decoding_order": [0, 1, -2, 1]}, "decoding_order", "value 2 is -2; .* >= -1"),
         ({"decoding_order": [0, 1, None, 1]}, "decoding_order", "value 2 is nothing"),
-        ({"non_ltr_positions": [4]}, "non_ltr_positions", "slot 4 of 4 does not exist"),
         ({"method": 1}, "method", "expected text"),
         ({"data_source": {}}, "data_source", "expected text"),
         ({"tabom": {"schema": 2}}, "tabom", "expected schema 1, found 2"),
@@ -192,7 +199,6 @@ BLOCK = {"schema": 1, "id": "x", "prompt_token_ids": [5], "nfe": 4}
         ({"tabom": {**BLOCK, "entropy": [1, None, 1, 1]}}, "tabom.entropy", "not finite"),
         ({"tabom": {**BLOCK, "confidence": "1"}}, "tabom.confidence", "expected a list of numbers"),
         ({"tabom": {**BLOCK, "id": ""}}, "tabom.id", "id is empty"),
-        ({"tabom": {**BLOCK, "row": 1}}, "tabom.row", "expected a JSON object"),
     ],
 )
 def test_malformed_rows_of_the_authors_name_line_field_and_why(
@@ -227,9 +233,7 @@ def test_a_method_is_given_to_rows_that_name_none() -> None:
     for cells, method in ((AUTHORS, "entropy"), (without("method"), "credit")):
         t = read_authors(cells, options)
         assert t.method == method
-        back = as_json(authors.write(t, OPTIONS))
-        assert back["method"] == method
-        assert read_authors(back).method == method
+        assert authors.write(t, OPTIONS.vocabulary)["method"] == method
     assert (
         step_map.read(step_map.expand(Row("f", ROLLOUT))[0], options).trajectory.method == "credit"
     )
@@ -275,26 +279,6 @@ def test_a_rollout_row_is_one_trajectory_a_sample() -> None:
     assert second.step_N.tolist() == [0, -1, 3, -1]
     assert second.row["correctness"] is False
     assert np.isnan(first.entropy_N).all()
-
-
-def test_step_map_round_trips(make: Make, says: Says) -> None:
-    first, second = read_step_map(ROLLOUT)
-    row = as_json(step_map.write(first, OPTIONS))
-    assert row["prompt"] == ROLLOUT["prompt"]
-    assert row["response"] == ROLLOUT["full_output"][0]
-    assert row["step_map"] == [1, 0, 0, 2]
-    assert [says(t) for t in read_step_map(row, ConvertOptions())] == [says(first)]
-    bare = {k: row[k] for k in ("prompt", "response", "step_map")}
-    assert read_step_map(bare)[0].response_ids_N.tolist() == RESPONSE
-    with pytest.raises(UnfitRowError, match="never revealed"):
-        step_map.write(second, OPTIONS)
-    for i in range(12):
-        t = make(i)
-        ids = [min(int(v), len(TOKENIZER) - 1) for v in t.response_ids_N]
-        t = make(i, response_ids_N=ids, prompt_ids=[5, 6], step_N=np.maximum(t.step_N, 0),
-                 entropy_N=[0.5] * len(ids), confidence_N=[np.nan] * len(ids))  # fmt: skip
-        row = as_json(step_map.write(t, OPTIONS))
-        assert says(read_step_map(row, ConvertOptions())[0]) == says(t)
 
 
 def test_a_text_that_does_not_tokenize_to_its_steps_is_left_out() -> None:
@@ -361,27 +345,6 @@ def test_snapshots_give_the_step_at_which_each_slot_appeared() -> None:
     assert t.row == {
         "idx": 4, "question": "12", "generated_text": "1221", "gt_answer": "21", "is_correct": True
     }  # fmt: skip
-    back = as_json(d3llm.write(t, OPTIONS))
-    for name in ("question", "prompt_ids", "trajectory", "final_output", "gt_answer", "nfe"):
-        assert back[name] == SNAPSHOTS[name]
-    assert back["is_correct"] is True
-
-
-def test_ours_to_d3llm_to_ours_is_lossless(make: Make, says: Says) -> None:
-    options = ConvertOptions(vocabulary=Vocabulary(mask_id=99))
-    for i in range(12):
-        t = make(i)
-        row = as_json(d3llm.write(t, options))
-        assert len(row["trajectory"]) == t.num_forwards
-        assert row["is_correct"] is None  # nobody judged it
-        assert says(read_d3llm(row, options)) == says(t)
-    holed = make(2, response_ids_N=[5, 99], step_N=[0, -1], entropy_N=[0, 0], confidence_N=[1, 1])
-    with pytest.raises(UnfitRowError, match="never revealed holds a token"):
-        d3llm.write(holed, ConvertOptions(vocabulary=Vocabulary(mask_id=98)))
-    nothing = make(2, response_ids_N=[99], step_N=[-1], entropy_N=[0], confidence_N=[1],
-                   num_forwards=0)  # fmt: skip
-    with pytest.raises(UnfitRowError, match="no model call"):
-        d3llm.write(nothing, options)
 
 
 @pytest.mark.parametrize(
@@ -398,6 +361,10 @@ def test_ours_to_d3llm_to_ours_is_lossless(make: Make, says: Says) -> None:
         ({"final_output": [*P, TWO]}, "final_output", "not the last canvas"),
         ({"nfe": 2}, "nfe", "it is 2 for 4 canvases"),
         ({"nfe": "4"}, "nfe", "value 0 is '4'"),
+        ({"nfe": [4]}, "nfe", "value 0 is"),
+        ({"trajectory": [None]}, r"trajectory\[0\]", "expected a list"),
+        ({"trajectory": [[*P, {}]]}, r"trajectory\[0\]", "expected an integer"),
+        ({"trajectory": {"0": [1]}}, "trajectory", "expected a list of canvases"),
     ],
 )
 def test_malformed_rows_of_d3llm(changes: dict[str, Any], field: str, why: str) -> None:
@@ -408,8 +375,54 @@ def test_malformed_rows_of_d3llm(changes: dict[str, Any], field: str, why: str) 
         read_d3llm(cells)
 
 
-def test_snapshots_need_the_mask_id(make: Make) -> None:
-    for call in (lambda: read_d3llm(SNAPSHOTS, ConvertOptions()),
-                 lambda: d3llm.write(make(1), ConvertOptions())):  # fmt: skip
-        with pytest.raises(DataError, match="--mask_token_id"):
-            call()
+def test_snapshots_need_the_mask_id() -> None:
+    with pytest.raises(DataError, match="--mask_token_id"):
+        read_d3llm(SNAPSHOTS, ConvertOptions())
+
+
+# -- all of them ----------------------------------------------------------------------------------
+
+WRONG: list[Any] = [
+    None, True, 7, -1, 2**70, 1e300, "x", "", [], [[]], [None], ["x"], [{}], {}, {"a": {"b": [1]}},
+]  # fmt: skip
+
+
+def paths_of(value: Any) -> list[tuple[Any, ...]]:
+    """Where values lie inside nested cells."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found: list[tuple[Any, ...]] = []
+    for key, inner in items:
+        found.append((key,))
+        if isinstance(inner, dict | list):
+            found += [(key, *path) for path in paths_of(inner)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("tabom_jsonl", {**AUTHORS, "tabom": {**BLOCK, "entropy": [1.0] * 4, "confidence": None}}),
+        ("tabom_jsonl", LAYOUT_ROWS[9]),
+        ("step_map", ROLLOUT),
+        ("d3llm", SNAPSHOTS),
+    ],
+)
+@pytest.mark.parametrize("allow_ltr", [False, True])
+def test_any_wrong_value_at_any_place_is_an_error_of_ours(
+    name: str, cells: dict[str, Any], allow_ltr: bool
+) -> None:
+    options = ConvertOptions(vocabulary=OPTIONS.vocabulary, allow_ltr=allow_ltr)
+    how, num_refused = FORMATS[name], 0
+    for path in paths_of(cells):
+        for wrong in WRONG:
+            changed = as_json(cells)
+            place = changed
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = wrong
+            try:
+                for part in how.expand(Row("f", changed)):
+                    to_arrow([how.read(part, options).trajectory])  # it can be written, too
+            except (MalformedRowError, UnfitRowError):
+                num_refused += 1
+    assert num_refused > 50

@@ -12,7 +12,7 @@ from typing import Any
 
 from tabom.core import keys
 from tabom.core.errors import DataError
-from tabom.core.jsonl import read_jsonl
+from tabom.core.rows import read_rows as read_file
 from tabom.evaluation.harness import register  # noqa: F401  (lm-eval then knows the model `tabom`)
 from tabom.evaluation.tasks import code, instructions
 
@@ -112,7 +112,7 @@ def read_rows(folder: Path, documents: str) -> list[dict[str, Any]]:
             f"{', '.join(source.columns)}"
         )
     rows: list[dict[str, Any]] = []
-    for place, row in read_jsonl(path):
+    for place, row in ((r.place, r.cells()) for r in read_file(path)):
         for name, other in source.other_names.items():
             row.setdefault(name, row.get(other))
         for name, kind in source.columns.items():

@@ -1,17 +1,19 @@
 """The trajectory JSON Lines of TABOM's authors ("tabom_jsonl"), and our superset of it.
 
 Their `decoding_order` is our step: slot -> model call, -1 never. The rules here are those of their
-training script's reader: which prompt key it takes, and which response key with it.
+training script's reader: which prompt key it takes, and which response key with it. What their
+format has no place for travels in a "tabom" block, which their reader does not look at.
 """
 
 from typing import Any
 
-from tabom.trajectory.convert import fields
-from tabom.trajectory.convert.block import BLOCK, read_block, write_block
-from tabom.trajectory.convert.fields import ConvertOptions, Item
-from tabom.trajectory.convert.rows import MalformedRowError, Row
+import numpy as np
+
+from tabom.core.rows import Row
+from tabom.trajectory.convert.fields import Cells, ConvertOptions, Item
+from tabom.trajectory.convert.vocabulary import Vocabulary
 from tabom.trajectory.order import length_to_end, non_left_to_right_slots
-from tabom.trajectory.record import Trajectory
+from tabom.trajectory.record import FloatArray, Trajectory
 
 # Prompt key -> response keys, in the order in which their reader tries them. An empty response
 # falls through to the next key.
@@ -21,10 +23,9 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "messages": (),
     "question": ("gen_text", "answer", "output", "response"),
 }
-LAYOUT = "authors_layout"  # key of a trajectory's row: how to write this row as it was
-_IDS, _ORDER = "response_token_ids", "decoding_order"
-_NAMES = {"step": _ORDER, "response_ids": _IDS, "prompt_ids": f"{BLOCK}.prompt_token_ids"}
-_NAMES |= {name: f"{BLOCK}.{name}" for name in ("id", "entropy", "confidence")}
+_IDS, _ORDER, _BLOCK, _SCHEMA = "response_token_ids", "decoding_order", "tabom", 1
+_NAMES = {"step": _ORDER, "response_ids": _IDS, "prompt_ids": f"{_BLOCK}.prompt_token_ids"}
+_NAMES |= {name: f"{_BLOCK}.{name}" for name in ("id", "entropy", "confidence")}
 
 # Decoding policies under the names by which their trainer filters rows.
 _METHODS = {"confidence": "default", "margin": "topk_margin"}
@@ -35,102 +36,113 @@ def read(row: Row, options: ConvertOptions) -> Item:
 
     Raises: MalformedRowError naming file, line and field.
     """
-    cells, place = row.cells(), row.place
-    known = read_block(cells, place)
-    key = next((k for k in LAYOUTS if cells.get(k) is not None), None)
+    cells = Cells.of(row, options)
+    known = _read_block(cells)
+    key = next((k for k in LAYOUTS if cells.has(k)), None)
     if key is None:
-        raise MalformedRowError(place, "prompt", f"none of {', '.join(LAYOUTS)} is there")
-    prompt, response, response_key = _texts(cells, key, place)
-    if not prompt and "row" not in known:
-        raise MalformedRowError(place, key, "the prompt is empty")
-    if cells.get(_IDS) is None:
-        raise MalformedRowError(
-            place, _IDS, "it is missing: the order says when each token id was revealed"
-        )
-    ids = fields.token_ids(cells[_IDS], _IDS, place, vocabulary=options.vocabulary)
-    step, is_ltr = fields.steps(
-        cells.get(_ORDER), _ORDER, place, num_slots=len(ids), ids_name=_IDS, options=options
-    )
-    if options.vocabulary.mask_id is not None:
-        fields.check_mask(ids, step, _IDS, place, options.vocabulary.mask_id)
-    if cells.get("non_ltr_positions") is not None:
-        slots = fields.integers(cells["non_ltr_positions"], "non_ltr_positions", place)
-        if slots and max(slots) >= len(ids):
-            raise MalformedRowError(
-                place, "non_ltr_positions", f"slot {max(slots)} of {len(ids)} does not exist"
-            )
-    if "row" not in known:  # not ours from the start: keep what it had, to write it as it was
-        used = {key, response_key, _IDS, _ORDER, BLOCK}
-        known["row"] = {k: v for k, v in cells.items() if k not in used}
-        known["row"][LAYOUT] = {"prompt": key, "response": response_key}
-        if key == "messages":
-            known["row"][LAYOUT]["messages"] = cells[key]
-        known["task"] = fields.text(cells, "data_source", place, default="")
-        known["method"] = fields.text(cells, "method", place, default=options.method)
-    reference = fields.reference_of(cells, options, place)
-    if reference is not None:
-        known["reference"] = reference
+        raise cells.fail("prompt", f"none of {', '.join(LAYOUTS)} is there")
+    prompt, response, response_key = _texts(cells, key)
+    if not prompt and not known:
+        raise cells.fail(key, "the prompt is empty")
+    if not cells.has(_IDS):
+        raise cells.fail(_IDS, "it is missing: the order says when each token id was revealed")
+    ids = cells.token_ids(_IDS)
+    step, is_ltr = cells.steps(_ORDER, num_slots=len(ids))
+    cells.check_mask(ids, step, _IDS)
     if "prompt_ids" not in known:
-        known["prompt_ids"] = options.vocabulary.encode_prompt(prompt, place=place)
-    if not response and options.vocabulary.tokenizer is not None and "id" not in known:
-        response = options.vocabulary.decode_response(ids, place=place)
-    values = {**known, "prompt": prompt, "response": response}
-    t = fields.build(
-        place, names=_NAMES, options=options, response_ids_N=ids, step_N=step, **values
+        known["prompt_ids"] = options.vocabulary.encode_prompt(prompt, place=cells.place)
+    if not response and options.vocabulary.tokenizer is not None:
+        response = options.vocabulary.decode_response(ids, place=cells.place)
+    trajectory = cells.trajectory(
+        _NAMES,
+        prompt=prompt,
+        response=response,
+        response_ids_N=ids,
+        step_N=step,
+        task=cells.text("data_source", ""),
+        method=cells.text("method", options.method),
+        reference=cells.reference(known.pop("reference", None)),
+        row=cells.rest(key, str(response_key), _IDS, _ORDER, _BLOCK, "method", "data_source"),
+        **known,
     )
-    return Item(t, is_ltr)
+    return Item(trajectory, is_ltr)
 
 
-def _texts(cells: dict[str, Any], key: str, place: str) -> tuple[str, str, str | None]:
+def _texts(cells: Cells, key: str) -> tuple[str, str, str | None]:
     """Prompt, response, and the key that the response was under."""
-    if key == "messages":
-        messages = cells[key]
-        if not isinstance(messages, list) or any(
-            not isinstance(m, dict) or not isinstance(m.get("content"), str) for m in messages
-        ):
-            raise MalformedRowError(place, key, "expected a list of {role, content} objects")
-        first = {m.get("role"): m["content"] for m in reversed(messages)}
-        if "user" not in first:
-            raise MalformedRowError(place, key, "no message has the role 'user'")
-        return first["user"], first.get("assistant", ""), None
-    prompt = fields.text(cells, key, place)
-    for name in LAYOUTS[key]:
-        response = fields.text(cells, name, place, default="")
-        if response:
-            return prompt, response, name
-    return prompt, "", None
+    if key != "messages":
+        prompt = cells.text(key)
+        for name in LAYOUTS[key]:
+            if response := cells.text(name, ""):
+                return prompt, response, name
+        return prompt, "", None
+    messages = cells.values[key]
+    is_fine = isinstance(messages, list) and all(
+        isinstance(m, dict) and all(isinstance(m.get(k), str) for k in ("role", "content"))
+        for m in messages
+    )
+    if not is_fine:
+        raise cells.fail(key, "expected a list of {role, content} objects")
+    first = {m["role"]: m["content"] for m in reversed(messages)}
+    if "user" not in first:
+        raise cells.fail(key, "no message has the role 'user'")
+    return first["user"], first.get("assistant", ""), None
 
 
-def write(t: Trajectory, options: ConvertOptions) -> dict[str, Any]:
-    """One line: a row that came from such a file as it was, any other as question and gen_text.
+def _read_block(cells: Cells) -> dict[str, Any]:
+    """The row's "tabom" block as keyword arguments of a record; {} if it has none."""
+    values = cells.values.get(_BLOCK)
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise cells.fail(_BLOCK, f"expected schema {_SCHEMA}, found {found!r}")
+    block = Cells(values=values, place=cells.place, options=cells.options, prefix=f"{_BLOCK}.")
+    known: dict[str, Any] = {
+        name: block.text(name) for name in ("id", "reference", "fingerprint") if name in values
+    }
+    if "prompt_token_ids" in values:
+        known["prompt_ids"] = block.integers("prompt_token_ids")
+    if "nfe" in values:
+        known["num_forwards"] = block.integer("nfe")
+    return known | {f"{name}_N": block.numbers(name) for name in ("entropy", "confidence")}
 
-    "question", because with "prompt" their reader would not look at gen_text. The "tabom" block
-    holds what their format has no place for.
+
+def write(t: Trajectory, vocabulary: Vocabulary) -> dict[str, Any]:
+    """One line as question and gen_text.
+
+    "question", because with "prompt" their reader would not look at gen_text.
     """
-    layout = t.row.get(LAYOUT)
-    if isinstance(layout, dict):
-        cells = {k: v for k, v in t.row.items() if k != LAYOUT}
-        cells[layout["prompt"]] = layout.get("messages", t.prompt)
-        if layout["response"] is not None:
-            cells[layout["response"]] = t.response
-        if t.method and cells.get("method") is None:
-            cells["method"] = t.method  # from --method
-        block = write_block(t, options)
-    else:
-        cells = {
-            "question": t.prompt,
-            "gen_text": t.response,
-            "method": _METHODS.get(t.method, t.method),
-            "data_source": t.task,
-        }
-        block = write_block(t, options, "method", "task", "row")
-        end_ids = options.vocabulary.end_ids
-        if end_ids:
-            length = length_to_end(t.response_ids_N, end_ids)
-            has_end = int(t.response_ids_N[length - 1]) in end_ids
-            slots = non_left_to_right_slots(t.step_N, length - has_end)
-            cells["non_ltr_positions"] = slots.tolist()
-            block["non_ltr"] = "ours"  # theirs has no published definition
-    cells[_IDS] = t.response_ids_N.tolist()
-    cells[_ORDER] = t.step_N.tolist()
-    return {**cells, BLOCK: block}
+    block: dict[str, Any] = {
+        "schema": _SCHEMA,
+        "id": t.id,
+        "prompt_token_ids": t.prompt_ids.tolist(),
+        "nfe": int(t.num_forwards),
+        "entropy": _or_null(t.entropy_N),
+        "confidence": _or_null(t.confidence_N),
+        "reference": t.reference,
+        "fingerprint": t.fingerprint,
+    }
+    cells: dict[str, Any] = {
+        "question": t.prompt,
+        "gen_text": t.response,
+        "method": _METHODS.get(t.method, t.method),
+        "data_source": t.task,
+        _IDS: t.response_ids_N.tolist(),
+        _ORDER: t.step_N.tolist(),
+        _BLOCK: block,
+    }
+    if vocabulary.end_ids:
+        length = length_to_end(t.response_ids_N, vocabulary.end_ids)
+        has_end = int(t.response_ids_N[length - 1]) in vocabulary.end_ids
+        block["first_eos_index"] = length - 1 if has_end else None
+        # Theirs has no published definition; these are ours, up to the end.
+        slots = non_left_to_right_slots(t.step_N, length - has_end)
+        cells["non_ltr_positions"] = slots.tolist()
+    return cells
+
+
+def _or_null(values_N: FloatArray) -> list[float | None] | None:
+    if np.isnan(values_N).all():
+        return None
+    return [None if value != value else value for value in values_N.tolist()]

@@ -1,9 +1,12 @@
 """What the converters must know of a model: its tokenizer, and its special ids. No model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tabom.core.errors import DataError
+from tabom.core.rows import MalformedRowError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +31,18 @@ class Vocabulary:
                 "tokenizer of the instruct checkpoint that made the trajectories"
             )
         messages = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        with _naming(place):
+            ids = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
         return [int(i) for i in ids]
 
     def tokenize(self, text: str, *, place: str) -> list[int]:
         """Ids of text that carries its special tokens as text; none are added."""
         tokenizer = self._need(place, "the row holds text and no token ids")
-        return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-    def decode(self, ids: list[int], *, place: str) -> str:
-        """Text with the special tokens written out."""
-        tokenizer = self._need(place, "this format holds text and no token ids")
-        return str(
-            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        with _naming(place):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [int(i) for i in ids]
 
     def decode_response(self, ids: list[int], *, place: str) -> str:
         """Text up to the first end token, special tokens left out."""
@@ -67,3 +66,12 @@ class Vocabulary:
                 "the tokenizer files and config.json) that made the trajectories"
             )
         return self.tokenizer
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """A text that the tokenizer cannot take makes its row malformed."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raise bare ones
+        raise MalformedRowError(place, "", f"its text has no tokens ({error})") from error

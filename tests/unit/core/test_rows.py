@@ -1,4 +1,4 @@
-"""Rows in and out of files: every kind of file, one row at a time, damage named."""
+"""Rows of files: every kind of file, damage named, text as it stands."""
 
 import gzip
 import json
@@ -10,39 +10,50 @@ import pyarrow.parquet as pq
 import pytest
 
 from tabom.core.errors import DataError
-from tabom.trajectory.convert import rows
-from tabom.trajectory.convert.rows import MalformedRowError, read_rows, writing_rows
+from tabom.core.rows import MAX_DEPTH, MalformedRowError, read_rows
 
 ROWS: list[dict[str, Any]] = [{"a": i, "text": 'ü"\n,]}{' * i, "ids": [[i], []]} for i in range(7)]
 
 
 def write(path: Path, cells: list[dict[str, Any]]) -> Path:
-    with writing_rows(path) as write_row:
-        for row in cells:
-            write_row(row)
+    is_lines = ".jsonl" in path.name
+    text = "".join(f"{json.dumps(c)}\n" for c in cells) if is_lines else json.dumps(cells, indent=2)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json", ".json.gz"])
-@pytest.mark.parametrize("chunk", [1, 5, 4096])
-def test_what_is_written_is_read(
-    tmp_path: Path, suffix: str, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "CHUNK", chunk)  # an array's rows straddle the chunks
+def test_every_kind_of_json_file_is_read(tmp_path: Path, suffix: str) -> None:
     for cells in (ROWS, ROWS[:1], []):
         path = write(tmp_path / f"f{suffix}", cells)
         assert [r.cells() for r in read_rows(path)] == cells
-    assert write(tmp_path / f"g{suffix}", ROWS).read_bytes() == write(path, ROWS).read_bytes()
+    place = next(iter(read_rows(write(path, ROWS)))).place
+    assert place == (f"{path}, line 1" if "jsonl" in suffix else f"{path}, row 0")
 
 
-def test_json_files_are_those_that_json_reads(tmp_path: Path) -> None:
-    path = write(tmp_path / "f.json", ROWS)
-    assert json.loads(path.read_text()) == ROWS
-    path.write_text(json.dumps(ROWS, indent=2))  # as dLLM-RL writes them
-    assert [r.cells() for r in read_rows(path)] == ROWS
-    assert [r.place for r in read_rows(path)][:2] == [f"{path}, row 0", f"{path}, row 1"]
-    with gzip.open(write(tmp_path / "f.jsonl.gz", ROWS), "rt") as file:
-        assert [json.loads(line) for line in file] == ROWS
+def test_json_lines_may_be_named_json(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    path.write_text('{"a": 1}\n{"a": 2}')
+    assert [r.cells() for r in read_rows(path)] == [{"a": 1}, {"a": 2}]
+
+
+def test_cells_of_csv_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(
+        '\ufeffzip,age,note\r\n007,18,"two\nlines, a comma"\r\n00501,,NA\r\n1e3,None,nan\r\n'
+    )
+    assert [r.cells() for r in read_rows(path)] == [
+        {"zip": "007", "age": "18", "note": "two\nlines, a comma"},
+        {"zip": "00501", "age": "", "note": "NA"},
+        {"zip": "1e3", "age": "None", "note": "nan"},
+    ]
+    path.write_text("a,b\n1,2\n1,2,3\n1\n" + "x" * 200_000 + ",2\n")
+    first, long, short, wide = read_rows(path)
+    assert first.cells() == {"a": "1", "b": "2"}
+    assert short.cells() == {"a": "1", "b": None}
+    assert len(wide.cells()["a"]) == 200_000
+    with pytest.raises(MalformedRowError, match=r"f\.csv, row 1"):
+        long.cells()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
@@ -64,49 +75,34 @@ def test_blank_lines_are_not_rows_and_lines_are_counted_from_one(tmp_path: Path)
     path.write_text('{"a": 1}\n\n{"a": 2}\n[1]\n{"a"\n')
     found = list(read_rows(path))
     assert [r.place.rpartition(" ")[2] for r in found] == ["1", "3", "4", "5"]
-    with pytest.raises(MalformedRowError, match=r"line 4: expected a JSON object, found list"):
+    with pytest.raises(
+        MalformedRowError, match=r"line 4: expected an object of columns, found list"
+    ):
         found[2].cells()
     with pytest.raises(MalformedRowError, match=r"f\.jsonl, line 5: not JSON"):
         found[3].cells()
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        ('[{"a": 1}, {"b"', "row 1: not JSON, or the file is cut short"),
-        ('[{"a": 1}', "row 0: expected ',' or ']' after it, found ''"),
-        ('[{"a": 1} {"b": 2}]', "row 0: expected ',' or ']' after it, found '{'"),
-        ('[{"a": 1},]', "row 1: not JSON"),
-        ('{"a": 1}\n{"a": 2}', "expected a JSON array of rows; name JSON Lines .jsonl"),
-        ("", "expected a JSON array"),
-    ],
+    "content", ['[{"a": 1}, {"b"', '[{"a": 1}', '[{"a": 1} {"b": 2}]', '[{"a": 1},]', "[" * 100_000]
 )
-def test_a_damaged_array_says_where(tmp_path: Path, content: str, why: str) -> None:
+def test_a_damaged_array_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "f.json"
     path.write_text(content)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match=r"f\.json: not a JSON array of rows"):
         list(read_rows(path))
-    assert why in str(error.value)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.jsonl: no such file"):
         list(read_rows(tmp_path / "no.jsonl"))
-    (tmp_path / "f.csv").write_text("a")
-    with pytest.raises(DataError, match=r"f\.csv: expected a file named \.jsonl"):
-        list(read_rows(tmp_path / "f.csv"))
-    with pytest.raises(DataError, match=r"cannot write \.parquet"):
-        write(tmp_path / "f.parquet", [])
+    (tmp_path / "f.tsv").write_text("a")
+    with pytest.raises(DataError, match=r"f\.tsv: expected a file named \.jsonl"):
+        list(read_rows(tmp_path / "f.tsv"))
     gz = tmp_path / "f.jsonl.gz"
     gz.write_bytes(gzip.compress(b'{"a": 1}\n' * 100)[:-9])
     with pytest.raises(DataError, match="damaged"):
         list(read_rows(gz))
-
-
-def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        write(tmp_path / "f.json", [{"a": 1}, {"a": tmp_path}])
-    assert list(tmp_path.iterdir()) == []
 
 
 HALF = b'{"a": "\\ud800"}'  # half a character, which no file can hold
@@ -118,6 +114,7 @@ HALF = b'{"a": "\\ud800"}'  # half a character, which no file can hold
         (b'{"a": "\xe9"}', "not UTF-8 text"),
         (HALF, "not UTF-8 text"),
         (b"[" * 100_000, "not JSON .*recursion"),
+        (b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1), "not JSON .*deeper than"),
     ],
 )
 def test_a_line_that_is_no_text_is_one_bad_row(tmp_path: Path, line: bytes, why: str) -> None:
@@ -134,5 +131,5 @@ def test_an_array_may_begin_with_a_mark_and_holds_whole_characters(tmp_path: Pat
     path.write_bytes(b'\xef\xbb\xbf[{"a": 1}]')
     assert [r.cells() for r in read_rows(path)] == [{"a": 1}]
     path.write_bytes(b'[{"a": 1}, ' + HALF + b"]")
-    with pytest.raises(DataError, match=r"row 1: not JSON .*surrogates"):
+    with pytest.raises(DataError, match=r"not a JSON array .*surrogates"):
         list(read_rows(path))
