@@ -79,8 +79,8 @@ def read_rows(path: Path) -> Iterator[Row]:
         if kind in ("parquet", "arrow"):
             yield from _table_rows(path, kind)
             return
-        opened: Any = gzip.open(path) if suffix.endswith(".gz") else path.open("rb")
-        with opened as file:
+        open_file: Any = gzip.open if suffix.endswith(".gz") else open
+        with open_file(path, "rb") as file:
             yield from {"jsonl": _lines, "json": _array, "csv": _csv}[kind](file, path)
     except (OSError, EOFError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: damaged or not a {suffix} file ({error})") from error
