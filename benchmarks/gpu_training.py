@@ -167,10 +167,10 @@ def training_calls(
     def usual_loss() -> Tensor:
         return usual.usual_step_loss(model, asked, rank_weight=1.0, margin=0.2)
 
-    flops = costs.training_flops(
+    flops = costs.step_flops(
         sizes_of(model.base_lm),
-        batch_size=batch_size,
-        length=2 * num_slots,
+        num_tokens=batch_size * 2 * num_slots,
+        context=2 * num_slots,
         num_rows=batch_size * window,
         lora_parameters=sum(p.numel() for p in trained),
         is_checkpointed=False,

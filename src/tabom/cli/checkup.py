@@ -1,34 +1,34 @@
-"""What `tabom doctor` looks at in a loaded model, beyond the load probes."""
+"""What `tabom doctor` looks at in a loaded model, beyond the load probes.
 
-from dataclasses import dataclass
+Legend: B rows, S columns.
+"""
+
+import time
 from typing import Any
 
+import torch
+
+from tabom.core.errors import TabomError
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.costs import forward_flops
 from tabom.models.probes import ProbeResult, run_probes
+from tabom.models.sizes import ModelSizes
 
 SAMPLE = "What is 2 + 3?"
 NUM_SLOTS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A sample prompt in the chat template: its text, as the model sees it, and its length."""
-
-    prompt: str
-    rendered: str
-    num_tokens: int
-
-
 def check(
     model: MaskedDiffusionModel, *, prompt: str | None
-) -> tuple[list[ProbeResult], Template | None]:
-    """Every check, and the rendered template (None if it could not be rendered).
+) -> tuple[list[ProbeResult], dict[str, Any] | None]:
+    """Every check, and a sample in the chat template (None if it could not be rendered).
 
     prompt: the user's sample; None takes a plain question, or words of the model's own where its
         tokenizer does not know them.
     """
-    results = run_probes(model)
-    results.append(_tokenizer(model))
+    results = [*run_probes(model), _tokenizer(model)]
     template = None
     if model.tokenizer is not None:
         template, result = _template(model, prompt)
@@ -42,21 +42,46 @@ def check(
 def special_tokens(model: MaskedDiffusionModel) -> list[dict[str, Any]]:
     """Role, id, text and source of each special id."""
     ids, sources = model.ids, model.ids.sources
-    eot = sources.get("end_of_turn", "")
+    end_of_turn = sources.get("end_of_turn", sources["eos"])
     rows = [("mask", ids.mask, sources["mask"]), ("pad", ids.pad, sources["pad"])]
-    for n, token in enumerate(ids.eos):
-        rows.append(("end", token, sources["eos"] if n == 0 or not eot else eot))
-    rows.append(("filler", ids.filler, sources["filler"]))
+    rows += [("end", t, end_of_turn if n else sources["eos"]) for n, t in enumerate(ids.eos)]
+    rows += [("filler", ids.filler, sources["filler"])]
+    rows += [("answer's end", ids.end, f"family {model.family.name}")]
+    num_known = 0 if model.tokenizer is None else len(model.tokenizer)
     return [
-        {"role": role, "id": token, "text": _text(model, token), "source": source}
+        {
+            "role": role,
+            "id": token,
+            "text": model.tokenizer.convert_ids_to_tokens(token) if token < num_known else None,
+            "source": source,
+        }
         for role, token, source in rows
     ]
 
 
-def _text(model: MaskedDiffusionModel, token: int) -> str | None:
-    if model.tokenizer is None or not 0 <= token < len(model.tokenizer):
-        return None
-    return str(model.tokenizer.convert_ids_to_tokens(token))
+def measure_call(
+    model: MaskedDiffusionModel, sizes: ModelSizes, *, batch_size: int, length: int
+) -> dict[str, float]:
+    """The time of one model call with every row through the head, the better of two.
+
+    Returns: batch_size, length, seconds, and the FLOP/s that it reaches.
+    """
+    ids_BS = torch.full((batch_size, length), model.ids.mask, device=model.device)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(2):
+            started = time.perf_counter()
+            hidden_BSD = model.hidden_states(ids_BS, None)
+            float((hidden_BSD @ model.head_weight_VD.T).amax())  # reading it waits for the device
+            best = min(best, time.perf_counter() - started)
+    num_tokens = batch_size * length
+    flops = forward_flops(sizes, num_tokens=num_tokens, context=length, num_rows=num_tokens)
+    return {
+        "batch_size": batch_size,
+        "length": length,
+        "seconds": best,
+        "flops_per_second": flops / best,
+    }
 
 
 def _tokenizer(model: MaskedDiffusionModel) -> ProbeResult:
@@ -66,19 +91,14 @@ def _tokenizer(model: MaskedDiffusionModel) -> ProbeResult:
             passed=False,
             detail="none in the folder: prompts cannot be encoded; copy the checkpoint's files",
         )
-    num, rows = len(model.tokenizer), model.vocab_size
-    outside = [i for i in (model.ids.pad, *model.ids.eos) if not 0 <= i < rows]
-    detail = f"{type(model.tokenizer).__name__}, {num} tokens for {rows} embedding rows"
-    if outside:
-        detail = f"special ids {outside} are outside the {rows} embedding rows"
-    return ProbeResult(name="tokenizer", passed=not outside, detail=detail)
+    name, num = type(model.tokenizer).__name__, len(model.tokenizer)
+    detail = f"{name}, {num} tokens for {model.vocab_size} embedding rows"
+    return ProbeResult(name="tokenizer", passed=num <= model.vocab_size, detail=detail)
 
 
 def _template(
     model: MaskedDiffusionModel, prompt: str | None
-) -> tuple[Template | None, ProbeResult]:
-    from tabom.core.errors import TabomError
-
+) -> tuple[dict[str, Any] | None, ProbeResult]:
     reason = ""
     for text in (SAMPLE, _own_words(model)) if prompt is None else (prompt,):
         try:
@@ -86,16 +106,13 @@ def _template(
         except TabomError as error:
             reason = reason or str(error)
             continue
-        rendered = model.tokenizer.decode(ids, skip_special_tokens=False)
+        rendered = str(model.tokenizer.decode(ids, skip_special_tokens=False))
         has_mask = model.ids.mask in ids
-        result = ProbeResult(
-            name="chat_template",
-            passed=not has_mask,
-            detail=f"the prompt holds the mask token {model.ids.mask}: the template is broken"
-            if has_mask
-            else f"{len(ids)} tokens for the sample prompt {text!r}",
-        )
-        return Template(prompt=text, rendered=str(rendered), num_tokens=len(ids)), result
+        detail = f"{len(ids)} tokens for the sample prompt {text!r}"
+        if has_mask:
+            detail = f"the template puts the mask token {model.ids.mask} into a prompt"
+        template = {"prompt": text, "rendered": rendered, "num_tokens": len(ids)}
+        return template, ProbeResult(name="chat_template", passed=not has_mask, detail=detail)
     return None, ProbeResult(name="chat_template", passed=False, detail=reason)
 
 
@@ -118,14 +135,9 @@ def _adapter(model: MaskedDiffusionModel) -> ProbeResult:
 
 def _decoding(model: MaskedDiffusionModel) -> ProbeResult:
     """A few slots are decoded: head, ids and loop together give a whole response."""
-    from tabom.core.errors import TabomError
-    from tabom.decoding.config import DecodingConfig
-    from tabom.decoding.decoder import Decoder, DecodeRequest
-
     request = DecodeRequest(id="doctor", prompt_ids=[model.ids.filler])
-    config = DecodingConfig(max_new_tokens=NUM_SLOTS)
     try:
-        (decoded,) = Decoder(model, config).decode([request])
+        (decoded,) = Decoder(model, DecodingConfig(max_new_tokens=NUM_SLOTS)).decode([request])
     except TabomError as error:
         return ProbeResult(name="decoding", passed=False, detail=str(error))
     num = decoded.trajectory.num_revealed

@@ -1,13 +1,28 @@
 """`tabom doctor MODEL`: is this model what it claims to be, and what memory does it need?"""
 
 import argparse
+import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tabom.cli import speak
+from tabom.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    from tabom.models.costs import Memory
     from tabom.models.devices import Device
     from tabom.models.sizes import ModelSizes
+    from tabom.stages.estimate import Machine
+
+RESERVED_GIB = 1.0  # the device's runtime, and the gaps that allocators leave
+NUMBERS = {
+    "batch_size": (32, "responses decoded together"),
+    "per_device_train_batch_size": (4, "responses trained on together"),
+    "prompt_tokens": (150, "prompt length"),
+    "max_new_tokens": (256, "response slots"),
+    "window": (32, "rows that training asks of a response"),
+    "lora_r": (16, "rank of the adapter"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,27 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speak.add_model_arguments(parser)
     parser.add_argument(
         "--config_only",
-        "--config-only",
         action="store_true",
         help="sizes and memory from config.json alone; the weights need not be here",
     )
     parser.add_argument(
         "--device_name",
-        "--device-name",
         metavar="NAME",
         help="estimate for this device as well, e.g. H200",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="the sample that the template is shown on")
-    for flag, default, text in (
-        ("batch_size", 32, "responses decoded together"),
-        ("per_device_train_batch_size", 4, "responses trained on together"),
-        ("prompt_tokens", 150, "prompt length"),
-        ("max_new_tokens", 256, "response slots"),
-        ("window", 32, "rows that training asks of a response"),
-        ("lora_r", 16, "rank of the adapter"),
-    ):
+    for flag, (default, text) in NUMBERS.items():
         parser.add_argument(
-            *dict.fromkeys([f"--{flag}", f"--{flag.replace('_', '-')}"]),
+            f"--{flag}",
             type=int,
             default=default,
             help=f"of the estimate: {text} (default: {default})",
@@ -45,12 +51,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look, print, and exit with 1 if anything failed."""
-    import json
-
+    from tabom.core.env import hardware, versions
     from tabom.core.plain import to_plain
+    from tabom.models.devices import find_device, present_device
+    from tabom.models.sizes import context_problem, read_sizes
 
-    _check_flags(args)
-    found = _config_only(args) if args.config_only else _loaded(args)
+    for name in NUMBERS:
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.config_only and args.adapter is not None:
+        raise ConfigError("--config_only loads nothing, so --adapter has no meaning with it")
+    devices = [present_device()]
+    if args.device_name is not None and args.device_name.lower() != "cpu":
+        devices.append(find_device(args.device_name))
+    if args.config_only:
+        sizes = read_sizes(args.model)
+        model = {"name_or_path": args.model, "family": sizes.family, "source": sizes.source}
+        found: dict[str, Any] = {"model": model, "checks": []}
+    else:
+        found, sizes = _look(args)
+    problem = context_problem(
+        sizes.max_positions, prompt_tokens=args.prompt_tokens, max_new_tokens=args.max_new_tokens
+    )
+    found |= {
+        "sizes": sizes,
+        "warnings": [] if problem is None else [problem],
+        "estimates": [_estimate(args, sizes, device) for device in devices],
+        "versions": versions(),
+        "hardware": hardware(),
+    }
     if args.json:
         print(json.dumps(to_plain(found), ensure_ascii=False))
     else:
@@ -58,33 +87,9 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(result["passed"] for result in found["checks"]) else 1
 
 
-def _check_flags(args: argparse.Namespace) -> None:
-    from tabom.core.errors import ConfigError
-
-    for name in (
-        "batch_size", "per_device_train_batch_size", "prompt_tokens", "max_new_tokens", "window",
-        "lora_r",
-    ):  # fmt: skip
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if args.config_only and args.adapter is not None:
-        raise ConfigError("--config_only loads nothing, so --adapter has no meaning with it")
-
-
-def _config_only(args: argparse.Namespace) -> dict[str, Any]:
-    from tabom.models.sizes import read_sizes
-
-    read = read_sizes(args.model)
-    return {
-        "model": {"name_or_path": args.model, "family": read.family, "source": read.source},
-        "checks": [],
-        **_common(args, read),
-    }
-
-
-def _loaded(args: argparse.Namespace) -> dict[str, Any]:
+def _look(args: argparse.Namespace) -> tuple[dict[str, Any], "ModelSizes"]:
+    """Load the model and check it."""
     from tabom.cli import checkup
-    from tabom.core.errors import ModelError
     from tabom.models.loading import load_unprobed
     from tabom.models.sizes import sizes_of
 
@@ -103,8 +108,16 @@ def _loaded(args: argparse.Namespace) -> dict[str, Any]:
             raise
         raise ModelError(f"{error} (--config_only needs no weights)") from error
     results, template = checkup.check(model, prompt=args.prompt)
-    read = sizes_of(model.base_lm, family=model.family.name, source=args.model)
-    return {
+    sizes = sizes_of(model.base_lm, family=model.family.name, source=args.model)
+    # A CPU is given one short row: the whole batch would take it minutes.
+    is_cpu = model.device.type == "cpu"
+    call = checkup.measure_call(
+        model,
+        sizes,
+        batch_size=1 if is_cpu else args.batch_size,
+        length=min(args.prompt_tokens + args.max_new_tokens, 64 if is_cpu else 2**20),
+    )
+    found = {
         "model": {
             "name_or_path": args.model,
             "adapter": args.adapter,
@@ -118,24 +131,75 @@ def _loaded(args: argparse.Namespace) -> dict[str, Any]:
         "special_tokens": checkup.special_tokens(model),
         "template": template,
         "checks": [vars(result) for result in results],
-        **_common(args, read),
+        "call": call,
     }
+    return found, sizes
 
 
-def _common(args: argparse.Namespace, read: "ModelSizes") -> dict[str, Any]:
-    from tabom.cli.memory import estimate
-    from tabom.core.env import hardware, versions
-    from tabom.models.devices import find_device, present_device
+def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
+    """Peaks of decoding and training in several settings, the largest batches, and the speed."""
+    from tabom.decoding.config import DecodingConfig
+    from tabom.models.costs import largest_batch
+    from tabom.models.devices import GIB
+    from tabom.stages.estimate import Machine, response_work
 
-    devices: list[Device] = [present_device()]
-    if args.device_name is not None and args.device_name.lower() != "cpu":
-        devices.append(find_device(args.device_name))
+    machine = Machine(sizes=sizes, device=device)
+    room = (device.memory_gib - RESERVED_GIB) * GIB
+    uses = []
+    for name, batch_size, peak in _uses(args, machine):
+        memory = peak(batch_size)
+        uses.append(
+            {
+                "use": name,
+                "batch_size": batch_size,
+                "memory": {**vars(memory), "total": memory.total},
+                "fits": memory.total <= room,
+                "largest_batch": largest_batch(room, peak),
+            }
+        )
+    work = response_work(
+        DecodingConfig(max_new_tokens=args.max_new_tokens),
+        prompt=args.prompt_tokens,
+        block_length=sizes.block_length,
+    )
+    flops = work.flops(sizes, context=args.prompt_tokens + args.max_new_tokens)
     return {
-        "sizes": read,
-        "estimates": [estimate(args, read, device) for device in devices],
-        "versions": versions(),
-        "hardware": hardware(),
+        "device": device,
+        "uses": uses,
+        "flops_per_trajectory": flops,
+        "mfu": machine.mfu,
+        "trajectories_per_hour": 3600 / machine.seconds(flops, calls=0),
     }
+
+
+def _uses(
+    args: argparse.Namespace, machine: "Machine"
+) -> list[tuple[str, int, Callable[[int], "Memory"]]]:
+    """Name, batch size, and the peak as a function of the batch size."""
+    from tabom.models.costs import Batch
+    from tabom.training.config import TrainingConfig
+
+    num_slots, length = args.max_new_tokens, args.prompt_tokens + args.max_new_tokens
+
+    def decode(size: int) -> "Memory":
+        return machine.decoding_memory(batch_size=size, length=length, num_slots=num_slots)
+
+    def train(rows: int, **settings: Any) -> Callable[[int], "Memory"]:
+        config = TrainingConfig(lora_r=args.lora_r, **settings)
+        return lambda size: machine.training_memory(
+            config, Batch(size=size, length=length, num_rows=rows * size)
+        )
+
+    few, size = args.window, args.per_device_train_batch_size
+    again = {"gradient_checkpointing": True}
+    return [
+        ("decode", args.batch_size, decode),
+        (f"train LoRA r {args.lora_r}, {few} rows each", size, train(few)),
+        ("  with checkpointing", size, train(few, **again)),
+        (f"  all {num_slots} slots masked", size, train(num_slots)),
+        (f"train all weights, {few} rows each", size, train(few, use_peft=False)),
+        ("  with checkpointing", size, train(few, use_peft=False, **again)),
+    ]
 
 
 # ---- the same for people ----
@@ -143,7 +207,6 @@ def _common(args: argparse.Namespace, read: "ModelSizes") -> dict[str, Any]:
 
 def _print(found: dict[str, Any]) -> None:
     from tabom.cli.layout import parameters, safe, table
-    from tabom.cli.memory import print_estimate
 
     sizes = found["sizes"]
     rows = [[key, str(value)] for key, value in found["model"].items() if value]
@@ -156,6 +219,7 @@ def _print(found: dict[str, Any]) -> None:
             f"of {sizes.head_dim}",
         ],
         ["vocabulary", str(sizes.vocab_size)],
+        ["positions", str(sizes.max_positions or "not said")],
     ]
     print(table(["model", ""], rows, num_left=2))
     if "special_tokens" in found:
@@ -165,7 +229,7 @@ def _print(found: dict[str, Any]) -> None:
         ]
         print("\n" + table(["special token", "id", "text", "read from"], tokens, num_left=4))
         if found["template"] is not None:
-            print(f"\na prompt as the model sees it:\n{safe(found['template'].rendered)}")
+            print(f"\na prompt as the model sees it:\n{safe(found['template']['rendered'])}")
         checks = [
             [result["name"], "ok" if result["passed"] else "FAILED", result["detail"]]
             for result in found["checks"]
@@ -173,7 +237,11 @@ def _print(found: dict[str, Any]) -> None:
         print("\n" + table(["check", "", "seen"], checks, num_left=3))
     for one in found["estimates"]:
         print()
-        print_estimate(one)
+        _print_estimate(one)
+    if "call" in found:
+        _print_call(found["call"], found["estimates"][0]["device"])
+    for warning in found["warnings"]:
+        print(f"\nWARNING: {warning}")
     versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
     print(f"\n{versions}")
     failed = [result["name"] for result in found["checks"] if not result["passed"]]
@@ -181,3 +249,40 @@ def _print(found: dict[str, Any]) -> None:
         print(f"\nFAILED: {', '.join(failed)}")
     elif found["checks"]:
         print(f"\nall {len(found['checks'])} checks passed")
+
+
+def _print_estimate(one: dict[str, Any]) -> None:
+    from tabom.cli.layout import gib, number, table
+
+    device = one["device"]
+    precision = "bfloat16" if device.bytes_per_value == 2 else "float32"
+    print(
+        f"GiB on {device.name} ({device.memory_gib:g} GiB), {precision}; estimated, "
+        f"{RESERVED_GIB:g} GiB kept free"
+    )
+    parts = ("weights", "trained", "activations", "logits", "total")
+    rows = [
+        [
+            use["use"],
+            str(use["batch_size"]),
+            *(gib(use["memory"][part]) if use["memory"][part] else "-" for part in parts),
+            "yes" if use["fits"] else "NO",
+            str(use["largest_batch"]),
+        ]
+        for use in one["uses"]
+    ]
+    print(table(["", "batch", *parts, "fits", "largest batch"], rows))
+    print(
+        f"{number(one['flops_per_trajectory'])}FLOP a trajectory: "
+        f"{number(one['trajectories_per_hour'])} an hour at {100 * one['mfu']:g} % of "
+        f"{device.tflops:g} TFLOP/s"
+    )
+
+
+def _print_call(call: dict[str, float], device: "Device") -> None:
+    share = call["flops_per_second"] / (device.tflops * 1e12)
+    print(
+        f"measured: one call of {call['batch_size']} x {call['length']} tokens takes "
+        f"{1000 * call['seconds']:.3g} ms, {100 * share:.3g} % of the peak (`tabom plan --mfu "
+        f"{max(share, 0.001):.2g}`)"
+    )

@@ -1,4 +1,4 @@
-"""What a model costs: FLOPs and bytes as pure functions of its sizes. Nothing is measured here.
+"""What a model costs: FLOPs and bytes as pure functions of its sizes, one formula a quantity.
 
 Legend: B batch, S prompt + response, N response slots, R rows through the head, V vocabulary,
 D hidden, F feed-forward width.
@@ -7,20 +7,19 @@ A multiply and an add are two FLOPs. Norms, rotations and softmaxes are not coun
 cost memory traffic, which the share of peak speed that a caller assumes has to cover.
 """
 
+import bisect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tabom.core.errors import ModelError
 from tabom.models.sizes import ModelSizes
+from tabom.vocabulary.sizes import HEAD_TILE_BYTES
 
 # A flash-attention backward computes the scores once more: 2.5 times the products of the forward.
 ATTENTION_BACKWARD = 2.5
 # Adapter weights are float32 whatever the base is: weight, gradient and two moments of AdamW.
 BYTES_PER_TRAINED = 16
-HEAD_TILE_BYTES = 64 * 2**20  # of the logits of one tile of the training head, at most
-
-
-# ---- FLOPs ----
+LARGEST_BATCH = 2**20  # no larger one is looked for
 
 
 def attention_flops(sizes: ModelSizes, *, num_tokens: float, context: float) -> float:
@@ -40,26 +39,6 @@ def forward_flops(
         2.0 * num_tokens * sizes.body_weights
         + attention_flops(sizes, num_tokens=num_tokens, context=context)
         + 2.0 * num_rows * sizes.head_weights
-    )
-
-
-def training_flops(
-    sizes: ModelSizes,
-    *,
-    batch_size: int,
-    length: float,
-    num_rows: float,
-    lora_parameters: int | None,
-    is_checkpointed: bool,
-) -> float:
-    """Forward and backward of one micro-batch of equal lengths; arguments as `step_flops`."""
-    return step_flops(
-        sizes,
-        num_tokens=batch_size * length,
-        context=length,
-        num_rows=num_rows,
-        lora_parameters=lora_parameters,
-        is_checkpointed=is_checkpointed,
     )
 
 
@@ -115,9 +94,6 @@ def lora_parameters(sizes: ModelSizes, *, r: int, target_modules: Iterable[str])
     return sizes.num_layers * r * sum(ends[name] for name in names)
 
 
-# ---- bytes ----
-
-
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """Peak bytes on one device, by what they hold.
@@ -136,32 +112,62 @@ class Memory:
         return self.weights + self.trained + self.activations + self.logits
 
 
-def _in_flight(sizes: ModelSizes, bytes_per_value: int) -> int:
-    """Bytes a token of the widest place of one layer's forward: its feed-forward part."""
-    return bytes_per_value * (3 * sizes.hidden_size + 3 * sizes.intermediate_size)
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What goes through the model at once: B responses of S tokens, R rows through the head."""
+
+    size: int
+    length: int
+    num_rows: int
 
 
 def decoding_memory(
-    sizes: ModelSizes,
-    *,
-    batch_size: int,
-    length: int,
-    num_rows: int,
-    bytes_per_value: int,
-    max_logit_bytes: int,
+    sizes: ModelSizes, batch: Batch, *, bytes_per_value: int, max_logit_bytes: int
 ) -> Memory:
     """Peak of one decoding step.
 
-    num_rows: R of the first step, all masked slots of the batch. max_logit_bytes: of one float32
+    batch: R of the first step, all masked slots. max_logit_bytes: of one float32
         [rows, vocabulary] tensor; three are alive at once: the model's own, logits, weights.
     """
-    chunk = min(4 * num_rows * sizes.vocab_size, max(max_logit_bytes, 4 * sizes.vocab_size))
-    hidden = bytes_per_value * sizes.hidden_size * num_rows
+    row = 4 * sizes.vocab_size
+    chunk = min(row * batch.num_rows, max(max_logit_bytes, row))
+    hidden = bytes_per_value * sizes.hidden_size * batch.num_rows
+    in_flight = batch.size * batch.length * _in_flight(sizes, bytes_per_value)
     return Memory(
         weights=bytes_per_value * sizes.num_parameters,
         trained=0,
-        activations=batch_size * length * _in_flight(sizes, bytes_per_value) + hidden,
+        activations=in_flight + hidden,
         logits=2 * chunk + chunk * bytes_per_value // 4,
+    )
+
+
+def training_memory(
+    sizes: ModelSizes,
+    batch: Batch,
+    *,
+    bytes_per_value: int,
+    lora_parameters: int | None,
+    is_checkpointed: bool,
+    max_buffer_bytes: int,
+) -> Memory:
+    """Peak of one training micro-batch, at the start of its backward pass.
+
+    max_buffer_bytes: what the head may keep of float32 logits before it computes them again by
+        tiles.
+    """
+    is_full = lora_parameters is None
+    layer = kept_per_token(sizes, bytes_per_value=bytes_per_value, is_full=is_full)
+    boundary = bytes_per_value * sizes.hidden_size
+    kept = boundary * sizes.num_layers + layer if is_checkpointed else layer * sizes.num_layers
+    dense = 4 * batch.num_rows * sizes.vocab_size
+    trained = BYTES_PER_TRAINED * (lora_parameters or 0)
+    if is_full:  # gradients and two moments in the weights' own dtype
+        trained = 3 * bytes_per_value * sizes.num_parameters
+    return Memory(
+        weights=bytes_per_value * sizes.num_parameters,
+        trained=trained,
+        activations=batch.size * batch.length * (kept + _in_flight(sizes, bytes_per_value)),
+        logits=2 * min(HEAD_TILE_BYTES, dense) + min(dense, max_buffer_bytes),
     )
 
 
@@ -173,67 +179,21 @@ def kept_per_token(sizes: ModelSizes, *, bytes_per_value: int, is_full: bool) ->
     feed-forward part gate, its activation and up. Trained matrices keep their inputs as well.
     """
     width, query, key = sizes.hidden_size, sizes.query_width, sizes.key_width
-    norms = 2 * 4 * width
-    attention = bytes_per_value * (2 * query + 2 * key)
-    feed_forward = bytes_per_value * 3 * sizes.intermediate_size
-    inputs = bytes_per_value * 2 * width
+    values = 2 * query + 2 * key + 3 * sizes.intermediate_size + 2 * width
     if is_full:  # the norms' outputs (their weights train) and the input of down_proj
-        inputs += bytes_per_value * (2 * width + sizes.intermediate_size)
-    return norms + attention + feed_forward + inputs
+        values += 2 * width + sizes.intermediate_size
+    return 2 * 4 * width + bytes_per_value * values
 
 
-def training_memory(
-    sizes: ModelSizes,
-    *,
-    batch_size: int,
-    length: int,
-    num_rows: int,
-    bytes_per_value: int,
-    lora_parameters: int | None,
-    is_checkpointed: bool,
-    max_buffer_bytes: int | None,
-) -> Memory:
-    """Peak of one training micro-batch, at the start of its backward pass.
-
-    num_rows: R, rows through the head in the micro-batch. max_buffer_bytes: what the head may
-        keep of float32 logits before it computes them again by tiles; None: a head that keeps the
-        logits of all B * S positions, their softmax and its logarithm (for comparison).
-    """
-    tokens = batch_size * length
-    is_full = lora_parameters is None
-    layer = kept_per_token(sizes, bytes_per_value=bytes_per_value, is_full=is_full)
-    boundary = bytes_per_value * sizes.hidden_size
-    kept = boundary * sizes.num_layers + layer if is_checkpointed else layer * sizes.num_layers
-    if max_buffer_bytes is None:
-        logits = 3 * 4 * tokens * sizes.vocab_size
-    else:
-        dense = 4 * num_rows * sizes.vocab_size
-        tiles = 2 * min(HEAD_TILE_BYTES, dense)
-        logits = tiles + min(dense, max_buffer_bytes)
-    if lora_parameters is None:
-        trained = sizes.num_parameters * (bytes_per_value + 2 * bytes_per_value)
-    else:
-        trained = BYTES_PER_TRAINED * lora_parameters
-    return Memory(
-        weights=bytes_per_value * sizes.num_parameters,
-        trained=trained,
-        activations=tokens * (kept + _in_flight(sizes, bytes_per_value)),
-        logits=logits,
-    )
+def _in_flight(sizes: ModelSizes, bytes_per_value: int) -> int:
+    """Bytes a token of the widest place of one layer's forward: its feed-forward part."""
+    return bytes_per_value * (3 * sizes.hidden_size + 3 * sizes.intermediate_size)
 
 
 def largest_batch(num_bytes: float, peak: Callable[[int], Memory]) -> int:
-    """The most responses whose peak fits, at most 2**20; 0 if not even one does.
+    """The most responses whose peak fits, at most `LARGEST_BATCH`; 0 if not even one does.
 
-    peak: memory by batch size.
+    peak: memory by batch size, which grows with it.
     """
-    low, high = 0, 1
-    while high < 2**20 and peak(high).total <= num_bytes:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if peak(middle).total <= num_bytes:
-            low = middle
-        else:
-            high = middle
-    return low
+    sizes = range(1, LARGEST_BATCH + 1)
+    return bisect.bisect_right(sizes, num_bytes, key=lambda size: peak(size).total)

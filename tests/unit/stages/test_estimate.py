@@ -14,15 +14,17 @@ from tabom.models.config import ModelConfig
 from tabom.models.devices import find_device
 from tabom.models.loading import load_model
 from tabom.models.sizes import PUBLISHED_SIZES
-from tabom.pipeline.estimate import (
-    Assumptions,
+from tabom.stages.estimate import (
+    Given,
+    Machine,
+    Prompts,
     StageEstimate,
-    decoding_work,
-    estimate_study,
+    Work,
+    estimate_stages,
+    measure_prompts,
+    response_work,
     rows_per_response,
-    total,
 )
-from tabom.pipeline.lengths import PromptLengths, prompt_lengths
 from tabom.stages.recipe import load_recipe
 from tabom.stages.stage import Output
 from tabom.stages.study import plan_study
@@ -40,12 +42,12 @@ DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
         DecodingConfig(max_new_tokens=12, block_length=4, tokens_per_step=3),
     ],
 )
-def test_decoding_work_is_what_the_loop_does(config: DecodingConfig, random_toy: Path) -> None:
+def test_response_work_is_what_the_loop_does(config: DecodingConfig, random_toy: Path) -> None:
     model = load_model(random_toy, device="cpu")
     views: list[StepView] = []
     request = DecodeRequest(id="a", prompt_ids=[5, 6, 7])
     (decoded,) = Decoder(model, config).in_order([request], on_step=views.append)
-    work = decoding_work(config, prompt=3)
+    work = response_work(config, prompt=3)
     assert work.num_steps == decoded.trajectory.num_forwards == len(views)
     assert work.num_tokens == len(views) * 15
     # Rows asked at a step: the slots of the first unfinished block that are open before it.
@@ -57,20 +59,20 @@ def test_decoding_work_is_what_the_loop_does(config: DecodingConfig, random_toy:
     assert work.num_rows == rows
 
 
-def test_decoding_work_of_caches_and_bounds() -> None:
+def test_response_work_of_caches_and_bounds() -> None:
     base = {"max_new_tokens": 256, "block_length": 32}
     # Fast-dLLM's counting: 256 prompt tokens, 256 slots, blocks of 32.
-    assert decoding_work(DecodingConfig(**base), prompt=256).num_tokens == 131_072
-    prefix = decoding_work(DecodingConfig(**base, approximate="prefix"), prompt=256)
+    assert response_work(DecodingConfig(**base), prompt=256).num_tokens == 131_072
+    prefix = response_work(DecodingConfig(**base, approximate="prefix"), prompt=256)
     assert prefix.num_tokens == 8 * 512 + 31 * sum(range(32, 257, 32))
-    dual = decoding_work(DecodingConfig(**base, approximate="dual"), prompt=256)
+    dual = response_work(DecodingConfig(**base, approximate="dual"), prompt=256)
     assert dual.num_tokens == 8 * 512 + 31 * 256
     most = DecodingConfig(**base, schedule="threshold", threshold=0.9, policy="confidence")
-    assert decoding_work(most, prompt=256).num_steps == 256
+    assert response_work(most, prompt=256).num_steps == 256
     official = DecodingConfig(max_new_tokens=256, schedule="official", steps=128)
-    assert decoding_work(official, prompt=256).num_steps == 128
+    assert response_work(official, prompt=256).num_steps == 128
     # Block-causal with its exact cache: everything once, and each block again at each of its calls.
-    blocks = decoding_work(DecodingConfig(max_new_tokens=256), prompt=256, block_length=4)
+    blocks = response_work(DecodingConfig(max_new_tokens=256), prompt=256, block_length=4)
     assert blocks.num_steps == 256
     assert blocks.num_tokens == 512 + 256 * 4
 
@@ -90,21 +92,20 @@ def test_rows_per_response_by_objective() -> None:
     assert rows("nelbo", prompts=PromptSource(path="c.jsonl")) == pytest.approx(32.5, abs=6)
 
 
-def given(num_prompts: int = 18_000, **changes: object) -> Assumptions:
-    lengths = PromptLengths(num_prompts=num_prompts, tokens=(150,), note="given")
+def given(num_prompts: int = 18_000, *, mfu: float = 0.6 * 790 / 989, **changes: object) -> Given:
+    prompts = Prompts(number=num_prompts, tokens=(150,), note="given")
     fields = {
-        "device": find_device("H200"),
-        "mfu": 0.6 * 790 / 989,
+        "machine": Machine(sizes=DREAM, device=find_device("H200"), mfu=mfu),
         "acceptance_rate": 0.5,
-        "train": lengths,
-        "sets": {"sort": lengths, "reverse": lengths},
+        "train": prompts,
+        "sets": {"sort": prompts, "reverse": prompts},
         **changes,
     }
-    return Assumptions(**fields)  # type: ignore[arg-type]
+    return Given(**fields)  # type: ignore[arg-type]
 
 
-def by_label(estimates: list[StageEstimate]) -> dict[str, StageEstimate]:
-    return {e.label: e for e in estimates}
+def by_label(estimates: list[StageEstimate]) -> dict[str, Work]:
+    return {e.label: e.work for e in estimates}
 
 
 def test_a_collection_of_the_published_size(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -113,59 +114,61 @@ def test_a_collection_of_the_published_size(tiny_recipe: Path, tmp_path: Path) -
     That figure skips one empty step of 256 and two tenths of the last layer (2.4 %): 14.9 here.
     """
     overrides = [f"output_dir={tmp_path}", "decoding.max_new_tokens=256", "training.max_steps=-1",
-                 "training.num_train_epochs=5", "training.per_device_train_batch_size=4",
-                 "training.save_strategy=epoch"]  # fmt: skip
-    recipe = load_recipe(str(tiny_recipe), overrides=overrides)
-    found = by_label(estimate_study(recipe, plan_study(recipe), read=DREAM, given=given()))
+                 "training.num_train_epochs=5",
+                 "training.per_device_train_batch_size=4"]  # fmt: skip
+    stages = plan_study(load_recipe(str(tiny_recipe), overrides=overrides)).stages
+    found = by_label(estimate_stages(stages, given(num_slots=256)))
     collect = found["seed 0 collect"]
     assert collect.seconds == pytest.approx(14.9 * 3600, rel=0.01)
     assert collect.forwards == 18_000 * 256
-    assert collect.disk_bytes == pytest.approx(18_000 * 3600, rel=0.01)
     train = found["seed 0 train TABOM"]
     assert (train.num_items, train.forwards) == (9000, 45_000)
-    assert train.disk_bytes == 4 * 5_046_272 * (1 + 3 * 2)  # the adapter, and two checkpoints
     evaluate = found["base evaluate No-SFT"]
     assert evaluate.num_items == 3 * 18_000  # sort at two speeds, reverse at one
     assert evaluate.forwards == 18_000 * (256 + 64 + 256)
-    assert found["seed 0 verify"].seconds is None
-    assert total(list(found.values()))["forwards"] == sum(e.forwards for e in found.values())
+    assert found["seed 0 verify"] == Work()
+    whole = sum(found.values(), Work())
+    assert whole.forwards == sum(work.forwards for work in found.values())
+    assert whole.memory_bytes == max(work.memory_bytes for work in found.values())
 
 
 def test_one_response_a_call_is_bound_by_reading_the_weights(
     tiny_recipe: Path, tmp_path: Path
 ) -> None:
     overrides = [f"output_dir={tmp_path}", "collection.batch_size=1", "decoding.max_new_tokens=8"]
-    recipe = load_recipe(str(tiny_recipe), overrides=overrides)
-    short = PromptLengths(num_prompts=10, tokens=(4,), note="given")
-    estimates = estimate_study(
-        recipe, plan_study(recipe), read=DREAM, given=given(mfu=1.0, train=short)
-    )
-    collect = by_label(estimates)["seed 0 collect"]
-    assert collect.seconds == pytest.approx(10 * 8 * 2 * DREAM.num_parameters / 4.8e12)
+    stages = plan_study(load_recipe(str(tiny_recipe), overrides=overrides)).stages
+    short = Prompts(number=10, tokens=(4,), note="given")
+    collect = by_label(estimate_stages(stages, given(mfu=1.0, train=short, num_slots=8)))
+    expected = 10 * 8 * 2 * DREAM.num_parameters / 4.8e12
+    assert collect["seed 0 collect"].seconds == pytest.approx(expected)
 
 
 def test_padding_of_batches() -> None:
-    lengths = PromptLengths(num_prompts=4, tokens=(10, 2, 8, 4), note="")
-    assert lengths.padded_mean(1, is_sorted=False) == lengths.mean == 6
-    assert lengths.padded_mean(2, is_sorted=False) == (10 + 10 + 8 + 8) / 4
-    assert lengths.padded_mean(2, is_sorted=True) == (4 + 4 + 10 + 10) / 4
-    assert lengths.longest == 10
+    prompts = Prompts(number=4, tokens=(10, 2, 8, 4), note="")
+    assert prompts.padded_mean(1, is_sorted=False) == 6
+    assert prompts.padded_mean(2, is_sorted=False) == (10 + 10 + 8 + 8) / 4
+    assert prompts.padded_mean(2, is_sorted=True) == (4 + 4 + 10 + 10) / 4
+    assert prompts.longest == 10
 
 
 def test_lengths_are_measured_assumed_or_given(tmp_path: Path, random_toy: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "abcd"}\n{"prompt": "ab"}\n')
-    source, tokenizer = PromptSource(path=str(path)), load_model(random_toy).tokenizer
-    found = prompt_lengths(source, seed=0, tokenizer=tokenizer)
-    assert (found.num_prompts, found.tokens) == (2, (6, 4))  # with <user> and <assistant>
+    tokenizer = load_model(random_toy).tokenizer
+
+    def measured(source: PromptSource, **changes: Any) -> Prompts:
+        options = {"tokenizer": tokenizer, "prompt_tokens": None, **changes}
+        return measure_prompts(source, seed=0, what="set x", **options)
+
+    found = measured(PromptSource(path=str(path)))
+    assert (found.number, found.tokens) == (2, (6, 4))  # with <user> and <assistant>
     assert "measured on 2" in found.note
-    assert "assumed" in prompt_lengths(source, seed=0, tokenizer=None).note
-    assert prompt_lengths(source, seed=0, tokenizer=tokenizer, prompt_tokens=9).tokens == (9,)
-    missing = PromptSource(dataset_name="no/such-data")
-    with pytest.raises(DataError, match="--num_prompts"):
-        prompt_lengths(missing, seed=0, tokenizer=tokenizer)
-    found = prompt_lengths(missing, seed=0, tokenizer=tokenizer, num_prompts=50)
-    assert found.num_prompts == 50
-    assert "assumed" in found.note
-    with pytest.raises(DataError, match="no file"):  # a typing error is not planned around
-        prompt_lengths(PromptSource(path="no.jsonl"), seed=0, tokenizer=None, num_prompts=5)
+    assert "assumed" in measured(PromptSource(path=str(path)), tokenizer=None).note
+    assert measured(PromptSource(path=str(path)), prompt_tokens=9).tokens == (9,)
+    unseen = measured(PromptSource(dataset_name="no/such-data", limit=50))
+    assert (unseen.number, unseen.tokens) == (50, (150,))
+    unseen = measured(PromptSource(dataset_name="no/such-data"))
+    assert (unseen.number, unseen.tokens) == (1000, (150,))
+    assert "number is assumed" in unseen.note
+    with pytest.raises(DataError, match=r"set x: .*no\.jsonl"):  # no typing error is planned around
+        measured(PromptSource(path="no.jsonl"))

@@ -1,0 +1,369 @@
+"""What a study will cost, before anything starts: forwards, FLOPs, memory and hours of each stage.
+
+Legend: N response slots, S prompt + response, R rows through the head, K steps (model calls).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core.errors import DataError
+from tabom.core.manifest import read_manifest
+from tabom.decoding.config import DecodingConfig
+from tabom.models import costs
+from tabom.models.devices import Device
+from tabom.models.sizes import ModelSizes
+from tabom.stages.collect import Collect
+from tabom.stages.evaluate import Evaluate
+from tabom.stages.stage import Stage
+from tabom.stages.train import Train
+from tabom.training.config import TrainingConfig
+from tabom.vocabulary.sizes import LOGIT_BYTES
+
+MFU = 0.4  # share of the peak that a run reaches, where nobody has measured it
+ACCEPTANCE_RATE = 0.4  # the paper kept 22 % (code) to 43 % (mathematics) of what was collected
+NUM_MEASURED = 256
+# Of a data set that is not here: a usual benchmark, and a mathematics question with its template.
+ASSUMED_PROMPTS, ASSUMED_TOKENS = 1000, 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A model on a device.
+
+    mfu: hours are FLOPs over mfu times the device's peak, and at least one reading of the weights
+    a model call.
+    """
+
+    sizes: ModelSizes
+    device: Device
+    mfu: float = MFU
+
+    def seconds(self, flops: float, *, calls: float) -> float:
+        """Time of some FLOPs in some model calls, each of which reads the weights."""
+        seconds = flops / (self.mfu * self.device.tflops * 1e12)
+        if self.device.bandwidth is None:
+            return seconds
+        weights = self.device.bytes_per_value * self.sizes.num_parameters
+        return max(seconds, calls * weights / (self.device.bandwidth * 1e12))
+
+    def decoding_memory(self, *, batch_size: int, length: int, num_slots: int) -> costs.Memory:
+        """Of the first step of a batch, in which every slot is asked for."""
+        return costs.decoding_memory(
+            self.sizes,
+            costs.Batch(size=batch_size, length=length, num_rows=batch_size * num_slots),
+            bytes_per_value=self.device.bytes_per_value,
+            max_logit_bytes=LOGIT_BYTES["gpu" if self.device.is_gpu else "cpu"],
+        )
+
+    def training_memory(self, config: TrainingConfig, batch: costs.Batch) -> costs.Memory:
+        """Of one micro-batch."""
+        return costs.training_memory(
+            self.sizes,
+            batch,
+            bytes_per_value=self.device.bytes_per_value,
+            lora_parameters=self.adapter_size(config),
+            is_checkpointed=config.gradient_checkpointing,
+            max_buffer_bytes=config.max_buffer_bytes,
+        )
+
+    def adapter_size(self, config: TrainingConfig) -> int | None:
+        """Parameters of the adapter that is trained; None if all weights are."""
+        if not config.use_peft:
+            return None
+        targets = config.lora_target_modules
+        return costs.lora_parameters(self.sizes, r=config.lora_r, target_modules=targets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """How many prompts a source gives and how long they are.
+
+    tokens: lengths of the first ones, or one assumed length. note: where the numbers come from.
+    """
+
+    number: int
+    tokens: tuple[int, ...]
+    note: str
+
+    @property
+    def longest(self) -> int:
+        return max(self.tokens)
+
+    def padded_mean(self, batch_size: int, *, is_sorted: bool) -> float:
+        """The mean length with the padding of batches: each is as long as its longest prompt."""
+        tokens = sorted(self.tokens) if is_sorted else list(self.tokens)
+        batches = [tokens[i : i + batch_size] for i in range(0, len(tokens), batch_size)]
+        return sum(max(batch) * len(batch) for batch in batches) / len(tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What an estimate takes for granted.
+
+    train: the training prompts, each collected num_samples times in num_slots slots. sets: the
+    prompts of each evaluation set by its name. acceptance_rate: share of trajectories that the
+    verifier accepts.
+    """
+
+    machine: Machine
+    acceptance_rate: float
+    train: Prompts
+    sets: dict[str, Prompts]
+    num_slots: int
+    num_samples: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The cost of some work. Two pieces of work add up; of memory the larger counts.
+
+    num_items: prompts decoded, or responses trained on. forwards: sequences through the model (a
+    batch of 32 is 32). memory_bytes: peak on the device.
+    """
+
+    num_items: int = 0
+    forwards: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0
+    memory_bytes: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            num_items=self.num_items + other.num_items,
+            forwards=self.forwards + other.forwards,
+            flops=self.flops + other.flops,
+            seconds=self.seconds + other.seconds,
+            memory_bytes=max(self.memory_bytes, other.memory_bytes),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """One stage and its work."""
+
+    kind: str
+    label: str
+    folder: str
+    is_complete: bool
+    work: Work = field(default_factory=Work)
+
+
+def estimate_stages(stages: Sequence[Stage], given: Given) -> list[StageEstimate]:
+    """An estimate for each stage, in their order.
+
+    Raises: StageError if a folder holds another run's results.
+    """
+    return [
+        StageEstimate(
+            kind=stage.kind,
+            label=stage.label,
+            folder=str(stage.folder),
+            is_complete=stage.is_complete(),
+            work=stage_work(stage, given),
+        )
+        for stage in stages
+    ]
+
+
+def stage_work(stage: Stage, given: Given) -> Work:
+    """What one stage will cost; of verification and diagnosis, next to which all else is much."""
+    if isinstance(stage, Collect):
+        prompts = replace(given.train, number=given.train.number * given.num_samples)
+        return decode_work(stage.decoding, prompts, given.machine, stage.collection.batch_size)
+    if isinstance(stage, Train):
+        return _train(stage, given)
+    if isinstance(stage, Evaluate):
+        return sum(
+            (
+                decode_work(
+                    item.decoding_at(pace, base=stage.decoding),
+                    given.sets[item.name],
+                    given.machine,
+                    stage.evaluation.batch_size,
+                )
+                for item in stage.evaluation.sets
+                for pace in item.tokens_per_step
+            ),
+            Work(),
+        )
+    return Work()
+
+
+def decode_work(
+    decoding: DecodingConfig, prompts: Prompts, machine: Machine, batch_size: int
+) -> Work:
+    """Decoding every prompt of a source once."""
+    num, num_slots = prompts.number, decoding.max_new_tokens
+    padded = prompts.padded_mean(batch_size, is_sorted=True)
+    one = response_work(decoding, prompt=padded, block_length=machine.sizes.block_length)
+    flops = num * one.flops(machine.sizes, context=padded + num_slots)
+    memory = machine.decoding_memory(
+        batch_size=min(batch_size, num), length=prompts.longest + num_slots, num_slots=num_slots
+    )
+    return Work(
+        num_items=num,
+        forwards=float(num * one.num_steps),
+        flops=flops,
+        seconds=machine.seconds(flops, calls=math.ceil(num / batch_size) * one.num_steps),
+        memory_bytes=memory.total,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseWork:
+    """Work of one response, at most; exact under the fixed schedule.
+
+    num_steps: K. num_rows: rows through the head over all steps. num_tokens: tokens through the
+    layers over all steps.
+    """
+
+    num_steps: int
+    num_rows: float
+    num_tokens: float
+
+    def flops(self, sizes: ModelSizes, *, context: float) -> float:
+        """FLOPs, each token seeing `context` others."""
+        return costs.forward_flops(
+            sizes, num_tokens=self.num_tokens, context=context, num_rows=self.num_rows
+        )
+
+
+def response_work(
+    decoding: DecodingConfig, *, prompt: float, block_length: int | None = None
+) -> ResponseWork:
+    """What decoding does for one response of N slots after `prompt` tokens.
+
+    block_length: of a block-causal model, whose finished blocks are cached.
+    """
+    num_slots = decoding.max_new_tokens
+    block = decoding.block_length or block_length or num_slots
+    num_blocks = math.ceil(num_slots / block)
+    length = prompt + num_slots
+    if decoding.is_official:
+        steps = decoding.steps or num_slots
+        calls = steps * (2 if decoding.cfg_scale else 1)
+        rows = num_slots * (steps + 1) / 2
+        return ResponseWork(num_steps=steps, num_rows=rows, num_tokens=calls * length)
+    # A threshold or a factor reveals one slot a step at least, and often more.
+    a_step = decoding.tokens_per_step if decoding.schedule == "fixed" else 1
+    masked = range(block, 0, -a_step)
+    again = len(masked) - 1  # calls of a block after its first
+    num_tokens = num_blocks * len(masked) * length
+    if decoding.approximate == "prefix":
+        behind = sum(num_slots - i * block for i in range(num_blocks))
+        num_tokens = num_blocks * length + again * behind
+    elif decoding.approximate == "dual":
+        num_tokens = num_blocks * (length + again * block)
+    elif block_length is not None:
+        num_tokens = length + num_blocks * len(masked) * block
+    return ResponseWork(
+        num_steps=num_blocks * len(masked),
+        num_rows=num_blocks * sum(masked),
+        num_tokens=num_tokens,
+    )
+
+
+def _train(stage: Train, given: Given) -> Work:
+    config, machine = stage.training, given.machine
+    batch_size = config.per_device_train_batch_size
+    num_examples = _num_examples(stage, given)
+    per_epoch = math.ceil(num_examples // batch_size / config.gradient_accumulation_steps)
+    num_steps = config.max_steps
+    if num_steps < 1:
+        num_steps = math.ceil(config.num_train_epochs * per_epoch)
+    num_seen = num_steps * config.gradient_accumulation_steps * batch_size
+    length = given.train.padded_mean(batch_size, is_sorted=False) + given.num_slots
+    rows = rows_per_response(stage, given.num_slots)
+    flops = costs.step_flops(
+        machine.sizes,
+        num_tokens=num_seen * length,
+        context=length,
+        num_rows=num_seen * rows,
+        lora_parameters=machine.adapter_size(config),
+        is_checkpointed=config.gradient_checkpointing,
+    )
+    largest = costs.Batch(
+        size=batch_size,
+        length=given.train.longest + given.num_slots,
+        num_rows=math.ceil(batch_size * rows),
+    )
+    return Work(
+        num_items=num_examples,
+        forwards=float(num_seen),
+        flops=flops,
+        seconds=machine.seconds(flops, calls=2 * num_steps),
+        memory_bytes=machine.training_memory(config, largest).total,
+    )
+
+
+def _num_examples(stage: Train, given: Given) -> int:
+    """Accepted trajectories: counted if they are judged already, else assumed."""
+    if stage.verdicts is None:
+        return given.train.number
+    found = read_manifest(stage.verdicts.folder)
+    if found is not None:
+        return int(found.counts["accepted"])
+    return math.ceil(given.train.number * given.num_samples * given.acceptance_rate)
+
+
+def rows_per_response(train: Train, num_slots: int) -> float:
+    """Mean rows of the head that the arm's objective asks of a full response, by drawing some."""
+    import torch
+
+    from tabom.objectives.batch import TrajectoryBatch
+    from tabom.objectives.presets import build_objective
+
+    num = 128
+    slot_BN = torch.arange(num_slots).repeat(num, 1)
+    is_ordered = train.prompts is None
+    batch = TrajectoryBatch(
+        prompt_ids_BP=slot_BN[:, :1],
+        prompt_mask_BP=torch.ones_like(slot_BN[:, :1]),
+        response_ids_BN=slot_BN,
+        key_B=torch.arange(num),
+        slot_BN=torch.ones_like(slot_BN, dtype=torch.bool),
+        length_B=torch.full((num,), num_slots),
+        mask_id=num_slots,
+        order_BN=slot_BN if is_ordered else None,
+        step_BN=slot_BN if is_ordered else None,
+    )
+    objective = build_objective(train.objective, **train.options)
+    return len(objective.draw(batch, seed=0, step=0).row_batch_R) / num
+
+
+def measure_prompts(
+    source: PromptSource, *, seed: int, tokenizer: Any, prompt_tokens: int | None, what: str
+) -> Prompts:
+    """How many prompts a source gives and how long its first ones are.
+
+    Files and functions are read. A data set of the hub is not fetched for an estimate: the number
+    is the limit of the source, or assumed.
+    tokenizer: with the chat template, or None if it is not here. prompt_tokens: the user's own
+        number, taken instead. what: how errors call the source.
+    Raises: DataError if a file or function does not give prompts.
+    """
+    tokens: tuple[int, ...] = (prompt_tokens or ASSUMED_TOKENS,)
+    how = f"{tokens[0]} tokens, {'assumed' if prompt_tokens is None else 'as given'}"
+    if source.dataset_name is not None and not Path(source.dataset_name).exists():
+        number = source.limit or ASSUMED_PROMPTS
+        told = "" if source.limit else ", and their number is assumed (prompts.limit says it)"
+        note = f"{how}{told}: a plan does not fetch {source.dataset_name}"
+        return Prompts(number=number, tokens=tokens, note=note)
+    try:
+        prompts = load_prompts(source, seed=seed)
+    except DataError as error:
+        raise DataError(f"{what}: {error}") from error
+    if prompt_tokens is None and tokenizer is not None:
+        tokens = tuple(_num_tokens(p.prompt, tokenizer) for p in prompts[:NUM_MEASURED])
+        how = f"{sum(tokens) / len(tokens):.0f} tokens, measured on {len(tokens)}"
+    return Prompts(number=len(prompts), tokens=tokens, note=how)
+
+
+def _num_tokens(prompt: str | list[dict[str, str]], tokenizer: Any) -> int:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    return len(tokenizer.apply_chat_template(messages, **options))
