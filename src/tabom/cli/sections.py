@@ -17,7 +17,7 @@ from tabom.core.errors import ConfigError
 from tabom.core.recipe_file import RecipeFile, read_recipe
 
 if TYPE_CHECKING:
-    from tabom.stages.progress import Report
+    from tabom.core.progress import Report
     from tabom.stages.stage import Counts, Stage
 
 S = TypeVar("S", bound="Stage")
@@ -106,7 +106,7 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
 @contextmanager
 def bars(args: argparse.Namespace) -> Iterator["Report"]:
     """A progress bar for the stage."""
-    from tabom.stages.progress import Bars
+    from tabom.core.progress import Bars
 
     found = Bars(is_quiet=args.quiet)
     try:

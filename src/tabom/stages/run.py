@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from tabom.core import configs
 from tabom.core.atomic import only_one, read_json, write_json, write_text
@@ -40,14 +39,14 @@ def run_recipe(
     known = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else None
     found = check_held_out(recipe, known=known)
     if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
-        tqdm.write("\n".join(found["notes"]), file=sys.stderr)
+        print("\n".join(found["notes"]), file=sys.stderr)
     with only_one(root):  # before anything there is removed or written
         if overwrite:
             for stage in plan.stages:
                 stage.make_way()
         todo = pending_stages(plan)
         if not is_quiet and len(todo) < len(plan.stages):
-            tqdm.write(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
+            print(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
         settings = yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
         write_text(root / RECIPE, settings)
         write_json(root / HELD_OUT, found)

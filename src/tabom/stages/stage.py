@@ -20,7 +20,7 @@ from tabom.core import configs, manifest
 from tabom.core.atomic import only_one
 from tabom.core.errors import StageError
 from tabom.core.identity import FREE, identity_of_fields
-from tabom.stages.progress import Report, silent
+from tabom.core.progress import Report, silent
 
 # Of a stage's folder, what goes when the manifest is there; the dot keeps it out of that.
 UNFINISHED = ".unfinished"

@@ -1,10 +1,11 @@
 """A study: arms x seeds as a graph of stages, run in this process or in several side by side."""
 
+import contextlib
 import os
 import queue
 import signal
-import sys
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -12,13 +13,11 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tabom.core.errors import StageError, TabomError
+from tabom.core.progress import Bars, silent
 from tabom.stages.collect import Collect
 from tabom.stages.diagnose import Diagnose
 from tabom.stages.evaluate import Evaluate
-from tabom.stages.progress import Bars, silent
 from tabom.stages.recipe import ArmConfig, Recipe
 from tabom.stages.stage import Output, Stage
 from tabom.stages.train import Train
@@ -165,25 +164,62 @@ def run_stages(
     """Run stages that `pending_stages` gave, in this process or side by side."""
     if not todo:
         return
-    if num_workers <= 1 or len(todo) == 1:
-        _limit_threads(threads_per_worker)
-        bars = Bars(is_quiet=is_quiet)
-        for stage in todo:
-            try:
-                counts = stage.run(bars)
-            except TabomError as error:
-                raise _at(stage, error) from error
-            finally:
-                bars.close()
-            _tell(stage, counts, is_quiet)
-        return
-    _run_side_by_side(todo, num_workers, threads_per_worker, is_quiet)
+    board = _Board(todo, is_quiet=is_quiet)
+    try:
+        if num_workers <= 1 or len(todo) == 1:
+            _limit_threads(threads_per_worker)
+            for stage in todo:
+                board.start(stage)
+                try:
+                    board.end(stage, stage.run(board.report))
+                except TabomError as error:
+                    raise _at(stage, error) from error
+        else:
+            _run_side_by_side(todo, num_workers, threads_per_worker, board)
+    finally:
+        board.close()
 
 
-def _tell(stage: Stage, counts: dict[str, Any], is_quiet: bool) -> None:
-    if is_quiet:
-        return
-    tqdm.write(f"{stage.label:<32} {_in_words(counts)}")
+class _Board:
+    """What a study shows: how far it is as a whole, the stages that run, and those that ended."""
+
+    def __init__(self, todo: list[Stage], *, is_quiet: bool) -> None:
+        self._is_quiet = is_quiet
+        self._bars = Bars(is_quiet=is_quiet)
+        self._costs = {stage.label: stage.cost for stage in todo}
+        self._shares = dict.fromkeys(self._costs, 0.0)
+        self._ended: set[str] = set()
+
+    def start(self, stage: Stage) -> None:
+        """Show the stage before it says anything."""
+        self._show_study()
+        self._bars(stage.label, 0, None)
+
+    def report(self, label: str, done: int, total: int, note: str = "") -> None:
+        """Move a stage's row and the study's (a stage with several phases never moves it back)."""
+        if label in self._ended:  # said by a worker before its end, and read after it
+            return
+        if total:
+            self._shares[label] = max(self._shares[label], done / total)
+        self._bars(label, done, total, note)
+        self._show_study()
+
+    def end(self, stage: Stage, counts: dict[str, Any]) -> None:
+        """Take the stage's row away and tell in a line what it counted."""
+        self._ended.add(stage.label)
+        self._shares[stage.label] = 1.0
+        self._bars.end(stage.label)
+        self._show_study()
+        if not self._is_quiet:
+            print(f"{stage.label:<32} {_in_words(counts)}", flush=True)
+
+    def close(self) -> None:
+        self._bars.close()
+
+    def _show_study(self) -> None:
+        if len(self._costs) > 1:
+            done = sum(self._shares[label] * cost for label, cost in self._costs.items())
+            self._bars("study", done, sum(self._costs.values()))
 
 
 # In the manifest, not on the line that tells that a stage is done.
@@ -249,43 +285,26 @@ def _run_in_worker(stage: Stage) -> dict[str, Any]:
     last = [0.0]
 
     def report(label: str, done: int, total: int, note: str = "") -> None:
-        share = done / total if total else 1.0
-        if share >= last[0] + 0.02 or share >= 1.0:
-            last[0] = share
-            _events.put((str(stage.folder), share))
+        now = time.monotonic()
+        if now >= last[0] + 0.2 or done >= total:  # the parent draws no faster
+            last[0] = now
+            _events.put((label, done, total, note))
 
     return stage.run(report if _events is not None else silent)
 
 
 def _run_side_by_side(
-    todo: list[Stage], num_workers: int, threads: int | None, is_quiet: bool
+    todo: list[Stage], num_workers: int, threads: int | None, board: _Board
 ) -> None:
     context = get_context("spawn")
     events = context.Queue()
     waiting = {stage.folder: stage for stage in todo}
-    shares = {str(stage.folder): 0.0 for stage in todo}
-    costs = {str(stage.folder): stage.cost for stage in todo}
-    bar = tqdm(
-        total=100,
-        disable=is_quiet or not sys.stderr.isatty(),
-        desc="study",
-        dynamic_ncols=True,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-    )
     stop = threading.Event()
-
-    def redraw() -> None:
-        done = 100 * sum(shares[k] * costs[k] for k in shares) / sum(costs.values())
-        bar.update(done - bar.n)  # draws at most ten times a second
 
     def listen() -> None:
         while not stop.is_set():
-            try:
-                folder, share = events.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            shares[folder] = max(shares[folder], share)
-            redraw()
+            with contextlib.suppress(queue.Empty):
+                board.report(*events.get(timeout=0.5))
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -302,6 +321,7 @@ def _run_side_by_side(
                 if len(running) >= num_workers:
                     break
                 del waiting[stage.folder]
+                board.start(stage)
                 running[pool.submit(_run_in_worker, stage)] = stage
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -315,9 +335,7 @@ def _run_side_by_side(
                         f"{stage.label}: a worker process was killed, perhaps for want of memory; "
                         "lower study.num_workers or a batch size, then run again: it goes on"
                     ) from error
-                shares[str(stage.folder)] = 1.0
-                redraw()
-                _tell(stage, counts, is_quiet)
+                board.end(stage, counts)
     except BaseException:
         for process in list((getattr(pool, "_processes", None) or {}).values()):
             process.terminate()
@@ -326,7 +344,6 @@ def _run_side_by_side(
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
         listener.join()
-        bar.close()
 
 
 def _ready(waiting: dict[Path, Stage], running: Any) -> list[Stage]:
