@@ -255,6 +255,13 @@ class MaskedDiffusionModel(nn.Module):
                 "checkpoint into the folder"
             )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        for message in messages:
+            held = self.special_text_in(str(message.get("content", "")))
+            if held is not None:
+                raise ModelError(
+                    f"a prompt holds the text of the special token {held!r}, which would become "
+                    f"its id: {message['content'][:60]!a}; change the text or leave the row out"
+                )
         try:
             ids = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -266,6 +273,15 @@ class MaskedDiffusionModel(nn.Module):
                 f"({type(error).__name__}: {error})"
             ) from error
         return [int(i) for i in ids]
+
+    def special_text_in(self, text: str) -> str | None:
+        """A special token (mask, end, role, ...) whose text stands in the text; None if none does.
+
+        Tokenizers turn such text into the token's id, which would steer the model.
+        """
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        texts = (str(token) for token in added.values() if getattr(token, "special", True))
+        return next((special for special in texts if special in text), None)
 
     def decode_response(self, response_ids: list[int]) -> str:
         """Text up to the first end token; mask tokens and other specials are left out."""

@@ -11,6 +11,7 @@ from tabom.core.errors import ModelError
 from tabom.models.families import family_names
 from tabom.models.loading import load_model, save_model
 from tabom.models.random_checkpoint import write_random_checkpoint
+from tabom.models.sizes import require_context
 
 Checkpoint = Callable[..., Path]
 
@@ -313,3 +314,25 @@ def test_a_config_that_does_not_fit_is_refused(
 def test_a_device_that_is_not_there_is_refused(checkpoint: Checkpoint, device: str) -> None:
     with pytest.raises(ModelError, match=f"device '{device}'"):
         load_model(checkpoint("toy"), device=device, require_tokenizer=False)
+
+
+def test_quantised_weights_and_missing_attention_are_named(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("dream")
+    with pytest.raises(ModelError, match=r"attn_implementation 'flash_attention_2' cannot be used"):
+        load_model(folder, attn_implementation="flash_attention_2", require_tokenizer=False)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json has a quantization_config"):
+        load_model(folder, require_tokenizer=False)
+
+
+def test_a_prompt_beyond_the_positions_is_refused(checkpoint: Checkpoint) -> None:
+    model = load_model(checkpoint("sdar"), require_tokenizer=False)
+    limit = model.max_positions
+    assert limit == 32768
+    require_context(limit, prompt_tokens=limit - 8, max_new_tokens=8)
+    with pytest.raises(ModelError, match=r"32769 positions.* allows 32768"):
+        require_context(limit, prompt_tokens=limit - 7, max_new_tokens=8)
+    require_context(None, prompt_tokens=10**9, max_new_tokens=8)

@@ -1,5 +1,7 @@
 """`tabom verify` judges stored trajectories again, side by side, and collects nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,18 @@ def test_without_a_sandbox_nothing_is_run(collected, random_toy, tmp_path, monke
     assert status == 2
     assert "apt-get install bubblewrap" in capsys.readouterr().err
     assert not (output / "verdicts.parquet").exists()
+
+
+def test_verifying_imports_no_torch(collected: Path, random_toy: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from tabom.cli.main import main; status = main(sys.argv[1:]); "
+        "print(status, [m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    )
+    arguments = [
+        *("verify", "--trajectories", str(collected), "--output_dir", str(tmp_path / "out")),
+        *("--model_name_or_path", str(random_toy), "--quiet", "--verifier", "accept_all"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().splitlines()[-1] == "0 []"
