@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.style import Style
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tabom.cli import live
 from tabom.cli.layout import columns, duration, gib, number, safe, table
-from tabom.cli.live import FAINT, Screen, Slot, TokenTexts, canvas_slots, certainty_code, wrap
+from tabom.cli.live import FAINT, PLAIN, Screen, TokenTexts, canvas_slots, certainty_style
 from tabom.cli.main import main
 from tabom.decoding.requests import StepView
 
@@ -27,8 +28,8 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 class Terminal(io.StringIO):
     """A terminal: it says so, and keeps the screen as a reader sees it.
 
-    A line that is wider than the screen would be wrapped by a real one and spoil the count of
-    lines to go back; here it fails.
+    While the cursor is hidden, that is while a canvas is drawn, no line may be wider than the
+    screen: a real one would wrap it and spoil the count of lines to go back.
     """
 
     encoding = "utf-8"  # type: ignore[assignment]
@@ -40,7 +41,7 @@ class Terminal(io.StringIO):
         self.row = 0
         self.codes: list[str] = []
         self.is_cursor_hidden = False
-        self.tallest_move = 0
+        self.num_up = self.tallest_move = 0
 
     def isatty(self) -> bool:
         return True
@@ -52,11 +53,13 @@ class Terminal(io.StringIO):
 
     def _take(self, part: str) -> None:
         if part == "\n":
+            self.num_up = 0
             self.row += 1
             self.lines += [""] * (self.row + 1 - len(self.lines))
         elif part.endswith("A") and part.startswith("\x1b"):
             self.row -= int(part[2:-1])
-            self.tallest_move = max(self.tallest_move, int(part[2:-1]))
+            self.num_up += int(part[2:-1])
+            self.tallest_move = max(self.tallest_move, self.num_up)
             assert self.row >= 0
         elif part == "\x1b[2K":
             self.lines[self.row] = ""
@@ -68,7 +71,7 @@ class Terminal(io.StringIO):
             self.codes.append(part)
         elif part != "\r":
             self.lines[self.row] += part
-            assert columns(self.lines[self.row]) < self.width
+            assert not self.is_cursor_hidden or columns(self.lines[self.row]) <= self.width
 
     @property
     def shown(self) -> str:
@@ -92,12 +95,16 @@ def on(terminal: Terminal, *arguments: Any) -> None:
 
 
 def talk(
-    monkeypatch: pytest.MonkeyPatch, *arguments: Any, lines: str, to: Terminal | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: Any,
+    lines: str,
+    to: Terminal | None = None,
+    status: int = 0,
 ) -> None:
     """`tabom chat` with these lines on stdin."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     if to is None:
-        assert main(["chat", *map(str, arguments)]) == 0
+        assert main(["chat", *map(str, arguments)]) == status
     else:
         on(to, "chat", *arguments)
 
@@ -159,6 +166,18 @@ def test_generate_with_an_adapter(random_toy: Path, tmp_path: Path, capsys: Capt
     assert generate(capsys, *common, "--adapter", tmp_path / "adapter") != base
 
 
+def test_generate_reads_a_prompt_from_stdin(
+    random_toy: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = [random_toy, "--max_new_tokens", 8, "--prompt"]
+    expected = generate(capsys, *common, "abc")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("abc\n"))
+    assert generate(capsys, *common, "-") == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["generate", *map(str, common), "-"]) == 2
+    assert "--prompt is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -208,7 +227,7 @@ def test_chat_settings_and_mistakes_do_not_end_it(
         "/settings tokens_per_step=4 max_new_tokens=8\n/settings policy=best\n/settings x=1\n"
         '/settings "\n/nonsense\n\u4e2d\n/help\nabc\n'
     )
-    talk(monkeypatch, random_toy, lines=lines)
+    talk(monkeypatch, random_toy, lines=lines, status=2)  # a script is told that something failed
     out, err = capsys.readouterr()
     assert "tokens_per_step=4\n" in out
     assert "temperature=0.0\n" in out
@@ -228,7 +247,8 @@ def test_chat_settings_and_mistakes_do_not_end_it(
 def test_a_system_message_comes_first(
     random_toy: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talk(monkeypatch, random_toy, "--system", "be kind", "--max_new_tokens", 4, lines="abc\n")
+    talk(monkeypatch, random_toy, "--system", "be kind", "--max_new_tokens", 4, lines="abc\n",
+         status=2)  # fmt: skip
     assert "got role system" in capsys.readouterr().err  # the toy's template has none
 
 
@@ -268,7 +288,7 @@ def test_no_color_keeps_the_drawing_without_colours(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     on(terminal, "generate", random_toy, "--prompt", "abc", "--max_new_tokens", 12)
-    assert terminal.codes == []
+    assert not any("38;5" in code for code in terminal.codes)
     assert "step 12" in terminal.getvalue()
 
 
@@ -299,24 +319,42 @@ def test_stopping_a_response_keeps_the_talk(
 
 
 def test_a_canvas_taller_than_the_screen_shows_where_it_is_revealed(terminal: Terminal) -> None:
-    screen = Screen.of(terminal)  # type: ignore[arg-type]
-    slots = [Slot(text="a" * 59 if n != 30 else "b" * 59, code=FAINT) for n in range(50)]
-    slots[30] = Slot(text="b" * 59, code="4;38;5;38")
+    screen = Screen(terminal)  # type: ignore[arg-type]
+    slots = [("a" * 60, FAINT)] * 50
+    slots[30] = ("b" * 60, Style(underline=True))
     screen.draw(slots, "one")
     screen.draw(slots, "two")
     assert terminal.tallest_move <= 11  # what has scrolled away is never reached for
-    assert "b" * 59 in terminal.shown
-    assert terminal.lines[-2] == "two"
+    assert "b" * 60 in terminal.shown
+    assert terminal.lines[terminal.row] == "two"
     screen.clear()
     assert terminal.shown == ""
 
 
+class AsciiTerminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_an_encoding_without_blocks_gets_other_signs(terminal: Terminal) -> None:
-    terminal.encoding = "ascii"  # type: ignore[assignment]
-    screen = Screen.of(terminal)  # type: ignore[arg-type]
-    assert screen.glyphs == live.ENDED
-    screen.draw([Slot(text="\u4e2d")], "status")
-    assert terminal.shown == "?\nstatus"
+    written = io.BytesIO()
+    screen = Screen(AsciiTerminal(written, encoding="ascii"))
+    assert screen.glyphs == live.ASCII
+    screen.draw([("\u4e2d", PLAIN)], "status")
+    screen.write("\u4e2d\n")
+    assert written.getvalue().count(b"?\n") == 2
+
+
+def test_text_of_a_model_is_no_markup(terminal: Terminal) -> None:
+    screen = Screen(terminal)  # type: ignore[arg-type]
+    text = "[red]x[/red] :smile: [link=http://a]b[/link]"
+    screen.draw([(text, PLAIN)], "[bold]status")
+    assert text in terminal.shown
+    assert "[bold]status" in terminal.shown
+    screen.clear()
+    screen.leave([(text, PLAIN)], "note")
+    screen.say("[red]said[/red]")
+    assert terminal.shown.splitlines() == [text, "note", "[red]said[/red]"]
 
 
 # ---- characters ----
@@ -365,24 +403,22 @@ def test_every_cut_of_a_response_can_be_shown(byte_tokenizer: PreTrainedTokenize
     assert "".join(texts.of(ids, [False] * len(ids))) == TEXT * 3
 
 
-def test_wide_characters_fill_lines_exactly() -> None:
-    slots = [Slot(text="\u4e2d\u6587"), Slot(text="abc"), Slot(text="e\u0301x")]
-    assert wrap(slots, width=4, is_coloured=False) == ["\u4e2d\u6587", "abce\u0301", "x"]
-    assert wrap(slots, width=5, is_coloured=False) == ["\u4e2d\u6587a", "bce\u0301x"]
-    assert wrap([Slot(text="a\n\nb")], width=5, is_coloured=False) == ["a", "", "b"]
+def test_wide_characters_never_leave_the_screen(terminal: Terminal) -> None:
+    screen = Screen(terminal)  # type: ignore[arg-type]
+    words = ["\u4e2d\u6587", "abc", "e\u0301x", "\U0001f600", "\n"]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        slots = [(words[i], PLAIN) for i in rng.integers(0, len(words), 60)]
+        screen.draw(slots, "status")  # the terminal of these tests measures each line
+    screen.clear()
     assert columns("\U0001f468\u200d\U0001f469") == 4
     assert columns("e\u0301") == 1
 
 
-def test_colours_open_and_close_on_each_line() -> None:
-    slots = [Slot(text="ab", code="38;5;38"), Slot(text="c"), Slot(text="\nd", code=FAINT)]
-    assert wrap(slots, width=9, is_coloured=True) == [
-        "\x1b[38;5;38mab\x1b[0mc",
-        "\x1b[2md\x1b[0m",
-    ]
-    codes = [certainty_code(p) for p in (0.0, 0.4, 0.6, 0.8, 0.9, 0.97, 1.0)]
-    assert len(set(codes)) == 7
-    assert certainty_code(float("nan")) == ""
+def test_colours_tell_certainty() -> None:
+    styles = [certainty_style(p) for p in (0.0, 0.4, 0.6, 0.8, 0.9, 0.97, 1.0)]
+    assert len(set(map(str, styles))) == 7
+    assert certainty_style(float("nan")) == PLAIN
 
 
 def test_slots_of_a_canvas(random_toy: Path) -> None:
@@ -400,8 +436,9 @@ def test_slots_of_a_canvas(random_toy: Path) -> None:
         confidence_BN=np.array([[1.0, np.nan, 0.1, 1.0]], dtype=np.float32),
     )
     slots = canvas_slots(view, 0, model=model, texts=TokenTexts(tokenizer=model.tokenizer))
-    assert [slot.text for slot in slots] == ["a", "\u2591", "b", "\u00b7"]
-    assert [slot.code for slot in slots] == ["38;5;38", FAINT, "4;38;5;203", FAINT]
+    assert [text for text, _ in slots] == ["a", "\u2591", "b", "\u00b7"]
+    colours = [Style(color="color(38)"), FAINT, Style(color="color(203)", underline=True), FAINT]
+    assert [style for _, style in slots] == colours
 
 
 def test_a_response_cannot_steer_the_terminal() -> None:

@@ -6,14 +6,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from tabom.cli import flags, speak
-
-if TYPE_CHECKING:
-    from tabom.cli.live import Screen
-    from tabom.decoding.config import DecodingConfig
-    from tabom.models.contract import MaskedDiffusionModel
+from tabom.cli import speak
+from tabom.core.errors import ConfigError, TabomError
 
 HELP = (
     "/reset forgets what was said, /settings shows how responses are decoded and "
@@ -24,93 +19,81 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom chat`."""
-    speak.add_model_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the first turn")
-    speak.add_decoding_arguments(parser)
+    speak.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read lines until /quit or the end of the input."""
+    """Read lines until /quit or the end of the input.
+
+    Returns: 0; 2 if a line that was read from a pipe or a file had an error.
+    """
     from tabom.cli.live import Screen
 
-    decoding = speak.decoding_of(flags.overrides_of(args))
-    model = speak.open_model(args)
-    screen = Screen.of(sys.stdout)
+    settings = speak.settings_of(args)
+    speaker = speak.Speaker(model=settings.model.load(), screen=Screen(sys.stdout), seed=args.seed)
     start = [] if args.system is None else [{"role": "system", "content": args.system}]
-    chat = Chat(model=model, decoding=decoding, seed=args.seed, screen=screen, start=start)
-    if screen.is_live:
-        screen.say(f"{model.name_or_path}. {HELP}")
+    chat = Chat(speaker=speaker, settings=settings, start=start)
+    if speaker.screen.is_live:
+        speaker.screen.say(f"{settings.model.model_name_or_path}. {HELP}")
+    is_right = True
     for line in _lines():
-        if not chat.take(line):
-            break
-    return 0
+        try:
+            if not chat.take(line.strip()):
+                break
+        except TabomError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            is_right = False
+    return 0 if is_right or sys.stdin.isatty() else 2
 
 
 @dataclass(kw_only=True)
 class Chat:
     """What was said so far, and how the next response is decoded."""
 
-    model: "MaskedDiffusionModel"
-    decoding: "DecodingConfig"
-    seed: int
-    screen: "Screen"
+    speaker: speak.Speaker
+    settings: speak.Settings
     start: speak.Messages
     said: speak.Messages = field(default_factory=list)
 
     def take(self, line: str) -> bool:
         """Answer a line or follow a command. Returns: False if the talk is over."""
-        from tabom.core.errors import TabomError
-
-        line = line.strip()
-        if not line:
-            return True
-        try:
-            if line.startswith("/") and not line.startswith("//"):
-                return self._command(line)
+        if line.startswith("/") and not line.startswith("//"):
+            return self._command(line)
+        if line:
             self._answer(line.removeprefix("/") if line.startswith("//") else line)
-        except TabomError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
         return True
 
     def _answer(self, text: str) -> None:
         said = [*self.said, {"role": "user", "content": text}]
-        request = speak.request_of(self.model, [*self.start, *said], f"turn {len(said)}")
+        request = speak.request_of(self.speaker.model, self.start + said, f"turn {len(said)}")
         try:
-            answer = speak.speak(
-                self.model, request, self.decoding, seed=self.seed, screen=self.screen
-            )
+            answer = self.speaker.speak(request, self.settings.decoding)
         except KeyboardInterrupt:
-            self.screen.write("(stopped; this turn is forgotten)\n")
+            self.speaker.screen.write("(stopped; this turn is forgotten)\n")
             return
         self.said = [*said, {"role": "assistant", "content": answer.response}]
 
     def _command(self, line: str) -> bool:
-        from tabom.core.errors import ConfigError
-
-        name, *words = _split(line)
+        write = self.speaker.screen.write
+        try:
+            name, *words = shlex.split(line)
+        except ValueError as error:
+            raise ConfigError(f"{line!r}: {error}") from error
         if name == "/quit":
             return False
         if name == "/reset":
             self.said = []
-            self.screen.write("nothing was said\n")
+            write("nothing was said\n")
         elif name == "/settings":
-            self.decoding = speak.decoding_of([f"decoding.{w}" for w in words], self.decoding)
-            for key, value in vars(self.decoding).items():
-                self.screen.write(f"{key}={'null' if value is None else value}\n")
+            self.settings = self.settings.changed([f"decoding.{word}" for word in words])
+            for key, value in vars(self.settings.decoding).items():
+                write(f"{key}={'null' if value is None else value}\n")
         elif name == "/help":
-            self.screen.say(HELP)
+            self.speaker.screen.say(HELP)
         else:
             raise ConfigError(f"{name} is no command. {HELP}")
         return True
-
-
-def _split(line: str) -> list[str]:
-    from tabom.core.errors import ConfigError
-
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise ConfigError(f"{line!r}: {error}") from error
 
 
 def _lines() -> Iterator[str]:

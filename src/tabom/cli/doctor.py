@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabom.cli import speak
 from tabom.core.errors import ConfigError, ModelError
+from tabom.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from tabom.models.costs import Memory
@@ -27,7 +28,7 @@ NUMBERS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom doctor`."""
-    speak.add_model_arguments(parser)
+    speak.add_model(parser)
     parser.add_argument(
         "--config_only",
         action="store_true",
@@ -59,17 +60,19 @@ def run(args: argparse.Namespace) -> int:
     for name in NUMBERS:
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if args.config_only and args.adapter is not None:
+    base = speak.settings_of(args).model
+    if args.config_only and base.adapter is not None:
         raise ConfigError("--config_only loads nothing, so --adapter has no meaning with it")
     devices = [present_device()]
     if args.device_name is not None and args.device_name.lower() != "cpu":
         devices.append(find_device(args.device_name))
     if args.config_only:
-        sizes = read_sizes(args.model)
-        model = {"name_or_path": args.model, "family": sizes.family, "source": sizes.source}
+        sizes = read_sizes(base.model_name_or_path)
+        name = base.model_name_or_path
+        model = {"name_or_path": name, "family": sizes.family, "source": sizes.source}
         found: dict[str, Any] = {"model": model, "checks": []}
     else:
-        found, sizes = _look(args)
+        found, sizes = _look(args, base)
     problem = context_problem(
         sizes.max_positions, prompt_tokens=args.prompt_tokens, max_new_tokens=args.max_new_tokens
     )
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(result["passed"] for result in found["checks"]) else 1
 
 
-def _look(args: argparse.Namespace) -> tuple[dict[str, Any], "ModelSizes"]:
+def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], "ModelSizes"]:
     """Load the model and check it."""
     from tabom.cli import checkup
     from tabom.models.loading import load_unprobed
@@ -95,12 +98,12 @@ def _look(args: argparse.Namespace) -> tuple[dict[str, Any], "ModelSizes"]:
 
     try:
         model = load_unprobed(
-            args.model,
-            adapter=args.adapter,
-            dtype=args.dtype,
-            device=args.device,
-            attn_implementation=args.attn_implementation,
-            mask_token_id=args.mask_token_id,
+            base.model_name_or_path,
+            adapter=base.adapter,
+            dtype=base.dtype,
+            device=base.device,
+            attn_implementation=base.attn_implementation,
+            mask_token_id=base.mask_token_id,
             require_tokenizer=False,
         )
     except ModelError as error:
@@ -108,7 +111,7 @@ def _look(args: argparse.Namespace) -> tuple[dict[str, Any], "ModelSizes"]:
             raise
         raise ModelError(f"{error} (--config_only needs no weights)") from error
     results, template = checkup.check(model, prompt=args.prompt)
-    sizes = sizes_of(model.base_lm, family=model.family.name, source=args.model)
+    sizes = sizes_of(model.base_lm, family=model.family.name, source=base.model_name_or_path)
     # A CPU is given one short row: the whole batch would take it minutes.
     is_cpu = model.device.type == "cpu"
     call = checkup.measure_call(
@@ -119,8 +122,8 @@ def _look(args: argparse.Namespace) -> tuple[dict[str, Any], "ModelSizes"]:
     )
     found = {
         "model": {
-            "name_or_path": args.model,
-            "adapter": args.adapter,
+            "name_or_path": base.model_name_or_path,
+            "adapter": base.adapter,
             "family": model.family.name,
             "alignment": model.family.alignment,
             "attention": model.family.attention,

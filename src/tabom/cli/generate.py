@@ -1,11 +1,13 @@
 """`tabom generate MODEL --prompt TEXT`: decode prompts and print the responses."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tabom.cli import flags, speak
+from tabom.cli import speak
+from tabom.core.errors import DataError
 
 if TYPE_CHECKING:
     from tabom.collect.prompts import Prompt
@@ -14,9 +16,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom generate`."""
-    speak.add_model_arguments(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompt", metavar="TEXT", help="one user message")
+    source.add_argument("--prompt", metavar="TEXT", help="one user message; - reads it from stdin")
     source.add_argument(
         "--prompts", metavar="FILE", help=".jsonl, .json, .parquet or .csv; .txt: one a line"
     )
@@ -24,48 +25,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a response, one response a line"
     )
-    speak.add_decoding_arguments(parser)
+    speak.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Decode and print, in the order of the prompts."""
+    from tabom.cli.layout import safe
     from tabom.cli.live import Screen
     from tabom.decoding.decoder import Decoder
 
-    decoding = speak.decoding_of(flags.overrides_of(args))
+    settings = speak.settings_of(args)
     prompts = _prompts(args)
-    model = speak.open_model(args)
-    requests = [speak.request_of(model, p.prompt, p.id) for p in prompts]
-    screen = Screen.of(sys.stdout)
+    model, screen = settings.model.load(), Screen(sys.stdout)
+    requests = [speak.request_of(model, prompt.prompt, prompt.id) for prompt in prompts]
     if len(requests) == 1 and not args.json:
-        speak.speak(model, requests[0], decoding, seed=args.seed, screen=screen)
+        speaker = speak.Speaker(model=model, screen=screen, seed=args.seed)
+        speaker.speak(requests[0], settings.decoding)
         return 0
-    decoder = Decoder(model, decoding, seed=args.seed, batch_size=args.batch_size)
+    decoder = Decoder(model, settings.decoding, seed=args.seed, batch_size=args.batch_size)
     for prompt, item in zip(prompts, decoder.in_order(requests), strict=True):
         if args.json:
-            _print_json(prompt, item.trajectory)
+            screen.write(_json(prompt, item.trajectory) + "\n")
         else:
-            _print_text(screen, prompt, item.trajectory)
+            first = safe(" ".join(prompt.text.split()))
+            screen.write(f"[{prompt.id}] {first}\n{safe(item.trajectory.response)}\n\n")
     return 0
 
 
 def _prompts(args: argparse.Namespace) -> list["Prompt"]:
     from tabom.collect.prompts import Prompt, PromptSource, load_prompts
-    from tabom.core.errors import DataError
 
     if args.prompt is not None:
-        if not args.prompt.strip():
+        text = sys.stdin.read() if args.prompt == "-" else args.prompt
+        if not text.strip():
             raise DataError("--prompt is empty; give it some text")
-        return [Prompt(id="prompt", prompt=args.prompt)]
+        return [Prompt(id="prompt", prompt=text.strip("\n") if args.prompt == "-" else text)]
     if not args.prompts.endswith(".txt"):
         return load_prompts(PromptSource(path=args.prompts), seed=args.seed)
     try:
-        text = Path(args.prompts).read_text(encoding="utf-8")
+        lines = Path(args.prompts).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--prompts {args.prompts}: cannot be read as text ({error})") from error
     found = [
         Prompt(id=f"line-{number}", prompt=line)
-        for number, line in enumerate(text.splitlines(), start=1)
+        for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
     if not found:
@@ -73,13 +76,10 @@ def _prompts(args: argparse.Namespace) -> list["Prompt"]:
     return found
 
 
-def _print_json(prompt: "Prompt", trajectory: "Trajectory") -> None:
-    import json
-
+def _json(prompt: "Prompt", trajectory: "Trajectory") -> str:
     from tabom.core.plain import to_plain
 
-    # NaN, at slots that were never revealed, becomes null.
-    row: dict[str, Any] = {
+    row = {
         "id": prompt.id,
         "prompt": prompt.prompt,
         "response": trajectory.response,
@@ -89,11 +89,4 @@ def _print_json(prompt: "Prompt", trajectory: "Trajectory") -> None:
         "confidence": trajectory.confidence_N,
         "num_forwards": trajectory.num_forwards,
     }
-    print(json.dumps(to_plain(row)), flush=True)
-
-
-def _print_text(screen: Any, prompt: "Prompt", trajectory: "Trajectory") -> None:
-    from tabom.cli.layout import safe
-
-    first = safe(" ".join(prompt.text.split()))
-    screen.write(f"[{prompt.id}] {first}\n{safe(trajectory.response)}\n\n")
+    return json.dumps(to_plain(row))  # NaN, at slots that were never revealed, becomes null

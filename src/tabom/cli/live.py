@@ -3,36 +3,33 @@
 Legend: N response slots.
 """
 
-import os
+import io
 import shutil
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.style import Style
+from rich.text import Text
 
-from tabom.cli.layout import char_columns, safe
+from tabom.cli.layout import safe
 
 if TYPE_CHECKING:
     from tabom.decoding.requests import StepView
     from tabom.models.contract import MaskedDiffusionModel
 
+Slot = tuple[str, Style]  # the text that a slot adds, and how it is shown
+
 # Certainty below the bound -> colour of the 256: red over yellow to blue, which eyes that do not
 # tell red from green still tell apart.
 RAMP = ((0.3, 203), (0.5, 209), (0.7, 215), (0.85, 222), (0.95, 151), (0.99, 79))
 SUREST = 38
-FAINT, UNDERLINE, RESET = "2", "4", "\x1b[0m"
+FAINT, PLAIN, NEW = Style(dim=True), Style(), Style(underline=True)
 LONGEST_CHARACTER = 4  # bytes of UTF-8, and so at most that many tokens
-MASKED, ENDED = ("\u2591", "\u00b7"), (".", "-")  # open slot, slot past the end; plain encodings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """One slot as it is shown: its text, and the code of its colour."""
-
-    text: str
-    code: str = ""
+MASKED, ASCII = ("\u2591", "\u00b7"), (".", "-")  # open slot, slot past the end
 
 
 @dataclass(kw_only=True)
@@ -83,133 +80,79 @@ def canvas_slots(
     texts: TokenTexts,
     glyphs: tuple[str, str] = MASKED,
 ) -> list[Slot]:
-    """The slots of one row of a batch after a step."""
+    """The slots of one row of a batch after a step; those that it revealed are underlined."""
     ids_N, is_open_N = view.response_ids_BN[row].tolist(), view.open_BN[row].tolist()
     special = {*model.ids.eos, model.ids.filler, model.ids.pad}
-    slots = []
+    slots: list[Slot] = []
     for n, text in enumerate(texts.of(ids_N, is_open_N)):
         if is_open_N[n]:
-            slots.append(Slot(text=glyphs[0], code=FAINT))
+            slots.append((glyphs[0], FAINT))
         elif ids_N[n] in special:
-            slots.append(Slot(text=glyphs[1], code=FAINT))
+            slots.append((glyphs[1], FAINT))
         else:
-            code = certainty_code(float(view.confidence_BN[row, n]))
+            style = certainty_style(float(view.confidence_BN[row, n]))
             is_new = view.step_BN[row, n] == view.step
-            slots.append(Slot(text=text, code=f"{UNDERLINE};{code}" if is_new else code))
+            slots.append((text, style + NEW if is_new else style))
     return slots
 
 
-def certainty_code(confidence: float) -> str:
+def certainty_style(confidence: float) -> Style:
     """The colour of a probability at reveal; none for NaN."""
     if np.isnan(confidence):
-        return ""
-    colour = next((code for bound, code in RAMP if confidence < bound), SUREST)
-    return f"38;5;{colour}"
+        return PLAIN
+    code = next((code for bound, code in RAMP if confidence < bound), SUREST)
+    return Style(color=f"color({code})")
 
 
-def wrap(slots: Sequence[Slot], *, width: int, is_coloured: bool) -> list[str]:
-    """Lines of at most `width` columns; newlines in the text break lines as well."""
-    lines: list[list[tuple[str, str]]] = [[]]
-    room = width
-    for slot in slots:
-        for c in slot.text:
-            if c == "\n":
-                lines.append([])
-                room = width
-                continue
-            size = char_columns(c)
-            if size > room:
-                lines.append([])
-                room = width
-            lines[-1].append((c, slot.code))
-            room -= size
-    return [_paint(line, is_coloured) for line in lines]
-
-
-def _paint(line: Sequence[tuple[str, str]], is_coloured: bool) -> str:
-    if not is_coloured:
-        return "".join(c for c, _ in line)
-    parts, now = [], ""
-    for c, code in line:
-        if code != now:
-            parts.append((RESET if now else "") + (f"\x1b[{code}m" if code else ""))
-            now = code
-        parts.append(c)
-    return "".join(parts) + (RESET if now else "")
-
-
-@dataclass(kw_only=True)
 class Screen:
-    """A block of lines at the bottom of a terminal that is drawn over again and again.
+    """Where responses are shown: drawn as they come on a terminal, written once elsewhere."""
 
-    is_live: whether anything is drawn before the end: only on a terminal that can move its cursor.
-    is_coloured: is_live, and NO_COLOR is not set (https://no-color.org).
-    """
-
-    stream: TextIO
-    is_live: bool
-    is_coloured: bool
-    _height: int = 0
-
-    @classmethod
-    def of(cls, stream: TextIO) -> "Screen":
-        is_live = stream.isatty() and os.environ.get("TERM", "") != "dumb"
-        is_coloured = is_live and "NO_COLOR" not in os.environ
-        return cls(stream=stream, is_live=is_live, is_coloured=is_coloured)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Columns and lines that a block may have, never the last of either."""
-        found = shutil.get_terminal_size((80, 24))
-        return max(found.columns - 1, 8), max(found.lines - 2, 2)
+    def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the encoding lacks becomes "?"
+        self.stream = stream
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self.is_live = stream.isatty() and not self.console.is_dumb_terminal
+        self._live: Live | None = None
 
     @property
     def glyphs(self) -> tuple[str, str]:
         """Signs for open and ended slots that the stream's encoding has."""
-        try:
-            "".join(MASKED).encode(self.stream.encoding or "utf-8")
-        except (UnicodeEncodeError, LookupError):
-            return ENDED
-        return MASKED
+        return ASCII if self.console.options.ascii_only else MASKED
 
     def draw(self, slots: Sequence[Slot], status: str) -> None:
         """Show the slots and a status line over what was shown before."""
-        width, height = self.size
-        lines = wrap(slots, width=width, is_coloured=self.is_coloured)
-        if len(lines) >= height:  # what has scrolled away cannot be drawn over
-            lines = self._around_last_reveal(slots, width, height)
-        status_line = wrap(
-            [Slot(text=status, code=FAINT)], width=width, is_coloured=self.is_coloured
-        )
-        self._show([*lines, status_line[0]])
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        width, height = shutil.get_terminal_size()
+        lines = list(Text.assemble(*slots).wrap(self.console, width))
+        room = max(height - 2, 1)
+        if len(lines) > room:  # what has scrolled away cannot be drawn over
+            new = next((n for n, (_, style) in enumerate(slots) if style.underline), 0)
+            until_new = Text.assemble(*slots[: new + 1]).wrap(self.console, width)
+            start = min(max(len(until_new) - 1 - room // 2, 0), len(lines) - room)
+            lines = lines[start : start + room]
+        below = Text(status, style=FAINT, no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(*lines, below), refresh=True)
 
-    def _around_last_reveal(self, slots: Sequence[Slot], width: int, height: int) -> list[str]:
-        new = [n for n, slot in enumerate(slots) if slot.code.startswith(UNDERLINE)]
-        before = wrap(slots[: new[0] + 1 if new else 1], width=width, is_coloured=False)
-        lines = wrap(slots, width=width, is_coloured=self.is_coloured)
-        shown = height - 1
-        start = min(max(len(before) - 1 - shown // 2, 0), len(lines) - shown)
-        return lines[start : start + shown]
-
-    def _show(self, lines: Sequence[str]) -> None:
-        up = f"\x1b[{self._height}A" if self._height else "\x1b[?25l"
-        body = "".join(f"\x1b[2K{line}\n" for line in lines)
-        self.write(f"{up}\r{body}\x1b[J")
-        self._height = len(lines)
+    def clear(self) -> None:
+        """Take the drawing away and show the cursor again."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def say(self, text: str) -> None:
         """Write a paragraph, broken between words where it would be wider than the screen."""
-        width, _ = self.size
-        self.write("\n".join(textwrap.wrap(text, width)) + "\n" if self.is_live else text + "\n")
-
-    def clear(self) -> None:
-        """Take the block away and show the cursor again."""
-        if self._height:
-            self.write(f"\x1b[{self._height}A\r\x1b[J\x1b[?25h")
-            self._height = 0
+        self.console.print(text, soft_wrap=not self.is_live)
 
     def write(self, text: str) -> None:
-        """Write at once; what the encoding lacks becomes "?"."""
-        encoding = self.stream.encoding or "utf-8"
-        self.stream.write(text.encode(encoding, "replace").decode(encoding))
+        """Write at once, as it is."""
+        self.stream.write(text)
         self.stream.flush()
+
+    def leave(self, slots: Sequence[Slot], note: str) -> None:
+        """Leave a response in its colours, and a faint note under it."""
+        # Not wrapped: the terminal does that, and so a selection copies the lines as they are.
+        self.console.print(Text.assemble(*slots), soft_wrap=True)
+        self.console.print(Text(note, style=FAINT))
