@@ -1,6 +1,7 @@
-"""Where prompts come from: a JSONL, Parquet or CSV file, a `datasets` id, or a Python function."""
+"""Where prompts come from: a file of rows, a `datasets` id or folder, or a Python function."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from tabom.collect.prompts_columns import answer_text, chat_messages, find_column, shape_of
+from tabom.collect.columns import Messages, RowReader
 from tabom.core import keys
 from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 from tabom.core.identity import FILE
-from tabom.core.rows import read_rows
+from tabom.core.rows import SUFFIXES, read_rows
 
-FILE_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+log = logging.getLogger(__name__)
+PLACE = "{prompt}"  # where a template puts the prompt
+# Columns that name a row, or that a verifier reads: it is no surprise that no prompt holds them.
+_QUIET = {"id", "task", "test", "tests", "test_list", "entry_point", "test_setup_code"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,8 @@ class PromptSource:
     """Names the prompts of a run. Exactly one of path, dataset_name and function."""
 
     path: str | None = field(default=None, metadata=FILE)
-    """A local .jsonl, .json, .parquet or .csv file with one prompt a row."""
+    """A local .jsonl, .json, .csv (each also .gz) or .parquet file with one prompt a row, or a
+    folder that save_to_disk of `datasets` wrote."""
     dataset_name: str | None = None
     """A `datasets` id or a local dataset folder."""
     dataset_config: str | None = None
@@ -37,7 +42,8 @@ class PromptSource:
     args: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the function."""
     prompt_column: str | None = None
-    """Column of the prompt, a string or a list of chat messages; found if null."""
+    """Column that is the whole prompt, a string or a list of chat messages; null: found, and an
+    input, context, choices, system message or history beside it is part of the prompt."""
     reference_column: str | None = None
     """Column of the gold answer that the verifier compares with; found if null."""
     ground_truth_column: str | None = None
@@ -45,7 +51,11 @@ class PromptSource:
     id_column: str | None = None
     """Column of a unique key; null: the row number."""
     template: str | None = None
-    """Text around the prompt, such as "{prompt}\\nThink step by step."."""
+    """Text around the prompt, or around the last user message of a chat, such as
+    "{prompt}\\nThink step by step."."""
+    every_turn: bool = False
+    """Make a prompt of every turn of a chat that the assistant answered, each with its answer;
+    false: of the last turn alone."""
     limit: Count | None = None
     """Take this many rows."""
     offset: Annotated[int, Bound(">=", 0)] = 0
@@ -61,20 +71,25 @@ class PromptSource:
                 "prompts need exactly one of path, dataset_name and function; got "
                 + (" and ".join(given) if given else "none")
             )
+        if self.template is not None and PLACE not in self.template:
+            raise ConfigError(
+                f"prompts.template {self.template!r} has no {PLACE}, so no prompt would be in it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One prompt and what is known of its answer.
 
-    id: unique in its source. prompt: user text or chat messages. reference: the gold answer that
-    a verifier compares with ("" if none). ground_truth: the data set's own full response ("" if
-    none). row: the source row, for verifiers and diagnostics that need more; without the prompt
-    itself, unless a template changed that.
+    id: unique in its source. prompt: user text or chat messages. question: what the user says in
+    it (last), without the template. reference: the gold answer that a verifier compares with (""
+    if none). ground_truth: the data set's own full response ("" if none). row: the source row, for
+    verifiers and diagnostics that need more; without the column that is the prompt itself.
     """
 
     id: str
-    prompt: str | list[dict[str, str]]
+    prompt: str | Messages
+    question: str = ""
     reference: str = ""
     ground_truth: str = ""
     task: str = ""
@@ -82,7 +97,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The user's text: the prompt itself, or the last user message."""
+        """The user's text, template included: the prompt itself, or the last user message."""
         if isinstance(self.prompt, str):
             return self.prompt
         users = [m["content"] for m in self.prompt if m.get("role") == "user"]
@@ -92,6 +107,7 @@ class Prompt:
 def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
     """Read, select and normalise the prompts of a source.
 
+    Columns that no prompt and no answer is made of are named in the log.
     seed: of the run; given to a function source and used by `shuffle`.
     Raises: DataError naming the file and the row; ConfigError for a wrong column or function.
     """
@@ -110,13 +126,37 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
             f"{where}: {source.limit} prompts were asked for, {len(chosen)} are there "
             f"({len(rows)} rows, offset {source.offset}); lower prompts.limit"
         )
-    prompts = [_prompt(source, rows[i], int(i), where) for i in chosen]
+    reader = RowReader(
+        prompt_column=source.prompt_column,
+        reference_column=source.reference_column,
+        ground_truth_column=source.ground_truth_column,
+    )
+    prompts: list[Prompt] = []
+    columns: dict[str, None] = {}
+    for i in chosen:
+        row, at = rows[int(i)], f"{where}, row {i}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
+        columns |= dict.fromkeys(row)
+        prompts += _prompts(source, reader, row, at)
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
             raise DataError(f"{where}: the id {prompt.id!r} occurs twice; ids must be unique")
         seen.add(prompt.id)
+    unused = [c for c in columns if c not in reader.used | _QUIET | {source.id_column}]
+    if unused and source.function is None:
+        _say_once(f"{where}: in no prompt and no answer: the columns {', '.join(unused)}")
     return prompts
+
+
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        log.warning(text)
 
 
 def prompts_content(prompts: Sequence[Prompt]) -> str:
@@ -127,41 +167,48 @@ def prompts_content(prompts: Sequence[Prompt]) -> str:
     )
 
 
+def require_ground_truth(prompts: Sequence[Prompt], source: PromptSource) -> None:
+    """Raises: DataError, naming the flag and the columns, if no prompt has a human answer."""
+    if any(prompt.ground_truth for prompt in prompts):
+        return
+    name = source.path or source.dataset_name or source.function
+    columns = ", ".join(dict.fromkeys(c for prompt in prompts for c in prompt.row))
+    raise DataError(
+        f"{name}: no row has an answer to train on; name its column with --ground_truth_column "
+        f"(beside the prompt there are the columns {columns or 'none'})"
+    )
+
+
 def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
+    """The source's name, and its rows as something with a length and an index."""
     if source.function is not None:
-        function = load_function(source.function)
-        rows = _call(function, source, seed)
-        return source.function, rows
+        return source.function, _call(load_function(source.function), source, seed)
+    name = source.path or source.dataset_name
+    assert name is not None
+    path = Path(name)
+    if source.path is not None and not path.exists():
+        raise DataError(f"prompts.path: no file {source.path}")
+    if source.path is not None and path.is_file() and path.suffix != ".parquet":
+        if not path.name.endswith(SUFFIXES):
+            raise ConfigError(
+                f"prompts.path: {path.name} is not one of {', '.join(SUFFIXES)} files"
+            )
+        return name, [row.cells() for row in read_rows(path)]
     import datasets
 
-    if source.path is not None:
-        path = Path(source.path)
-        if not path.is_file():
-            raise DataError(f"prompts.path: no file {source.path}")
-        if path.suffix == ".jsonl":
-            # Not through `datasets`: its errors name neither the row nor the reason.
-            return str(path), [row.cells() for row in read_rows(path)]
-        reader = FILE_READERS.get(path.suffix)
-        if reader is None:
-            raise ConfigError(
-                f"prompts.path: {path.name} is not one of {', '.join(FILE_READERS)} files"
-            )
-        try:
-            return str(path), datasets.load_dataset(reader, data_files=str(path), split="train")
-        except Exception as error:  # many kinds; the reason is often in what caused it
-            cause = error.__cause__ or error
-            raise DataError(f"{path}: not a {path.suffix} file of rows ({cause})") from error
-    assert source.dataset_name is not None
     try:
-        data = datasets.load_dataset(
-            source.dataset_name, source.dataset_config, split=source.dataset_split
-        )
+        if path.is_file():  # through `datasets`, which need not hold the rows in memory
+            return name, datasets.load_dataset("parquet", data_files=name, split="train")
+        if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
+            saved = datasets.load_from_disk(name)
+            is_dict = isinstance(saved, datasets.DatasetDict)
+            return name, saved[source.dataset_split] if is_dict else saved
+        return name, datasets.load_dataset(name, source.dataset_config, split=source.dataset_split)
     except Exception as error:  # datasets raises many kinds, offline ones too
+        cause = error.__cause__ or error
         raise DataError(
-            f"prompts.dataset_name: {source.dataset_name!r} (split {source.dataset_split!r}) could "
-            f"not be loaded: {error}"
+            f"prompts: {name!r} (split {source.dataset_split!r}) could not be loaded: {cause}"
         ) from error
-    return source.dataset_name, data
 
 
 def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list[Any]:
@@ -177,52 +224,48 @@ def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list
     return list(rows)
 
 
-def _prompt(source: PromptSource, row: Mapping[str, Any], index: int, where: str) -> Prompt:
-    at = f"{where}, row {index}"
-    if not isinstance(row, Mapping):
-        raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
-    shape = shape_of(row)
-    column = find_column(row, source.prompt_column, shape.prompt, "prompts.prompt_column", at)
-    if column is None:
-        raise DataError(
-            f"{at}: no prompt: none of the columns {', '.join(shape.prompt)} is there and filled "
-            f"(columns: {', '.join(row)}); name it with prompts.prompt_column"
-        )
-    name = find_column(
-        row, source.reference_column, shape.reference, "prompts.reference_column", at
-    )
-    reference = "" if name is None else answer_text(row[name])
-    name = find_column(
-        row, source.ground_truth_column, shape.ground_truth, "prompts.ground_truth_column", at
-    )
-    ground_truth = reference if name is None else answer_text(row[name])
-    prompt = row[column]
-    kept = {k: v for k, v in row.items() if k != column}
-    if isinstance(prompt, list | Mapping):
-        messages = chat_messages(prompt, f"{at}: {column}")
-        if messages and messages[-1]["role"] == "assistant":
-            ground_truth = ground_truth or messages[-1]["content"]
-            messages = messages[:-1]
-        if not messages:
-            raise DataError(f"{at}: {column} must be a list of {{role, content}} messages")
-        prompt = messages
-    else:
-        if isinstance(prompt, bool) or prompt != prompt:
-            raise DataError(f"{at}: {column} is {prompt!r}, expected the prompt's text")
-        prompt = str(prompt)
-        if not prompt.strip():
-            raise DataError(f"{at}: the prompt is empty")
-        if source.template is not None:
-            kept[column] = prompt  # a verifier may need it: a program goes on where it ends
-            prompt = source.template.replace("{prompt}", prompt)
+def _prompts(
+    source: PromptSource, reader: RowReader, row: Mapping[str, Any], at: str
+) -> list[Prompt]:
+    """The prompt of a row; with `every_turn` one for each turn that the assistant answered."""
+    column, messages = reader.conversation(row, at)
+    reference, ground_truth = reader.answers(row, at)
     identifier = row.get(source.id_column or "id")
     if source.id_column is not None and identifier is None:
         raise DataError(f"{at}: no value in the column {source.id_column!r} (prompts.id_column)")
-    return Prompt(
-        id=str(identifier) if identifier is not None else f"row-{index}",
-        prompt=prompt,
-        reference=reference,
-        ground_truth=ground_truth,
-        task=str(row.get("task", "")),
-        row=kept,
-    )
+    name = str(identifier) if identifier is not None else f"row-{at.rpartition(' ')[2]}"
+    ends = [len(messages) - (messages[-1]["role"] == "assistant")]
+    if source.every_turn:
+        ends = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i > 0] or ends
+    prompts = []
+    for turn, end in enumerate(ends):
+        answer = messages[end]["content"] if end < len(messages) else ""
+        asked, is_last = messages[:end], end == ends[-1]
+        question = next((m["content"] for m in reversed(asked) if m["role"] == "user"), None)
+        if question is None:
+            raise DataError(f"{at}: {column}: no user among the {{role, content}} messages")
+        asked = _templated(asked, source.template)
+        is_chat = isinstance(row[column], list | Mapping)
+        prompt = asked if is_chat or len(asked) > 1 else asked[0]["content"]
+        is_column = is_chat or str(row[column]) == prompt
+        prompts.append(
+            Prompt(
+                id=name if len(ends) == 1 else f"{name}-turn-{turn}",
+                prompt=prompt,
+                question=question,
+                reference=(reference if is_last else "") or answer,
+                ground_truth=(ground_truth if is_last else "") or answer,
+                task=str(row.get("task", "")),
+                row={k: v for k, v in row.items() if not (is_column and k == column)},
+            )
+        )
+    return prompts
+
+
+def _templated(messages: Messages, template: str | None) -> Messages:
+    """The messages with the template around the last one of the user."""
+    if template is None:
+        return messages
+    last = max(i for i, m in enumerate(messages) if m["role"] == "user")
+    content = template.replace(PLACE, messages[last]["content"])
+    return [*messages[:last], {"role": "user", "content": content}, *messages[last + 1 :]]

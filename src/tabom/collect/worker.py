@@ -37,6 +37,8 @@ def make_requests(
             continue
         # Rows travel inside the store as JSON; values that are not JSON become text.
         row = json.loads(json.dumps(dict(prompt.row), default=str))
+        if prompt.question not in ("", prompt.text):
+            row.setdefault("question", prompt.question)  # as it was asked, without the template
         for sample in range(config.num_samples):
             requests.append(
                 DecodeRequest(

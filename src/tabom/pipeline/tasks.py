@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tabom._version import __version__
-from tabom.collect.prompts_columns import PROMPT_COLUMNS
+from tabom.collect.columns import PROMPT_COLUMNS
 from tabom.core import keys
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE, identity

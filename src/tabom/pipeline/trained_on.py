@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tabom.collect.prompts_columns import PROMPT_COLUMNS
+from tabom.collect.columns import PROMPT_COLUMNS
 from tabom.core.atomic import read_json
 from tabom.core.errors import TabomError
 from tabom.core.manifest import Manifest, read_manifest

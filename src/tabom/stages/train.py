@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.collect.prompts import PromptSource, load_prompts, require_ground_truth
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
@@ -90,6 +90,7 @@ class Train(Stage):
             return examples_from_trajectories(accepted(store, verdicts), end_ids=model.ids.eos)
         assert self.prompts is not None
         prompts = load_prompts(self.prompts, seed=self.training.seed)
+        require_ground_truth(prompts, self.prompts)
         return examples_from_text(
             [(p.prompt, p.ground_truth) for p in prompts],
             model=model,

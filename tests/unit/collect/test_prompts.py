@@ -50,7 +50,7 @@ def test_messages_lose_the_assistant_turn_which_is_the_ground_truth(tmp_path: Pa
     path = jsonl(tmp_path / "m.jsonl", [{"messages": turns}])
     (prompt,) = load_prompts(PromptSource(path=path), seed=0)
     assert prompt.prompt == turns[:2]
-    assert (prompt.text, prompt.ground_truth, prompt.reference) == ("u", "a", "")
+    assert (prompt.text, prompt.ground_truth, prompt.reference) == ("u", "a", "a")
 
 
 def test_template_columns_and_ids(tmp_path: Path) -> None:

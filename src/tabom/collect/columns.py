@@ -1,0 +1,280 @@
+"""Which columns of a row make up the prompt, and which hold the gold answer and the human answer.
+
+A row of a data set that is known by its columns is read as that set; any other by the names that
+are common. What belongs to a question (an input, a context, choices, a system message, earlier
+turns) is part of the prompt. Options of the prompt source come before all of it.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabom.core.errors import DataError
+
+Messages = list[dict[str, str]]
+
+PROMPT_COLUMNS = (
+    *("prompt", "messages", "question", "instruction"),
+    *("problem", "query", "conversations", "input"),
+)
+REFERENCE_COLUMNS = (
+    *("reference", "final_answer", "answer", "answerKey", "solution", "target", "output"),
+    *("completion", "response", "chosen"),
+)
+GROUND_TRUTH_COLUMNS = ("ground_truth", "completion", "response", "chosen")
+
+# Prompt column -> columns that belong to it; each that is filled follows after a blank line.
+_QUESTION = ("context", "passage", "choices", "options")
+_BESIDE = {"instruction": ("input", "context"), "question": _QUESTION, "query": _QUESTION}
+_SYSTEM = ("system", "system_prompt")
+_HISTORY = "history"
+
+# Names of the two speakers outside the chat format.
+_ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A data set known by its columns.
+
+    has: columns that tell it. prompt, reference, ground_truth: candidates, the first that is there
+    and filled is taken; no reference where a verifier reads the row's tests.
+    """
+
+    has: frozenset[str]
+    prompt: tuple[str, ...]
+    reference: tuple[str, ...]
+    ground_truth: tuple[str, ...]
+
+
+LAYOUTS = (
+    # MixChain-Z-PRM12K: `answer` is the whole solution, `target` its result.
+    Layout(
+        has=frozenset({"question", "answer", "target", "solution_0"}),
+        prompt=("question",),
+        reference=("target",),
+        ground_truth=("answer", "solution_0"),
+    ),
+    # MATH and MATH-500; without `answer` the result is the box in `solution`.
+    Layout(
+        has=frozenset({"problem", "solution"}),
+        prompt=("problem",),
+        reference=("answer", "final_answer", "solution"),
+        ground_truth=("solution",),
+    ),
+    # MBPP; `prompt` in its sanitized edition.
+    Layout(
+        has=frozenset({"code", "test_list"}),
+        prompt=("text", "prompt"),
+        reference=(),
+        ground_truth=("code",),
+    ),
+    # HumanEval
+    Layout(
+        has=frozenset({"prompt", "canonical_solution", "entry_point", "test"}),
+        prompt=("prompt",),
+        reference=(),
+        ground_truth=("canonical_solution",),
+    ),
+)
+_ANY = Layout(
+    has=frozenset(),
+    prompt=PROMPT_COLUMNS,
+    reference=REFERENCE_COLUMNS,
+    ground_truth=GROUND_TRUTH_COLUMNS,
+)
+
+
+@dataclass(kw_only=True)
+class RowReader:
+    """Reads the prompt and the answers of rows, and remembers which columns it took.
+
+    prompt_column, reference_column, ground_truth_column: as in the prompt source; None: found. A
+    prompt column that was named is the whole prompt.
+    """
+
+    prompt_column: str | None = None
+    reference_column: str | None = None
+    ground_truth_column: str | None = None
+    used: set[str] = field(default_factory=set)
+
+    def conversation(self, row: Mapping[str, Any], at: str) -> tuple[str, Messages]:
+        """The prompt's column, and the row as chat messages, what comes before it included.
+
+        at: the row's place, for errors. Raises: DataError if there is no prompt, or it is no text.
+        """
+        candidates = _layout_of(row).prompt
+        column = self._find(row, self.prompt_column, candidates, "prompt_column", at)
+        if column is None:
+            raise DataError(
+                f"{at}: no prompt: none of the columns {', '.join(candidates)} is there and "
+                f"filled; name it with --prompt_column; {_columns(row)}"
+            )
+        value, is_whole = row[column], self.prompt_column is not None
+        if isinstance(value, list | Mapping):
+            messages = chat_messages(value, f"{at}: {column}")
+            if not messages:
+                raise DataError(f"{at}: {column} must be a list of {{role, content}} messages")
+        else:
+            if isinstance(value, bool) or value != value:
+                raise DataError(f"{at}: {column} is {value!r}, expected the prompt's text")
+            parts = [str(value)] if str(value).strip() else []
+            parts += [] if is_whole else self._beside(row, column, at)
+            if not parts:
+                raise DataError(f"{at}: the prompt is empty")
+            messages = [{"role": "user", "content": "\n\n".join(parts)}]
+        before = [] if is_whole else self._before(row, messages, at)
+        return column, [*before, *messages]
+
+    def answers(self, row: Mapping[str, Any], at: str) -> tuple[str, str]:
+        """The gold answer that a verifier compares with, and the full human answer; "" if none."""
+        layout = _layout_of(row)
+        name = self._find(row, self.reference_column, layout.reference, "reference_column", at)
+        reference = "" if name is None else answer_text(row[name], choices=_choices_of(row))
+        name = self._find(
+            row, self.ground_truth_column, layout.ground_truth, "ground_truth_column", at
+        )
+        return reference, reference if name is None else answer_text(row[name])
+
+    def _find(
+        self,
+        row: Mapping[str, Any],
+        name: str | None,
+        candidates: Sequence[str],
+        flag: str,
+        at: str,
+    ) -> str | None:
+        """The column that the flag names, else the first candidate that is filled, else None."""
+        if name is not None and name not in row:
+            raise DataError(f"{at}: no column {name!r} (--{flag}); {_columns(row)}")
+        found = name or next((c for c in candidates if _is_filled(row.get(c))), None)
+        if found is not None:
+            self.used.add(found)
+        return found
+
+    def _beside(self, row: Mapping[str, Any], column: str, at: str) -> list[str]:
+        parts = []
+        for name in _BESIDE.get(column, ()):
+            if not _is_filled(row.get(name)):
+                continue
+            text = row[name]
+            if name in ("choices", "options"):
+                choices = _choices_of(row)
+                text = "\n".join(f"{label}. {choice}" for label, choice in choices.items())
+            if not isinstance(text, str) or not text:
+                raise DataError(
+                    f"{at}: {name} beside {column} is {str(row[name])[:40]!r}, expected text or "
+                    "choices; --prompt_column takes one column alone"
+                )
+            self.used.add(name)
+            parts.append(text)
+        return parts
+
+    def _before(self, row: Mapping[str, Any], messages: Messages, at: str) -> Messages:
+        """The system message and the earlier turns that have columns of their own."""
+        before: Messages = []
+        name = next((n for n in _SYSTEM if _is_filled(row.get(n))), None)
+        if name is not None and messages[0]["role"] != "system":
+            if not isinstance(row[name], str):
+                raise DataError(f"{at}: {name} is {str(row[name])[:40]!r}, expected text")
+            before.append({"role": "system", "content": row[name]})
+            self.used.add(name)
+        history = row.get(_HISTORY)
+        if _is_filled(history):
+            self.used.add(_HISTORY)
+            is_pairs = isinstance(history, list) and all(
+                isinstance(pair, list | tuple)
+                and len(pair) == 2
+                and all(isinstance(text, str) for text in pair)
+                for pair in history
+            )
+            if is_pairs:  # [[what the user said, what the model said], ...]
+                roles = ("user", "assistant")
+                history = [
+                    {"role": role, "content": text}
+                    for pair in history  # type: ignore[union-attr]
+                    for role, text in zip(roles, pair, strict=True)
+                ]
+            before += chat_messages(history, f"{at}: {_HISTORY}")
+        return before
+
+
+def _layout_of(row: Mapping[str, Any]) -> Layout:
+    """The data set whose columns a row has, or the one with the common names."""
+    return next((layout for layout in LAYOUTS if layout.has <= set(row)), _ANY)
+
+
+def _is_filled(value: Any) -> bool:
+    return value is not None and value not in ("", [], {})
+
+
+def _columns(row: Mapping[str, Any]) -> str:
+    return f"the columns are {', '.join(map(str, row))}"
+
+
+def _choices_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """label -> choice, of a list of texts, {"text": [...], "label": [...]} or {"A": ...}."""
+    value = next((row[n] for n in ("choices", "options") if _is_filled(row.get(n))), None)
+    labels: Sequence[Any] = string.ascii_uppercase
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        labels, value = value.get("label") or labels, value["text"]
+    elif isinstance(value, Mapping):
+        labels, value = list(value), list(value.values())
+    if not isinstance(value, list) or len(value) > len(labels):
+        return {}
+    return dict(zip(map(str, labels), map(str, value), strict=False))
+
+
+def answer_text(value: Any, *, choices: Mapping[str, str] | None = None) -> str:
+    """A gold answer as text: a list of one is that one, several are listed with commas.
+
+    Of chat messages it is what the assistant said last. choices: label -> choice; an answer that
+    is a number of one of them becomes its label.
+    """
+    if value is None:
+        return ""
+    if choices and type(value) is int and 0 <= value < len(choices):
+        return list(choices)[value]
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(item, Mapping) for item in value):
+            said = chat_messages(value, "answer")
+            return next((m["content"] for m in reversed(said) if m["role"] == "assistant"), "")
+        return ", ".join(answer_text(item) for item in value)
+    return str(value)
+
+
+def chat_messages(value: Any, where: str) -> Messages:
+    """Chat messages in one form: {role, content}, {from, value}, or columns of them.
+
+    value: a list of mappings, or a mapping of lists as some readers give it. Speakers such as
+    HUMAN and gpt become user and assistant; content in parts becomes their text.
+    Raises: DataError if it is none of these.
+    """
+    if isinstance(value, Mapping):
+        columns = {name: list(items) for name, items in value.items() if isinstance(items, list)}
+        if len({len(items) for items in columns.values()}) != 1:
+            raise DataError(f"{where}: expected a list of {{role, content}} messages")
+        value = [
+            dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)
+        ]
+    messages = []
+    for item in value if isinstance(value, list) else [None]:
+        role = item.get("role", item.get("from")) if isinstance(item, Mapping) else None
+        content = item.get("content", item.get("value")) if isinstance(item, Mapping) else None
+        if isinstance(content, list):
+            parts = [p.get("text") if isinstance(p, Mapping) else p for p in content]
+            texts = [p for p in parts if isinstance(p, str)]
+            content = "\n".join(texts) if len(texts) == len(parts) else None
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise DataError(f"{where} must be a list of {{role, content}} messages")
+        role = role.lower()
+        messages.append({"role": _ROLES.get(role, role), "content": content})
+    return messages
