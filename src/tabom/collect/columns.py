@@ -169,6 +169,8 @@ class RowReader:
             if name in ("choices", "options"):
                 choices = _choices_of(row)
                 text = "\n".join(f"{label}. {choice}" for label, choice in choices.items())
+            elif isinstance(text, int | float) and not isinstance(text, bool):
+                text = str(text)
             if not isinstance(text, str) or not text:
                 raise DataError(
                     f"{at}: {name} beside {column} is {str(row[name])[:40]!r}, expected text or "
@@ -213,7 +215,7 @@ def _layout_of(row: Mapping[str, Any]) -> Layout:
 
 
 def _is_filled(value: Any) -> bool:
-    return value is not None and value not in ("", [], {})
+    return value is not None and value == value and value not in ("", [], {})
 
 
 def _columns(row: Mapping[str, Any]) -> str:

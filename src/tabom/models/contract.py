@@ -4,6 +4,7 @@ Legend: B batch, S prompt + response, R gathered rows, V vocabulary, D hidden, L
 of one call with a cache.
 """
 
+import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -255,29 +256,44 @@ class MaskedDiffusionModel(nn.Module):
                 "checkpoint into the folder"
             )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        for message in messages:
-            held = self.special_text_in(str(message.get("content", "")))
-            if held is not None:
-                raise ModelError(
-                    f"a prompt holds the text of the special token {held!r}, which would become "
-                    f"its id: {message['content'][:60]!a}; change the text or leave the row out"
-                )
+        said = [message["content"] for message in messages]
+        # What is said is put in afterwards where it holds the text of a special token.
+        is_apart = any(map(self.special_text_in, said))
+        marks = [f"\ue000{i}\ue001" for i in range(len(said))]
+        shown = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
         try:
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            rendered = self.tokenizer.apply_chat_template(
+                shown if is_apart else messages, add_generation_prompt=True, tokenize=False
             )
+            parts = re.split("(\ue000[0-9]+\ue001)", rendered) if is_apart else [rendered]
+            ids: list[int] = []
+            for part in parts:
+                if part in marks:
+                    ids += self.encode_text(said[marks.index(part)])
+                elif part:
+                    ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
         except Exception as error:  # the template raises what it likes, tokenizers bare Exceptions
-            last = messages[-1]["content"] if messages else ""
+            last = said[-1] if said else ""
             raise ModelError(
                 f"the tokenizer of {self.name_or_path} does not take this prompt: {last[:60]!a} "
                 f"({type(error).__name__}: {error})"
             ) from error
         return [int(i) for i in ids]
 
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text from outside; one that reads like a special token stays a text.
+
+        Else a mask token in an answer would become a label, and one in a prompt would be decoded.
+        Raises: what the tokenizer raises for a text that it does not take.
+        """
+        is_apart = self.special_text_in(text) is not None
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=is_apart)
+        return [int(i) for i in ids["input_ids"]]
+
     def special_text_in(self, text: str) -> str | None:
         """A special token (mask, end, role, ...) whose text stands in the text; None if none does.
 
-        Tokenizers turn such text into the token's id, which would steer the model.
+        Tokenizers turn such text into the token's id unless they are told otherwise.
         """
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         texts = (str(token) for token in added.values() if getattr(token, "special", True))

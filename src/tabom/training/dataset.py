@@ -101,7 +101,7 @@ def examples_from_text(
     examples, dropped = [], Counter[str]()
     for prompt, text in rows:
         try:
-            answer = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+            answer = model.encode_text(text)
         except Exception as error:  # tokenizers raise bare Exceptions
             raise DataError(
                 f"the answer {text[:60]!a} does not go through the tokenizer of "

@@ -33,6 +33,7 @@ def read_all(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> list[Prom
     ("row", "prompt"),
     [
         ({"instruction": "Sort.", "input": "3 1 2", "output": "1 2 3"}, "Sort.\n\n3 1 2"),
+        ({"instruction": "Square.", "input": 7, "output": 49}, "Square.\n\n7"),
         ({"instruction": "Say hi.", "input": "", "output": "hi"}, "Say hi."),
         ({"instruction": "Who?", "context": "Ada wrote it.", "response": "Ada"},
          "Who?\n\nAda wrote it."),
@@ -107,7 +108,7 @@ def test_a_system_message_and_earlier_turns_have_columns_of_their_own(tmp_path: 
 @pytest.mark.parametrize(
     "row",
     [
-        {"instruction": "i", "input": 7},
+        {"instruction": "i", "input": ["x"]},
         {"question": "q", "context": {"title": ["t"]}},
         {"question": "q", "choices": 4},
         {"instruction": "i", "system": ["s"]},
@@ -206,7 +207,7 @@ def test_folders_of_save_to_disk(tmp_path: Path, option: str) -> None:
     assert prompts("one") == ["t"]
     assert prompts("both") == ["t"]
     assert prompts("both", dataset_split="test") == ["u"]
-    with pytest.raises(DataError, match="both.*'dev'"):
+    with pytest.raises(DataError, match=r"both.*'dev'"):
         prompts("both", dataset_split="dev")
 
 

@@ -74,9 +74,8 @@ class FakeModel:
     ids = TokenIds(mask=MASK, pad=PAD, eos=(EOS, 2), filler=7, sources={}, answer_end=EOS)
 
     @staticmethod
-    def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
-        assert not add_special_tokens
-        return {"input_ids": [ord(c) - 87 for c in text]}
+    def encode_text(text: str) -> list[int]:
+        return [ord(c) - 87 for c in text]
 
     @staticmethod
     def encode_prompt(prompt: str) -> list[int]:
@@ -100,7 +99,7 @@ def test_an_answer_that_the_tokenizer_refuses_is_named() -> None:
         name_or_path = "tiny"
 
         @staticmethod
-        def tokenizer(text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        def encode_text(text: str) -> list[int]:
             raise Exception("Missing [UNK] token")  # as tokenizers do
 
     with pytest.raises(DataError, match=r"the answer 'b\\u20ac' .* of tiny .*Missing \[UNK\]"):
