@@ -4,6 +4,7 @@ import argparse
 import os
 
 from tabom.cli import sections
+from tabom.core.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,7 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from tabom.stages.collect import Collect
 
     sections.add(parser, Collect, output="where to write")
-    parser.add_argument("--seed", type=int, default=0, help="key of all draws (default: 0)")
     parser.add_argument(
         "--shard",
         metavar="K/N",
@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.collect import Collect
 
     rank, world_size = _shard(args.shard)
-    stage = sections.build(Collect, args, seed=args.seed, rank=rank, world_size=world_size)
-    with sections.bars(args) as report:
+    stage = sections.build(Collect, args, rank=rank, world_size=world_size)
+    with sections.ready(stage, args) as report:
         counts = stage.run(report, overwrite=args.overwrite)
     if counts.get("missing"):
         print(f"not finished: {counts['missing']} trajectories of other shares are missing")
@@ -33,8 +33,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shard(text: str | None) -> tuple[int, int]:
-    from tabom.core.errors import ConfigError
-
     given = f"--shard {text!r}"
     if text is None:
         text = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"

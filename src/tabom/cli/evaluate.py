@@ -9,7 +9,7 @@ from tabom.core import configs
 from tabom.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tabom.stages.stage import Output, Stage
+    from tabom.stages.stage import Stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from tabom.collect.prompts import PromptSource
     from tabom.stages.evaluate import Evaluate
 
-    parser.add_argument(
-        "--trained", metavar="DIR", help="what `tabom train` wrote; left out: the base alone"
-    )
     parser.add_argument(
         "--tokens_per_step",
         "--tokens-per-step",
@@ -110,16 +107,14 @@ def _add_tasks(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate on tasks, on the recipe's sets, or on one set made from the prompt flags."""
     from tabom.stages.evaluate import Evaluate
-    from tabom.stages.train import Train
 
-    trained = None if args.trained is None else Train.load(args.trained)
     stage: Stage
     if args.tasks:
-        stage = _tasks_stage(args, trained)
+        stage = _tasks_stage(args)
     else:
         _refuse_task_flags(args)
-        stage = sections.build(Evaluate, args, trained=trained, evaluation=_with_sets(args))
-    with sections.bars(args) as report:
+        stage = sections.build(Evaluate, args, evaluation=_with_sets(args))
+    with sections.ready(stage, args) as report:
         counts = stage.run(report, overwrite=args.overwrite)
     sections.show(stage, counts)
     if args.tasks:
@@ -142,7 +137,7 @@ def _with_sets(args: argparse.Namespace) -> dict[str, Any]:
     return evaluation
 
 
-def _tasks_stage(args: argparse.Namespace, trained: "Output | None") -> "Stage":
+def _tasks_stage(args: argparse.Namespace) -> "Stage":
     from tabom.pipeline.tasks import EvaluateTasks, TasksConfig, check_tasks
     from tabom.stages.recipe import EvaluationConfig
 
@@ -169,7 +164,7 @@ def _tasks_stage(args: argparse.Namespace, trained: "Output | None") -> "Stage":
         unsafe_exec=args.unsafe_exec,
         quiet=args.quiet,
     )
-    stage = sections.build(EvaluateTasks, args, trained=trained, tasks=tasks)
+    stage = sections.build(EvaluateTasks, args, tasks=tasks)
     check_tasks(stage.tasks, stage.model)
     return stage
 

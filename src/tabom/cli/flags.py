@@ -172,10 +172,15 @@ def add_section(
     for field in dataclasses.fields(cls):
         if field.name not in skip:
             flag = (rename or {}).get(field.name, field.name)
-            dest = f"{section}.{field.name}"
-            group.add_argument(
-                f"--{flag}", dest=dest, action=_Setting, settings=cls, field=field.name
-            )
+            add_field(group, cls, field.name, flag=flag, dest=f"{section}.{field.name}")
+
+
+def add_field(parser: Any, cls: type, name: str, *, flag: str = "", **options: Any) -> None:
+    """Add the flag of one field.
+
+    parser: or a group of it. flag: what it is called, if not as the field. options: of argparse.
+    """
+    parser.add_argument(f"--{flag or name}", action=_Setting, settings=cls, field=name, **options)
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

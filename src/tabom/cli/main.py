@@ -30,6 +30,7 @@ VERBS = {
     "toyworld": ("tabom.cli.toyworld", "pretrain the embedded toy base model again"),
     "env": ("tabom.cli.env", "versions and hardware, for a bug report"),
 }
+OWN_STAGE = "tabom.cli.stage"  # the verb is then "package.module:Class"
 
 
 def build_parser(verb: str | None = None) -> Parser:
@@ -45,30 +46,37 @@ def build_parser(verb: str | None = None) -> Parser:
         sub = verbs.add_parser(name, help=text, description=text)
         if name == verb:
             import_module(module).add_arguments(sub)
+    if verb is not None and _is_own_stage(verb):
+        import_module(OWN_STAGE).add_arguments(verbs.add_parser(verb))
     return parser
+
+
+def _is_own_stage(verb: str) -> bool:
+    return ":" in verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status: 0 done, 1 a bug or an interruption, 2 the user's to mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((a for a in arguments if not a.startswith("-")), None)
-    parser = build_parser(verb)
-    if verb is not None and verb not in VERBS:
-        parser.error(f"there is no verb {verb!r}{nearest(verb, VERBS)}")
-    args = parser.parse_args(arguments)
     try:
-        return int(import_module(VERBS[args.verb][0]).run(args))
+        parser = build_parser(verb)
+        if verb is not None and verb not in VERBS and not _is_own_stage(verb):
+            parser.error(f"there is no verb {verb!r}{nearest(verb, VERBS)}")
+        args = parser.parse_args(arguments)
+        module, _ = VERBS.get(args.verb, (OWN_STAGE, ""))
+        return int(import_module(module).run(args))
     except TabomError as error:
-        print(f"tabom {args.verb}: error: {error}", file=sys.stderr)
+        print(f"tabom {verb}: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 1
     except OSError as error:  # no space, no permission, a vanished folder
         place = f"{error.filename}: " if error.filename else ""
-        print(f"tabom {args.verb}: error: {place}{error.strerror or error}", file=sys.stderr)
+        print(f"tabom {verb}: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ntabom {args.verb}: interrupted; run it again to go on", file=sys.stderr)
+        print(f"\ntabom {verb}: interrupted; run it again to go on", file=sys.stderr)
         return 130
 
 

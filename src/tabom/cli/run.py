@@ -25,9 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, run what is missing, report."""
+    from tabom.stages.preflight import preflight
     from tabom.stages.recipe import load_recipe
     from tabom.stages.run import run_recipe
-    from tabom.stages.study import plan_study
+    from tabom.stages.study import pending_stages, plan_study
 
     flagged = {
         "output_dir": args.output_dir,
@@ -38,9 +39,12 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.overrides, *given]
     recipe = load_recipe(args.recipe, overrides=overrides)
     if args.plan:
-        for stage in plan_study(recipe).stages:
-            state = "complete" if stage.is_complete() else "to do"
+        plan = plan_study(recipe)
+        todo = pending_stages(plan)
+        for stage in plan.stages:
+            state = "to do" if stage in todo else "complete"
             print(f"{state:<9} {stage.label:<34} {stage.folder}")
+        preflight(todo)
         return 0
     summary, report = run_recipe(
         recipe,

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tabom.cli import flags
 from tabom.core import configs
@@ -40,15 +40,33 @@ _HINTS = {
 
 def add(
     parser: argparse.ArgumentParser,
-    stage: "type[Stage]",
+    stage: type,
     *,
-    output: str,
+    output: str = "where to write",
     skip: Collection[str] = (),
 ) -> None:
-    """Add the common flags, and those of every section of a recipe that a stage holds."""
+    """Add the common flags, and those of every field of a stage that decides its result.
+
+    An output of an earlier stage is given by its folder. skip: fields of the stage or of its
+    sections that have no flag.
+    """
     flags.add_common(parser, output=output)
-    for name, section in sections_of(stage).items():
-        add_section(parser, section, name, skip=skip)
+    sections = sections_of(stage)
+    for field in _flagged(stage):
+        is_needed = field.default is field.default_factory is dataclasses.MISSING
+        if field.name in skip:
+            continue
+        if field.name in sections:
+            add_section(parser, sections[field.name], field.name, skip=skip)
+        elif "reads" in field.metadata:
+            parser.add_argument(
+                f"--{field.name}",
+                metavar="DIR",
+                required=is_needed,
+                help=configs.field_help(stage).get(field.name),
+            )
+        else:
+            flags.add_field(parser, stage, field.name, required=is_needed)
 
 
 def add_section(
@@ -58,15 +76,18 @@ def add_section(
     flags.add_section(parser, section, name, rename=RENAME.get(name), skip=skip)
 
 
-def sections_of(stage: "type[Stage]") -> dict[str, type]:
-    """The fields of a stage that are sections of a recipe, with their classes."""
-    from tabom.stages.stage import Output
+def _flagged(stage: type) -> "list[dataclasses.Field[Any]]":
+    return [f for f in dataclasses.fields(stage) if f.metadata.get("decides", True)]
 
+
+def sections_of(stage: type) -> dict[str, type]:
+    """The fields of a stage that are sections of a recipe, with their classes."""
     found: dict[str, type] = {}
-    for name, hint in get_type_hints(stage).items():
-        for kind in (hint, *get_args(hint)):
-            if dataclasses.is_dataclass(kind) and kind is not Output:
-                found[name] = kind  # type: ignore[assignment]
+    hints = configs.hints_of(stage)
+    for field in _flagged(stage):
+        for kind in configs.members_of(hints[field.name]):
+            if dataclasses.is_dataclass(kind) and "reads" not in field.metadata:
+                found[field.name] = kind  # type: ignore[assignment]
     return found
 
 
@@ -87,27 +108,36 @@ def recipe_of(args: argparse.Namespace) -> RecipeFile:
 def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
     """The stage that flags and --config describe.
 
-    own: fields that are not sections, such as the outputs of earlier stages; they replace what the
-        recipe says.
-    Raises: ConfigError naming the flag if a section is missing.
+    own: fields that the verb itself decides; they replace what the flags and the recipe say.
+    Raises: ConfigError naming the flag if a section is missing; StageError if a folder does not
+        hold the finished stage that is read from it.
     """
-    file = recipe_of(args)
-    values = {k: v for k, v in file.mapping.items() if k in sections_of(stage)} | own
+    from tabom.stages.stage import load_output
+
+    file, sections = recipe_of(args), sections_of(stage)
+    values = {name: value for name, value in file.mapping.items() if name in sections}
+    for field in _flagged(stage):
+        given = getattr(args, field.name, None)
+        if given is not None:
+            reads = field.metadata.get("reads")
+            values[field.name] = given if reads is None else load_output(given, reads)
+    values |= own
+    for name, hint in _HINTS.items():
+        if name in sections and not values.get(name) and name not in own:
+            raise ConfigError(f"no {name}: give {hint}, or --config RECIPE")
     folder = flags.need(args.output_dir, "--output_dir", "it is where the result goes")
-    for field in dataclasses.fields(stage):
-        name, is_needed = field.name, field.default is dataclasses.MISSING
-        if name in _HINTS and is_needed and not values.get(name):
-            raise ConfigError(f"no {name}: give {_HINTS[name]}, or --config RECIPE")
-    return configs.build(
-        stage, {**values, "folder": Path(folder), "label": args.verb}, source=file.file_of
-    )
+    values |= {"folder": Path(folder).expanduser(), "label": args.verb}
+    return configs.build(stage, values, source=file.file_of)
 
 
 @contextmanager
-def bars(args: argparse.Namespace) -> Iterator["Report"]:
-    """A progress bar for the stage."""
+def ready(stage: "Stage", args: argparse.Namespace) -> Iterator["Report"]:
+    """A progress bar for the stage, once all is checked that can be known before it starts."""
     from tabom.core.progress import Bars
+    from tabom.stages.preflight import preflight
 
+    if args.overwrite or not stage.is_complete():
+        preflight([stage])
     found = Bars(is_quiet=args.quiet)
     try:
         yield found

@@ -9,25 +9,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom verify`."""
     from tabom.stages.verify import Verify
 
-    parser.add_argument("--trajectories", metavar="DIR", required=True, help="a collection")
+    sections.add(parser, Verify, output="where to write the verdicts")
     parser.add_argument(
         "--unsafe_exec",
-        "--unsafe-exec",
         dest="verifier.args.unsafe_exec",
         action="store_const",
-        const="true",
+        const=True,
         default=argparse.SUPPRESS,
         help="run programs without a sandbox (verifier code; only where this machine may be lost)",
     )
-    sections.add(parser, Verify, output="where to write the verdicts")
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify."""
-    from tabom.stages.collect import Collect
     from tabom.stages.verify import Verify
 
-    stage = sections.build(Verify, args, trajectories=Collect.load(args.trajectories))
-    with sections.bars(args) as report:
+    stage = sections.build(Verify, args)
+    with sections.ready(stage, args) as report:
         counts = stage.run(report, overwrite=args.overwrite)
     return sections.show(stage, counts)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tabom.collect.columns import Messages, RowReader
 from tabom.core import keys
-from tabom.core.configs import Bound, Count, check
+from tabom.core.configs import Bound, Count, check, expand_home
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 from tabom.core.identity import FILE
@@ -65,6 +65,7 @@ class PromptSource:
 
     def __post_init__(self) -> None:
         check(self)
+        expand_home(self, "path", "dataset_name")
         given = [n for n in ("path", "dataset_name", "function") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ConfigError(

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import math
 import operator
+import os
 import reprlib
 import textwrap
 import types
@@ -275,6 +276,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the known name that is nearest, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def expand_home(settings: Any, *names: str) -> None:
+    """Write the home folder for a leading ~ in fields that hold paths; for `__post_init__`."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            object.__setattr__(settings, name, os.path.expanduser(value))
 
 
 def _build(cls: type[T], mapping: Any, where: str) -> T:

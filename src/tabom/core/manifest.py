@@ -271,6 +271,16 @@ def check_once(path: Path, expected: Mapping[str, Any]) -> None:
         _checked.add(key)
 
 
+def check_folder(folder: Folder, manifest: Manifest) -> None:
+    """`check_once` of the files directly in a folder: adapters, verdicts, records.
+
+    Those in subfolders (shards, checkpoints) are checked by whoever opens them.
+    """
+    for name, expected in manifest.files.items():
+        if "/" not in name:
+            check_once(Path(folder) / name, expected)
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as `{"decoding.policy": "entropy", ...}`; lists of scalars stay one value."""
     if isinstance(settings, Mapping):

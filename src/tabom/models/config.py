@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tabom.core.configs import expand_home
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FOLDER, FREE
 
@@ -34,6 +35,7 @@ class ModelConfig:
             raise ConfigError("model.model_name_or_path is empty; name a folder or a hub id")
         if self.adapter is not None and not self.adapter.strip():
             raise ConfigError("model.adapter is empty; name a folder, or null for no adapter")
+        expand_home(self, "model_name_or_path", "adapter")
 
     def load(self, *, trained: Path | None = None) -> "MaskedDiffusionModel":
         """The model, with what a training wrote on top: an adapter, or a whole model instead.

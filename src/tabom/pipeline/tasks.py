@@ -15,7 +15,7 @@ from tabom.core.identity import FREE, identity
 from tabom.models.config import ModelConfig
 from tabom.pipeline.trained_on import CARD
 from tabom.stages.evaluate import RECORDS
-from tabom.stages.stage import Counts, Done, Output, Stage
+from tabom.stages.stage import Counts, Done, Output, Stage, reads
 
 RESPONSES = "responses.jsonl"
 RESULTS = "results.json"
@@ -76,7 +76,8 @@ class EvaluateTasks(Stage):
 
     model: ModelConfig
     tasks: TasksConfig
-    trained: Output | None = None
+    trained: Output | None = field(default=None, metadata=reads("train"))
+    """What `tabom train` wrote; left out: the base alone."""
 
     @property
     def settings(self) -> dict[str, Any]:

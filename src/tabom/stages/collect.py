@@ -1,5 +1,6 @@
 """Collect: decode the training prompts and store the trajectories."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,16 +10,13 @@ from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
+from tabom.stages.preflight import Check, check_decoding, check_function, check_model
 from tabom.stages.stage import Counts, Done, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collect(Stage):
-    """Trajectories of one seed.
-
-    seed: key of all draws. rank, world_size: this process's share of the prompts; how they are
-        shared out changes nothing in the result.
-    """
+    """Trajectories of one seed."""
 
     kind: ClassVar[str] = "collect"
     cost: ClassVar[float] = 3.0
@@ -30,8 +28,10 @@ class Collect(Stage):
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     seed: int = 0
+    """Key of all draws."""
     rank: int = field(default=0, metadata=FREE)
     world_size: int = field(default=1, metadata=FREE)
+    """The share of the prompts that this process has; sharing changes nothing in the result."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -39,6 +39,12 @@ class Collect(Stage):
                 f"rank {self.rank} of {self.world_size} processes; expected one from 0 to "
                 f"{self.world_size - 1} (--shard, or RANK and WORLD_SIZE of the environment)"
             )
+
+    def checks(self) -> Iterator[Check]:
+        yield Check("model", check_model, (self.model,))
+        yield Check("decoding", check_decoding, (self.decoding, self.model))
+        if self.prompts.function is not None:
+            yield Check("prompts", check_function, (self.prompts.function,))
 
     def finish(self, counts: Counts, *, seconds: float) -> None:
         """Nothing is left to do: of all workers, the one that saw the end finished the store."""

@@ -1,13 +1,15 @@
 """Diagnose: order agreement and loss ratio of a model on the base's own responses."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.evaluate import read_evaluated
+from tabom.stages.preflight import Check, check_model
 from tabom.stages.recipe import DiagnosticsConfig
-from tabom.stages.stage import Counts, Done, Output, Stage
+from tabom.stages.stage import Counts, Done, Output, Stage, reads
 
 DIAGNOSTICS = "diagnostics.json"
 
@@ -16,21 +18,26 @@ DIAGNOSTICS = "diagnostics.json"
 class Diagnose(Stage):
     """Order agreement and loss ratio of one model.
 
-    base_evaluation: what an evaluation of the base wrote; its accepted responses of the sets in
-    domain, at each set's first speed, are asked about. trained: what a training wrote; null: the
-    base alone. The canvas of the loss ratio has decoding.max_new_tokens slots, or as many as the
-    largest that was decoded. seed: of the contexts.
+    The canvas of the loss ratio has decoding.max_new_tokens slots, or as many as the largest that
+    was decoded: an evaluation set may have more slots than the trajectories of training.
     """
 
     kind: ClassVar[str] = "diagnose"
     cost: ClassVar[float] = 0.4
 
     model: ModelConfig
-    base_evaluation: Output
-    trained: Output | None = None
+    base_evaluation: Output = field(metadata=reads("evaluate"))
+    """What `tabom evaluate` wrote for the base: the accepted responses of its sets in domain, at
+    the first speed of each, are asked about."""
+    trained: Output | None = field(default=None, metadata=reads("train"))
+    """What `tabom train` wrote; left out: the base alone."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     seed: int = 1000
+    """Key of the contexts."""
+
+    def checks(self) -> Iterator[Check]:
+        yield Check("model", check_model, (self.model,))
 
     def work(self, report: Done) -> Counts:
         from tabom.core.atomic import write_json
@@ -38,11 +45,11 @@ class Diagnose(Stage):
         from tabom.diagnostics.model_order import context_agreement, context_entropies
         from tabom.training.dataset import examples_from_text
 
-        model = self.model.load(trained=None if self.trained is None else self.trained.folder)
+        model = self.model.load(trained=self.trained.checked() if self.trained else None)
         config = self.diagnostics
         found = [
             trajectory
-            for record, trajectory in read_evaluated(self.base_evaluation.folder)
+            for record, trajectory in read_evaluated(self.base_evaluation.checked())
             if record.correct and record.role == "in_domain"
         ][: config.num_trajectories]
         result: dict[str, Any] = {"num_trajectories": len(found)}

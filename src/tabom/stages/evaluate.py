@@ -12,8 +12,15 @@ from tabom.core.errors import DataError
 from tabom.core.identity import identity
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
+from tabom.stages.preflight import (
+    Check,
+    check_decoding,
+    check_function,
+    check_model,
+    check_verifier,
+)
 from tabom.stages.recipe import EvaluationConfig
-from tabom.stages.stage import UNFINISHED, Counts, Done, Output, Stage
+from tabom.stages.stage import UNFINISHED, Counts, Done, Output, Stage, reads
 from tabom.trajectory.store import TrajectoryStore
 from tabom.verify.config import VerifierConfig
 
@@ -57,8 +64,7 @@ def read_evaluated(folder: Path) -> Iterator[tuple["EvaluationRecord", "Trajecto
 class Evaluate(Stage):
     """Records of one model on every evaluation set at every speed.
 
-    trained: what a training wrote; null: the base alone. decoding, verifier: of the sets that have
-    none of their own.
+    The sections decoding and verifier are of the sets that have none of their own.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -66,10 +72,26 @@ class Evaluate(Stage):
     resumes: ClassVar[bool] = True
 
     model: ModelConfig
-    trained: Output | None = None
+    trained: Output | None = field(default=None, metadata=reads("train"))
+    """What `tabom train` wrote; left out: the base alone."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def checks(self) -> Iterator[Check]:
+        yield Check("model", check_model, (self.model,))
+        for item in self.evaluation.sets:
+            here = f"evaluation.sets.{item.name}"
+            for pace in item.tokens_per_step:
+                decoding = item.decoding_at(pace, base=self.decoding)
+                yield Check(f"{here}.decoding", check_decoding, (decoding, self.model))
+            verifier = item.verifier or self.verifier
+            yield Check(f"{here}.verifier", check_verifier, (verifier,))
+            functions = {f"metrics.{name}": function for name, function in item.metrics.items()}
+            if item.prompts.function is not None:
+                functions["prompts"] = item.prompts.function
+            for name, function in functions.items():
+                yield Check(f"{here}.{name}", check_function, (function,))
 
     def work(self, report: Done) -> Counts:
         import pyarrow as pa
@@ -86,7 +108,7 @@ class Evaluate(Stage):
         from tabom.trajectory.schema import to_arrow
         from tabom.verify.checkers import build_checker
 
-        model = self.model.load(trained=None if self.trained is None else self.trained.folder)
+        model = self.model.load(trained=self.trained.checked() if self.trained else None)
         records, trajectories = [], []
         # set_of: the set whose response to a prompt is kept for the viewer; sets may share prompts.
         notes: dict[str, Any] = {"tds": {}, "fields": {}, "tokens": {}, "set_of": {}}

@@ -1,41 +1,130 @@
-"""What can be checked before a study starts, so that it does not stop after hours of collecting."""
+"""What can be known before a stage starts, so that no run stops after hours of collecting.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+`tabom plan`, `tabom run` and the verbs of single stages all ask `preflight`. A stage lists its
+checks; each is one function of a section of the recipe, and equal ones are done once a study.
+"""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from tabom.core import configs
 from tabom.core.errors import ConfigError, TabomError
 from tabom.core.hooks import load_function
-from tabom.stages.recipe import Recipe
+from tabom.decoding.config import DecodingConfig
+from tabom.models.config import ModelConfig
+from tabom.training.config import TrainingConfig
+from tabom.verify.config import VerifierConfig
+
+if TYPE_CHECKING:
+    from tabom.stages.stage import Stage
 
 
-def check_names(recipe: Recipe) -> None:
-    """Raise ConfigError if an arm's objective or a named function is not what it must be.
+@dataclass(frozen=True)
+class Check:
+    """A function that raises a TabomError if its arguments will not do.
 
-    Imports torch (the objectives need it), so it is called only when there is work to do.
+    where: what the arguments are called in a recipe.
     """
+
+    where: str
+    test: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
+def problems(stages: "Iterable[Stage]") -> list[str]:
+    """What is wrong with the stages that are not complete, each with its place in the recipe.
+
+    Imports torch (the objectives need it), so it is asked only when there is work to do.
+    """
+    found: dict[str, None] = {}
+    done: set[str] = set()
+    for stage in stages:
+        for check in stage.checks():
+            key = configs.fingerprint(check.test.__name__, *check.arguments)
+            if key in done:
+                continue
+            done.add(key)
+            try:
+                check.test(*check.arguments)
+            except TabomError as error:
+                found[f"{check.where}: {error}"] = None
+    return list(found)
+
+
+def preflight(stages: "Iterable[Stage]") -> None:
+    """Raise ConfigError with everything that is wrong with the stages before one starts."""
+    found = problems(stages)
+    if len(found) == 1:
+        raise ConfigError(found[0])
+    if found:
+        listed = "\n".join(f"  {problem}" for problem in found)
+        raise ConfigError(f"{len(found)} things are to be mended before anything starts:\n{listed}")
+
+
+def check_model(model: ModelConfig) -> None:
+    """The model is there and of a family that is known; of its weights nothing is read."""
+    from tabom.models.folders import resolve_folder
+    from tabom.models.ids import load_ids
+
+    load_ids(model.model_name_or_path, mask_token_id=model.mask_token_id)
+    if model.adapter is not None:
+        adapter = resolve_folder(model.adapter, weights=False)
+        if not (adapter / "adapter_config.json").is_file():
+            raise ConfigError(f"adapter: {adapter} has no adapter_config.json; name an adapter")
+
+
+def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
+    """The family of the model can decode so; see `Decoder`, which asks the loaded model."""
+    from tabom.decoding.official import check_official
+    from tabom.decoding.windows import check_blocks
+    from tabom.models.families import detect_family
+    from tabom.models.folders import read_config, resolve_folder
+
+    folder = resolve_folder(model.model_name_or_path, weights=False)
+    published = read_config(folder)
+    family = detect_family(published, where=str(folder))
+    block_length = None if family.attention == "full" else published["block_size"]
+    facts: Any = SimpleNamespace(
+        family=family, block_length=block_length, name_or_path=model.model_name_or_path
+    )
+    check_blocks(facts, decoding)
+    if decoding.is_official:
+        check_official(facts, decoding)
+
+
+def check_function(name: str) -> None:
+    """A function of the user's is found."""
+    load_function(name)
+
+
+def check_verifier(verifier: VerifierConfig) -> None:
+    """The checker is there with what it needs: its function, math-verify, a working sandbox."""
+    from tabom.verify.checkers import build_checker
+
+    build_checker(verifier)
+
+
+def check_objective(objective: str, options: dict[str, Any], has_order: bool) -> None:
+    """The preset takes the options, and the data have the order that it learns from."""
     from tabom.objectives.presets import build_objective
 
-    for arm in recipe.arms:
-        if arm.objective is not None:
-            with _at(f"arms.{arm.name}"):
-                build_objective(arm.objective, **arm.options)
-    functions = {"verifier": recipe.verifier.function, "prompts": recipe.prompts.function}
-    for item in recipe.evaluation.sets:
-        where = f"evaluation.sets.{item.name}"
-        functions[f"{where}.prompts"] = item.prompts.function
-        functions |= {f"{where}.metrics.{name}": f for name, f in item.metrics.items()}
-        if item.verifier is not None:
-            functions[f"{where}.verifier"] = item.verifier.function
-    for where, name in functions.items():
-        if name is not None:
-            with _at(where):
-                load_function(name)
+    if build_objective(objective, **options).requires_order and not has_order:
+        raise ConfigError(
+            f"objective {objective!r} learns from the order in which tokens were revealed, and "
+            "ground truth has none; train it on trajectories (data: self_distilled)"
+        )
 
 
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Put the place of a setting in front of its error."""
+def check_training(training: TrainingConfig, model: ModelConfig) -> None:
+    """transformers takes the settings here: the tracker and the optimiser are installed."""
+    import torch
+    from transformers import Trainer
+
+    on_cpu = training.use_cpu or model.device == "cpu" or not torch.cuda.is_available()
+    arguments = training.training_arguments("unused", has_eval=False, use_cpu=bool(on_cpu))
     try:
-        yield
-    except TabomError as error:
-        raise ConfigError(f"{place}: {error}") from error
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"optim {training.optim!r}: {error}") from error

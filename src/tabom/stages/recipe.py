@@ -199,6 +199,14 @@ class Recipe:
             raise ConfigError("arms: a recipe needs at least one arm")
         if not self.seeds:
             raise ConfigError("seeds: a recipe needs at least one seed")
+        if not _is_one_part(self.name):
+            raise ConfigError(
+                f"name: {self.name!r} cannot name a folder in runs/; leave out slashes, and set "
+                "output_dir to write elsewhere"
+            )
+        if not self.output_dir:
+            object.__setattr__(self, "output_dir", str(Path("runs") / self.name))
+        configs.expand_home(self, "output_dir")
         for seed in (*self.seeds, self.evaluation.seed):
             if not 0 <= seed < 2**32:  # what every generator on the way takes
                 raise ConfigError(f"seeds: a seed must be from 0 to 2**32 - 1, got {seed}")
@@ -223,7 +231,10 @@ class Recipe:
 def load_recipe(name_or_path: str, *, overrides: Iterable[configs.Override] = ()) -> Recipe:
     """Read a recipe and what it extends, put overrides on top, and check every key."""
     file = read_recipe(name_or_path).changed(overrides)
-    recipe = configs.build(Recipe, file.mapping, source=file.file_of)
-    if recipe.output_dir == "":
-        recipe = replace(recipe, output_dir=str(Path("runs") / recipe.name))
-    return recipe
+    return configs.build(Recipe, file.mapping, source=file.file_of)
+
+
+def _is_one_part(name: str) -> bool:
+    """Whether a name stays where it is put: one part of a path, and no way up or home."""
+    is_plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\")
+    return is_plain and name not in ("", ".", "..") and name[0] != "~"

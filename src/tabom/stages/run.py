@@ -13,7 +13,7 @@ from tabom.pipeline.summary import summarize_study
 from tabom.report.build import build_report
 from tabom.report.data import clean
 from tabom.stages.held_out import check_held_out
-from tabom.stages.preflight import check_names
+from tabom.stages.preflight import preflight
 from tabom.stages.recipe import Recipe, load_recipe
 from tabom.stages.study import Plan, pending_stages, plan_study, run_stages
 
@@ -34,8 +34,8 @@ def run_recipe(
     """
     root = Path(recipe.output_dir)
     plan = plan_study(recipe)
-    if overwrite or pending_stages(plan):  # another recipe's results are refused before all work
-        check_names(recipe)
+    # Another recipe's results are refused before all else.
+    preflight(plan.stages if overwrite else pending_stages(plan))
     known = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else None
     found = check_held_out(recipe, known=known)
     if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):

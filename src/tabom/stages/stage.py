@@ -9,9 +9,10 @@ Heavy imports happen inside `work`, so that planning a study needs no torch.
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from tabom.core.atomic import only_one
 from tabom.core.errors import StageError
 from tabom.core.identity import FREE, identity_of_fields
 from tabom.core.progress import Report, silent
+from tabom.stages.preflight import Check
 
 # Of a stage's folder, what goes when the manifest is there; the dot keeps it out of that.
 UNFINISHED = ".unfinished"
@@ -37,12 +39,44 @@ class Output:
     folder: Path
     fingerprint: str
 
+    def checked(self) -> Path:
+        """The folder, for reading: its files are whole and are what this stage was planned with.
+
+        Their hashes are compared once a process; those of subfolders by whoever opens them.
+        Raises: StageError if the stage did not finish; DataError naming a file that changed.
+        """
+        found = manifest.read_manifest(self.folder)
+        if found is None or found.fingerprint != self.fingerprint:
+            raise StageError(f"{self.folder} does not hold the {self.kind} that is needed; run it")
+        manifest.check_folder(self.folder, found)
+        return self.folder
+
+
+def reads(kind: str) -> dict[str, str]:
+    """Metadata of a field that holds the output of an earlier stage of this kind."""
+    return {"reads": kind}
+
+
+def load_output(folder: str | Path, kind: str) -> Output:
+    """What a finished stage left in a folder.
+
+    Raises: StageError if the folder does not hold that.
+    """
+    folder = Path(folder).expanduser()
+    found = manifest.read_manifest(folder)
+    if found is None or found.stage != kind:
+        what = "has no manifest.json" if found is None else f"holds stage {found.stage!r}"
+        raise StageError(f"{folder} {what}; expected the folder of a finished `tabom {kind}`")
+    return Output(kind=kind, folder=folder, fingerprint=found.fingerprint)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage. A new one is a subclass with its fields, its `kind` and its `work`.
 
-    folder: where it writes. label: how it is called in messages; neither decides the result.
+    A field is a section of a recipe, the output of an earlier stage (`field(metadata=reads(...))`)
+    or a plain value. What decides no result has the metadata FREE. `tabom package.module:Class`
+    runs it, with a flag for every field; the text under a field is its help.
     """
 
     kind: ClassVar[str]
@@ -54,18 +88,24 @@ class Stage:
     """Whether several processes may work in the folder together, each on a share."""
 
     folder: Path = field(metadata=FREE)
+    """Where the result is written."""
     label: str = field(default="", metadata=FREE)
+    """What the stage is called in messages."""
 
     def work(self, report: Done) -> Counts:
         """Fill the folder and return counts for the manifest. Heavy imports belong in here."""
         raise NotImplementedError
 
-    @property
+    def checks(self) -> Iterator[Check]:
+        """What can be known of the fields before any work, for `stages.preflight`."""
+        yield from ()
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, in plain values."""
         return {"tabom": __version__, **identity_of_fields(self)}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return configs.fingerprint(self.settings)
 
@@ -82,17 +122,8 @@ class Stage:
 
     @classmethod
     def load(cls, folder: str | Path) -> Output:
-        """What a finished stage of this kind left in a folder.
-
-        Raises: StageError if the folder does not hold that.
-        """
-        found = manifest.read_manifest(folder)
-        if found is None or found.stage != cls.kind:
-            what = "has no manifest.json" if found is None else f"holds stage {found.stage!r}"
-            raise StageError(
-                f"{folder} {what}; expected the folder of a finished `tabom {cls.kind}`"
-            )
-        return Output(kind=found.stage, folder=Path(folder), fingerprint=found.fingerprint)
+        """What a finished stage of this kind left in a folder; see `load_output`."""
+        return load_output(folder, cls.kind)
 
     def is_complete(self) -> bool:
         """Whether the folder holds this stage's result. StageError if it holds another's."""

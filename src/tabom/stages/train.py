@@ -1,5 +1,6 @@
 """Train: one arm, on accepted trajectories or on the data set's own answers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,7 +9,14 @@ from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
-from tabom.stages.stage import Counts, Done, Output, Stage
+from tabom.stages.preflight import (
+    Check,
+    check_function,
+    check_model,
+    check_objective,
+    check_training,
+)
+from tabom.stages.stage import Counts, Done, Output, Stage, reads
 from tabom.stages.verify import VERDICTS
 from tabom.training.config import TrainingConfig
 
@@ -21,9 +29,8 @@ if TYPE_CHECKING:
 class Train(Stage):
     """An adapter (or all weights) of one arm and seed.
 
-    objective, options: a preset and its options. trajectories, verdicts: what to train on, or
-    else prompts: whose own answers are trained on, in decoding.max_new_tokens slots. training:
-    its seed is that of the arm. arm: the name on the model card.
+    It is trained on accepted trajectories; or on the prompts' own answers, in
+    decoding.max_new_tokens slots.
     """
 
     kind: ClassVar[str] = "train"
@@ -32,19 +39,32 @@ class Train(Stage):
 
     model: ModelConfig
     objective: str
+    """A preset (tabom, boltzmann, trajectory_ce, ...), or a function of your own."""
     options: dict[str, Any] = field(default_factory=dict)
-    trajectories: Output | None = None
-    verdicts: Output | None = None
+    """Options of the objective."""
+    trajectories: Output | None = field(default=None, metadata=reads("collect"))
+    """What `tabom collect` wrote."""
+    verdicts: Output | None = field(default=None, metadata=reads("verify"))
+    """What `tabom verify` wrote for these trajectories."""
     prompts: PromptSource | None = None
     decoding: DecodingConfig | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     arm: str = field(default="", metadata=FREE)
+    """The name on the model card."""
 
     def __post_init__(self) -> None:
         if (self.trajectories is None) != (self.verdicts is None):
             raise ConfigError("trajectories and verdicts go together: only accepted ones train")
         if (self.trajectories is None) == (self.prompts is None):
             raise ConfigError("give either trajectories with verdicts, or prompts with answers")
+
+    def checks(self) -> Iterator[Check]:
+        here = f"arms.{self.arm}" if self.arm else "objective"
+        yield Check("model", check_model, (self.model,))
+        yield Check(here, check_objective, (self.objective, self.options, self.prompts is None))
+        yield Check("training", check_training, (self.training, self.model))
+        if self.prompts is not None and self.prompts.function is not None:
+            yield Check("prompts", check_function, (self.prompts.function,))
 
     def work(self, report: Done) -> Counts:
         from tabom.objectives.presets import build_objective
@@ -85,8 +105,8 @@ class Train(Stage):
         from tabom.verify.filters import accepted
 
         if self.trajectories is not None and self.verdicts is not None:
-            store = TrajectoryStore(self.trajectories.folder)
-            verdicts = read_verdicts(self.verdicts.folder / VERDICTS)
+            store = TrajectoryStore(self.trajectories.checked())
+            verdicts = read_verdicts(self.verdicts.checked() / VERDICTS)
             return examples_from_trajectories(accepted(store, verdicts), end_ids=model.ids.eos)
         assert self.prompts is not None
         prompts = load_prompts(self.prompts, seed=self.training.seed)

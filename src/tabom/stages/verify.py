@@ -1,10 +1,12 @@
 """Verify: judge every trajectory of a collection."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tabom.models.config import ModelConfig
-from tabom.stages.stage import Counts, Done, Output, Stage
+from tabom.stages.preflight import Check, check_model, check_verifier
+from tabom.stages.stage import Counts, Done, Output, Stage, reads
 from tabom.verify.config import VerifierConfig
 
 VERDICTS = "verdicts.parquet"
@@ -13,18 +15,20 @@ VERDICT_LOG = ".verdicts.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(Stage):
-    """Verdicts of one collection.
-
-    model: whose mask and end ids the trajectories hold. trajectories: the collection.
-    """
+    """Verdicts of one collection; the model says which ids are masks and ends."""
 
     kind: ClassVar[str] = "verify"
     cost: ClassVar[float] = 0.2
     resumes: ClassVar[bool] = True
 
     model: ModelConfig
-    trajectories: Output
+    trajectories: Output = field(metadata=reads("collect"))
+    """What `tabom collect` wrote."""
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
+
+    def checks(self) -> Iterator[Check]:
+        yield Check("model", check_model, (self.model,))
+        yield Check("verifier", check_verifier, (self.verifier,))
 
     def work(self, report: Done) -> Counts:
         from tabom.models.ids import load_ids
@@ -33,7 +37,7 @@ class Verify(Stage):
         from tabom.verify.checkers import build_checker
         from tabom.verify.filters import verify_trajectories
 
-        store = TrajectoryStore(self.trajectories.folder)
+        store = TrajectoryStore(self.trajectories.checked())
         ids = load_ids(self.model.model_name_or_path, mask_token_id=self.model.mask_token_id)
         verdicts = verify_trajectories(
             store,

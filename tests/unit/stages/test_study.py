@@ -124,7 +124,7 @@ def test_an_empty_accepted_set_stops_before_training_and_keeps_its_verdicts(
 def test_an_evaluation_that_an_error_stops_keeps_its_responses(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tabom.evaluation import resume
+    from tabom.decoding.decoder import Decoder
     from tabom.toyworld import diagnostics
 
     def broken(**_: Any) -> float:
@@ -145,7 +145,7 @@ def test_an_evaluation_that_an_error_stops_keeps_its_responses(
     for path in (stage.folder / ".unfinished").rglob("*.jsonl"):
         assert path.read_bytes().count(b"\n") in (2, 6)
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "decode", no_decoding)
+        patch.setattr(Decoder, "decode", no_decoding)
         with pytest.raises(AssertionError, match="on disk"):  # of the next speed, nothing is
             stage.run(lambda *_: None)
     stage.run(lambda *_: None)
