@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 import transformers
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tabom.core.progress import Bars
 from tabom.toyworld.alphabet import NUM_SLOTS
 from tabom.toyworld.curriculum import STAGES, Stage, draw_pair
 from tabom.toyworld.tasks import digest
@@ -125,8 +125,8 @@ def train_stage(
     generator = torch.Generator().manual_seed(digest(f"{seed}/{stage.name}") >> 1)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
-    progress = tqdm(range(stage.num_steps), desc=f"pretrain, {stage.name}", unit="step")
-    for step in progress:
+    bars = Bars()
+    for step in range(stage.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, stage=stage)
         pairs = [draw_pair(stage, seed=seed, step=step, row=row) for row in range(stage.batch_size)]
@@ -138,7 +138,8 @@ def train_stage(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 20 == 0:
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+            bars(f"pretrain, {stage.name}", step, stage.num_steps, f"loss {loss.item():.3f}")
+    bars.close()
 
 
 def pretrain(
