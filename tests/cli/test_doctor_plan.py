@@ -68,14 +68,14 @@ def test_doctor_as_json(random_toy: Path, capsys: Capture) -> None:
 def test_a_causal_model_fails_with_status_one(
     random_toy: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = loading.load_unprobed
+    load = loading.load_lm
 
     def causal(*args: Any, **kwargs: Any) -> Any:
-        model = load(*args, **kwargs)
-        model.base_lm.config.is_causal = True
-        return model
+        lm = load(*args, **kwargs)
+        lm.config.is_causal = True
+        return lm
 
-    monkeypatch.setattr(loading, "load_unprobed", causal)
+    monkeypatch.setattr(loading, "load_lm", causal)
     text = run(capsys, "doctor", random_toy, status=1)
     assert "attention is causal" in text
     assert "FAILED: bidirectional" in text.rstrip().splitlines()[-1]

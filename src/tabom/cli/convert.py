@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tabom._version import __version__
 from tabom.core.errors import ConfigError
@@ -150,17 +150,12 @@ def _vocabulary(name: str | None, mask_token_id: int | None) -> "Vocabulary":
 
     if name is None:
         return Vocabulary(mask_id=mask_token_id)
-    from tabom.models.families import detect_family
-    from tabom.models.folders import read_config, resolve_folder
-    from tabom.models.ids import load_ids
-    from tabom.models.loading import load_tokenizer
+    from tabom.models.ids import Checkpoint
 
-    folder = resolve_folder(name, weights=False)
-    published: dict[str, Any] = read_config(folder)
-    family = detect_family(published, where=str(folder))
-    ids = load_ids(folder, mask_token_id=mask_token_id)
+    checkpoint = Checkpoint.find(name, weights=False)
+    ids, published = checkpoint.ids(mask_token_id=mask_token_id), checkpoint.config
     return Vocabulary(
-        tokenizer=load_tokenizer(family, folder, required=True),
+        tokenizer=checkpoint.tokenizer(),
         mask_id=ids.mask,
         end_ids=ids.eos,
         # LLaDA's vocab_size is the tokenizer's, embedding_size the table's.

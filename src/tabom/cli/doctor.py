@@ -93,11 +93,12 @@ def run(args: argparse.Namespace) -> int:
 def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], "ModelSizes"]:
     """Load the model and check it."""
     from tabom.cli import checkup
-    from tabom.models.loading import load_unprobed
+    from tabom.models.loading import load_model
+    from tabom.models.probes import ProbeError
     from tabom.models.sizes import sizes_of
 
     try:
-        model = load_unprobed(
+        model = load_model(
             base.model_name_or_path,
             adapter=base.adapter,
             dtype=base.dtype,
@@ -106,6 +107,8 @@ def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], 
             mask_token_id=base.mask_token_id,
             require_tokenizer=False,
         )
+    except ProbeError as error:  # shown below, with all else
+        model = error.model
     except ModelError as error:
         if "weights do not load" not in str(error):
             raise

@@ -75,12 +75,13 @@ def _check(args: argparse.Namespace) -> None:
 
 def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
     from tabom.models.devices import device_by_name
-    from tabom.models.sizes import read_sizes, read_tokenizer
+    from tabom.models.ids import Checkpoint
+    from tabom.models.sizes import read_sizes
     from tabom.stages.estimate import ACCEPTANCE_RATE, MFU, Given, Machine, measure_prompts
 
     name = recipe.model.model_name_or_path
     try:
-        tokenizer = read_tokenizer(name)
+        tokenizer = Checkpoint.find(name, weights=False).tokenizer(is_required=False)
     except ModelError:
         tokenizer = None
     if not getattr(tokenizer, "chat_template", None):

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError, ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.contract import MaskedDiffusionModel
@@ -28,21 +29,15 @@ class LoraSettings:
     target_modules: last parts of module names, or ("all-linear",) for all but the head.
     """
 
-    r: int = 16
-    alpha: float = 16
-    dropout: float = 0.0
+    r: Count = 16
+    alpha: Annotated[float, Bound(">", 0)] = 16
+    dropout: Annotated[float, Bound(">=", 0), Bound("<", 1)] = 0.0
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "target_modules", tuple(self.target_modules))
-        if self.r < 1:
-            raise ConfigError(f"lora_r must be at least 1, got {self.r}")
-        if self.alpha <= 0:
-            raise ConfigError(f"lora_alpha must be above 0, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"lora_dropout must be in [0, 1), got {self.dropout}")
+        check(self)
         if not self.target_modules:
-            raise ConfigError("lora_target_modules is empty; name modules such as q_proj, v_proj")
+            raise ConfigError("target_modules is empty; name modules such as q_proj, v_proj")
 
 
 def attach_lora(model: MaskedDiffusionModel, settings: LoraSettings, *, seed: int = 0) -> None:

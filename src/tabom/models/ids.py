@@ -60,16 +60,64 @@ class TokenizerFacts:
         return next((text for text, i in self.vocabulary.items() if i == token), None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder in the published layout of a family. config: its config.json, as published."""
+
+    folder: Path
+    config: ConfigDict
+    family: Family
+
+    @classmethod
+    def find(cls, name_or_path: str | Path, *, weights: bool = True) -> "Checkpoint":
+        """The checkpoint of a packaged name, a folder or a hub id.
+
+        weights: whether they are fetched too, where the hub is asked.
+        Raises: `ModelError` if there is none, or of no known family.
+        """
+        folder = resolve_folder(str(name_or_path), weights=weights)
+        config = read_config(folder)
+        return cls(folder=folder, config=config, family=detect_family(config, where=str(folder)))
+
+    def ids(self, *, mask_token_id: int | None = None) -> TokenIds:
+        """The special ids. Raises: `ModelError` as `resolve_ids`."""
+        facts = read_tokenizer_facts(self.folder, family=self.family)
+        return resolve_ids(
+            self.config, family=self.family, tokenizer=facts, mask_token_id=mask_token_id
+        )
+
+    def tokenizer(self, *, is_required: bool = True) -> Any:
+        """The family's tokenizer; None if there are no tokenizer files and none is required."""
+        # Checked by file name: given a folder without its files, transformers' Qwen2Tokenizer
+        # loads without a word and knows a single token.
+        if not has_tokenizer(self.folder, family=self.family):
+            if not is_required:
+                return None
+            groups = " or ".join(" + ".join(group) for group in self.family.tokenizer_files)
+            raise ModelError(
+                f"{self.folder} has no tokenizer ({groups}); copy the tokenizer files of the "
+                "checkpoint there, or load with require_tokenizer=False where no text is needed"
+            )
+        try:
+            tokenizer = self.family.load_tokenizer(self.folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise _unreadable(self.folder, error) from error
+        tokenizer.init_kwargs.pop("auto_map", None)  # else save_pretrained would hand it on
+        return tokenizer
+
+
 def load_ids(model_name_or_path: str | Path, *, mask_token_id: int | None = None) -> TokenIds:
     """The special ids of a checkpoint, without its weights, torch or transformers.
 
     Raises: `ModelError` as `resolve_ids`, or if there is no such checkpoint.
     """
-    folder = resolve_folder(str(model_name_or_path), weights=False)
-    published = read_config(folder)
-    family = detect_family(published, where=str(folder))
-    facts = read_tokenizer_facts(folder, family=family)
-    return resolve_ids(published, family=family, tokenizer=facts, mask_token_id=mask_token_id)
+    return Checkpoint.find(model_name_or_path, weights=False).ids(mask_token_id=mask_token_id)
+
+
+def _unreadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{folder}: the tokenizer does not load: {' '.join(str(error).split())[:400]}"
+    )
 
 
 def read_tokenizer_facts(folder: Path, *, family: Family) -> TokenizerFacts | None:
@@ -104,8 +152,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], dict[int, str]]:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exceptions
-            reason = " ".join(str(error).split())[:400]
-            raise ModelError(f"{folder}: the tokenizer does not load: {reason}") from error
+            raise _unreadable(folder, error) from error
         added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()}
         return tokenizer.get_vocab(with_added_tokens=True), added
     added = {int(i): text for text, i in read_json(folder / "added_tokens.json").items()}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tabom.core.errors import ModelError, TabomError
+from tabom.models.adapters import load_adapter
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.families import detect_family
 from tabom.models.family import Family, require_values
-from tabom.models.folders import ConfigDict, read_config, resolve_folder
-from tabom.models.ids import has_tokenizer, read_tokenizer_facts, resolve_ids
+from tabom.models.ids import Checkpoint
+from tabom.models.probes import require_probes
 from tabom.models.tensors import check_tensors, tensor_files
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -40,61 +40,31 @@ def load_model(
     require_tokenizer: False lets a folder without tokenizer files load with `tokenizer=None`.
     Returns: the model in eval mode.
     Raises: `ModelError` for a missing folder, an unknown family, tensors that are missing, left
-        over or of another shape, ids that do not fit, or a failed probe.
+        over or of another shape, or ids that do not fit; its kind `ProbeError` for a failed probe.
     """
-    from tabom.models.probes import require_probes
-
-    model = load_unprobed(
-        model_name_or_path,
-        adapter=adapter,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        device=device,
-        mask_token_id=mask_token_id,
-        require_tokenizer=require_tokenizer,
-    )
-    require_probes(model)
-    return model
-
-
-def load_unprobed(
-    model_name_or_path: str | Path,
-    *,
-    adapter: str | Path | None = None,
-    dtype: str = "auto",
-    attn_implementation: str = "sdpa",
-    device: str | torch.device | None = None,
-    mask_token_id: int | None = None,
-    require_tokenizer: bool = True,
-) -> MaskedDiffusionModel:
-    """As `load_model`, without the probes: for `tabom doctor`, which shows which of them fail."""
-    name = str(model_name_or_path)
-    folder = resolve_folder(name)
-    published = read_config(folder)
-    family = detect_family(published, where=str(folder))
-    tokenizer = load_tokenizer(family, folder, required=require_tokenizer)
+    checkpoint = Checkpoint.find(model_name_or_path)
+    tokenizer = checkpoint.tokenizer(is_required=require_tokenizer)
     place = pick_device(device)
     lm = load_lm(
-        folder,
-        family=family,
-        published=published,
-        dtype=pick_dtype(dtype, place),
-        attn_implementation=attn_implementation,
+        checkpoint, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation
     )
     vocab_size = lm.get_output_embeddings().weight.shape[0]
     if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ModelError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
+            f"{checkpoint.folder}: the tokenizer has {len(tokenizer)} tokens, the embedding only "
             f"{vocab_size} rows; take the tokenizer that belongs to this checkpoint"
         )
-    facts = read_tokenizer_facts(folder, family=family)
-    ids = resolve_ids(published, family=family, tokenizer=facts, mask_token_id=mask_token_id)
-    model = MaskedDiffusionModel(lm, family=family, ids=ids, tokenizer=tokenizer, name_or_path=name)
+    model = MaskedDiffusionModel(
+        lm,
+        family=checkpoint.family,
+        ids=checkpoint.ids(mask_token_id=mask_token_id),
+        tokenizer=tokenizer,
+        name_or_path=str(model_name_or_path),
+    )
     if adapter is not None:
-        from tabom.models.adapters import load_adapter
-
         load_adapter(model, adapter)
     model.to(place).eval()
+    require_probes(model)
     return model
 
 
@@ -160,39 +130,13 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return chosen
 
 
-def load_tokenizer(family: Family, folder: Path, *, required: bool) -> Any:
-    """The family's tokenizer; None if there are no tokenizer files and none is required."""
-    # Checked by file name: given a folder without its files, transformers' Qwen2Tokenizer loads
-    # without a word and knows a single token.
-    if not has_tokenizer(folder, family=family):
-        if not required:
-            return None
-        groups = " or ".join(" + ".join(group) for group in family.tokenizer_files)
-        raise ModelError(
-            f"{folder} has no tokenizer ({groups}); copy the tokenizer files of the checkpoint "
-            "there, or load with require_tokenizer=False where no text is needed"
-        )
-    try:
-        tokenizer = family.load_tokenizer(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: the tokenizer does not load: {_line(error)}") from error
-    tokenizer.init_kwargs.pop("auto_map", None)  # else save_pretrained would hand it on
-    return tokenizer
-
-
-def load_lm(
-    folder: Path,
-    *,
-    family: Family,
-    published: ConfigDict,
-    dtype: torch.dtype,
-    attn_implementation: str,
-) -> Any:
+def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: str) -> Any:
     """The transformers model with every tensor of the folder in it, or a `ModelError`.
 
     `dtype` is applied while loading: a later `.to(bfloat16)` would also round the rotary table.
     """
-    config = make_config(family, published, folder=folder)
+    folder, family = checkpoint.folder, checkpoint.family
+    config = make_config(checkpoint)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # not ignored: reported below, by name
     if family.tensor_names:
@@ -237,11 +181,12 @@ def load_lm(
     return lm
 
 
-def make_config(family: Family, published: ConfigDict, *, folder: Path) -> Any:
-    """The transformers config of a published one. Raises `ModelError` if it does not fit."""
+def make_config(checkpoint: Checkpoint) -> Any:
+    """The transformers config of a checkpoint. Raises `ModelError` if it does not fit."""
     # Which attention runs is the caller's to say: a copy of Dream names flash_attention_2.
     chosen = ("attn_implementation", "_attn_implementation")
-    published = {name: value for name, value in published.items() if name not in chosen}
+    folder, family = checkpoint.folder, checkpoint.family
+    published = {name: value for name, value in checkpoint.config.items() if name not in chosen}
     if published.get("quantization_config") is not None:
         raise ModelError(
             f"{folder}/config.json has a quantization_config: quantised weights are not loaded; "

@@ -10,8 +10,8 @@ from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.families import get_family
 from tabom.models.family import USUAL_SIZES
-from tabom.models.ids import read_tokenizer_facts, resolve_ids
-from tabom.models.loading import load_tokenizer, write_checkpoint
+from tabom.models.ids import Checkpoint
+from tabom.models.loading import write_checkpoint
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -76,14 +76,14 @@ def write_random_checkpoint(
             )
         mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
     else:
-        num_tokens = len(load_tokenizer(row, Path(tokenizer_path), required=True))
+        source = Checkpoint(folder=Path(tokenizer_path), config={}, family=row)
+        num_tokens = len(source.tokenizer())
         vocab_size = vocab_size or num_tokens
         if vocab_size < num_tokens:
             raise ModelError(
                 f"vocab_size {vocab_size} is below the {num_tokens} tokens of the tokenizer"
             )
-        facts = read_tokenizer_facts(Path(tokenizer_path), family=row)
-        ids = resolve_ids({}, family=row, tokenizer=facts)
+        ids = source.ids()
         mask, eos, pad = ids.mask, ids.filler, ids.pad
     published = row.random_config(
         {**sizes, "vocab_size": vocab_size},

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tabom.core.errors import ModelError
-from tabom.models.families import detect_family
-from tabom.models.folders import read_config, resolve_folder
+from tabom.models.ids import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,7 @@ def read_sizes(model_name_or_path: str) -> ModelSizes:
         not fit its family.
     """
     try:
-        folder = resolve_folder(model_name_or_path, weights=False)
+        checkpoint = Checkpoint.find(model_name_or_path, weights=False)
     except ModelError:
         if model_name_or_path in PUBLISHED_SIZES:
             return PUBLISHED_SIZES[model_name_or_path]
@@ -123,23 +122,10 @@ def read_sizes(model_name_or_path: str) -> ModelSizes:
 
     from tabom.models.loading import make_config
 
-    published = read_config(folder)
-    family = detect_family(published, where=str(folder))
     with torch.device("meta"):
-        lm = family.network()(make_config(family, published, folder=folder))
-    return sizes_of(lm, family=family.name, source=str(folder / "config.json"))
-
-
-def read_tokenizer(model_name_or_path: str) -> Any:
-    """The tokenizer of a model whose weights need not be here; None if it has none.
-
-    Raises: ModelError if the folder or its config cannot be had.
-    """
-    from tabom.models.loading import load_tokenizer
-
-    folder = resolve_folder(model_name_or_path, weights=False)
-    family = detect_family(read_config(folder), where=str(folder))
-    return load_tokenizer(family, folder, required=False)
+        lm = checkpoint.family.network()(make_config(checkpoint))
+    source = str(checkpoint.folder / "config.json")
+    return sizes_of(lm, family=checkpoint.family.name, source=source)
 
 
 def context_problem(

@@ -18,7 +18,7 @@ from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import check_file, describe_file
 from tabom.models.adapters import WEIGHTS_FILE, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.folders import read_config
+from tabom.models.ids import Checkpoint
 from tabom.models.loading import load_lm, save_model
 
 IDENTITY = "tabom_run.json"
@@ -57,13 +57,8 @@ def load_weights(model: MaskedDiffusionModel, folder: Path) -> None:
     Raises: StageError or ModelError if the files do not hold exactly the weights of this model.
     """
     if not is_adapter(model):
-        saved = load_lm(
-            folder,
-            family=model.family,
-            published=read_config(folder),
-            dtype=model.head_weight_VD.dtype,
-            attn_implementation="sdpa",
-        )
+        dtype = model.head_weight_VD.dtype
+        saved = load_lm(Checkpoint.find(folder), dtype=dtype, attn_implementation="sdpa")
         model.base_lm.load_state_dict(saved.state_dict())
         return
     from peft import get_peft_model_state_dict, set_peft_model_state_dict

@@ -20,7 +20,7 @@ from tabom.decoding.requests import DecodeRequest
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.compiled import compile_layers
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.loading import load_unprobed
+from tabom.models.loading import load_model
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def pair(
     def load(family: str, **sizes: Any) -> tuple[MaskedDiffusionModel, MaskedDiffusionModel]:
         folder = checkpoint(family, **{"hidden_size": 32, "intermediate_size": 48, **sizes})
         return tuple(  # type: ignore[return-value]
-            load_unprobed(folder, require_tokenizer=False) for _ in range(2)
+            load_model(folder, require_tokenizer=False) for _ in range(2)
         )
 
     return load

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tabom.core.errors import ConfigError, ModelError
+from tabom.models import ids
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.costs import (
@@ -31,7 +32,7 @@ from tabom.models.devices import DEVICES, find_device, present_device
 from tabom.models.families import get_family
 from tabom.models.family import USUAL_SIZES
 from tabom.models.loading import load_model
-from tabom.models.sizes import PUBLISHED_SIZES, ModelSizes, read_sizes, read_tokenizer, sizes_of
+from tabom.models.sizes import PUBLISHED_SIZES, ModelSizes, read_sizes, sizes_of
 
 DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
 LLADA = PUBLISHED_SIZES["GSAI-ML/LLaDA-8B-Instruct"]
@@ -219,7 +220,8 @@ def test_published_sizes_are_those_of_their_configs(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
         assert read_sizes(str(folder)) == replace(sizes, source=str(folder / "config.json"))
-        assert read_tokenizer(str(folder)) is None
+        checkpoint = ids.Checkpoint.find(folder)
+        assert checkpoint.tokenizer(is_required=False) is None
 
 
 # ---- bytes ----

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.families import get_family
 from tabom.models.folders import resolve_folder
-from tabom.models.ids import load_ids, read_tokenizer_facts, resolve_ids
-from tabom.models.loading import load_model, load_tokenizer
+from tabom.models.ids import Checkpoint, load_ids, read_tokenizer_facts, resolve_ids
+from tabom.models.loading import load_model
 
 HEAVY = "[m for m in ('torch', 'transformers', 'numpy', 'pyarrow') if m in sys.modules]"
 
@@ -79,7 +79,7 @@ def test_facts_are_those_of_transformers(
     row = get_family(family)
     facts = read_tokenizer_facts(tmp_path, family=row)
     assert facts is not None
-    tokenizer = load_tokenizer(row, tmp_path, required=True)
+    tokenizer = Checkpoint(folder=tmp_path, config={}, family=row).tokenizer()
     for name in ("mask_token", "eos_token", "pad_token"):
         assert facts.id_of(name) == getattr(tokenizer, f"{name}_id"), name
     assert facts.vocabulary == tokenizer.get_vocab()

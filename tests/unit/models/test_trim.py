@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 from tabom.models import networks
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.loading import load_unprobed
+from tabom.models.loading import load_model
 from tabom.models.networks import TrimmedLayer
 from tabom.models.random_checkpoint import write_random_checkpoint
 from tabom.models.rows import group_by_row
@@ -62,7 +62,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def build(folders: dict[str, Path]) -> Build:
     def load(family: str, dtype: str = "float64", **options: Any) -> MaskedDiffusionModel:
-        model = load_unprobed(folders[family], dtype=dtype, require_tokenizer=False, **options)
+        model = load_model(folders[family], dtype=dtype, require_tokenizer=False, **options)
         if dtype == "float64":
             for module in model.modules():
                 if type(module).__name__.endswith("RMSNorm"):
