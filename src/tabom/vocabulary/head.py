@@ -69,7 +69,6 @@ def linear_ce_entropy(
 
 
 def _cross_entropy(softmax: RunningSoftmax) -> Tensor:
-    assert softmax.label_logit_R is not None
     return softmax.log_total() - (softmax.label_logit_R - softmax.greatest_R)
 
 

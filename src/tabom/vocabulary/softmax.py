@@ -36,7 +36,7 @@ class RunningSoftmax:
 
     greatest_R: the maximum. token_R: with has_token, its id, the lowest of equal ones.
     second_R: the greatest of the other logits; None unless asked for (with has_token alone).
-    label_logit_R: the logits of `labels_R`, NaN for a label outside; None without labels.
+    label_logit_R: the logits of `labels_R`, NaN for a label outside or without labels.
     left_out_R: the logits of the token `without`, which has no probability here.
     """
 
@@ -62,9 +62,7 @@ class RunningSoftmax:
         self.spread_R = torch.zeros_like(self.sum_R)
         self.token_R = torch.zeros_like(self.sum_R, dtype=torch.long)
         self.second_R = self.greatest_R.clone() if has_second else None
-        self.label_logit_R = (
-            None if labels_R is None else self.greatest_R.new_full((num_rows,), torch.nan)
-        )
+        self.label_logit_R = torch.full_like(self.greatest_R, torch.nan)
         self.left_out_R = torch.full_like(self.greatest_R, LOWEST)
 
     @classmethod
@@ -91,19 +89,16 @@ class RunningSoftmax:
     def add_(self, tile: Tile) -> None:
         """Take in a tile. Its memory is overwritten, the logits too unless they are kept."""
         logits_RT = tile.logits_RT
-        if self.label_logit_R is not None:
-            assert self.labels_R is not None
-            column_R1, is_inside_R = tile.columns_of(self.labels_R)
-            found_R = logits_RT.gather(1, column_R1).squeeze(1)
-            self.label_logit_R = torch.where(is_inside_R, found_R, self.label_logit_R)
-        if self.without is not None and 0 <= self.without - tile.first_id < logits_RT.shape[1]:
-            column = self.without - tile.first_id
-            self.left_out_R = logits_RT[:, column].clone()
-            logits_RT[:, column] = LOWEST
+        self._note_asked(tile)
+        if self.second_R is not None:
+            best_RT = logits_RT.topk(min(2, logits_RT.shape[1]), dim=-1).values
+            best_RT = torch.cat([self.greatest_R[:, None], self.second_R[:, None], best_RT], dim=-1)
+            self.second_R = best_RT.topk(2, dim=-1).values[:, 1]
         tile_greatest_R = logits_RT.amax(dim=-1)
         best = self._best(tile, tile_greatest_R) if self.has_token else None
-        rows = slice(None) if best is None else best[0]
-        self._raise_to(torch.maximum(tile_greatest_R, self.greatest_R), rows)
+        if best is not None or not self.has_token:
+            rows = slice(None) if best is None else best[0]
+            self._raise_to(torch.maximum(tile_greatest_R, self.greatest_R), rows)
         log_weight_RT = torch.sub(logits_RT, self.greatest_R[:, None], out=tile.shifted_RT)
         weight_RT = torch.exp(log_weight_RT.clamp_(min=LEAST), out=tile.weight_RT)
         if best is not None:
@@ -111,15 +106,24 @@ class RunningSoftmax:
         self.sum_R += weight_RT.sum(dim=-1)
         self.spread_R -= log_weight_RT.mul_(weight_RT).sum(dim=-1)
 
-    def _best(self, tile: Tile, tile_greatest_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows `[M]` whose maximum lies in this tile, and its columns; the token is noted."""
-        # A maximum with its place costs ten times one without: only rows that need it are asked.
+    def _note_asked(self, tile: Tile) -> None:
+        """Note the logits that were asked for, and take out the token that is left out."""
+        if self.labels_R is not None:
+            column_R1, is_inside_R = tile.columns_of(self.labels_R)
+            found_R = tile.logits_RT.gather(1, column_R1).squeeze(1)
+            self.label_logit_R = torch.where(is_inside_R, found_R, self.label_logit_R)
+        if self.without is not None and 0 <= self.without - tile.first_id < tile.logits_RT.shape[1]:
+            column = self.without - tile.first_id
+            self.left_out_R = tile.logits_RT[:, column].clone()
+            tile.logits_RT[:, column] = LOWEST
+
+    def _best(self, tile: Tile, tile_greatest_R: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Rows `[M]` whose maximum lies in this tile, and its columns; None if there is no row."""
         row_M = (tile_greatest_R > self.greatest_R).nonzero().squeeze(1)
+        if not len(row_M):
+            return None
+        # A maximum with its place costs ten times one without: only rows that need it are asked.
         column_M = tile.logits_RT[row_M].max(dim=-1).indices
-        if self.second_R is not None:
-            best_RT = tile.logits_RT.topk(min(2, tile.logits_RT.shape[1]), dim=-1).values
-            best_RT = torch.cat([self.greatest_R[:, None], self.second_R[:, None], best_RT], dim=-1)
-            self.second_R = best_RT.topk(2, dim=-1).values[:, 1]
         self.token_R[row_M] = tile.first_id + column_M
         return row_M, column_M
 
