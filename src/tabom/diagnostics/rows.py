@@ -1,9 +1,9 @@
-"""Cross-entropy and entropy at chosen slots of many canvases, with any model of the contract.
+"""Cross-entropy and entropy at chosen slots of many canvases: the one way to ask a model here.
 
 Legend: B batch, S prompt + canvas, N canvas slots, R asked rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
+from tabom.decoding.canvas import left_padded
+from tabom.decoding.decoder import evaluating
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.vocabulary.head import linear_ce_entropy
 
 Ints = NDArray[np.integer]
+Losses = tuple[NDArray[np.float32], NDArray[np.float32]]  # ce_R, entropy_R
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,10 +34,9 @@ class Question:
     label_R: Ints
 
 
-@torch.no_grad()
 def slot_losses(
     model: MaskedDiffusionModel, questions: Sequence[Question], *, batch_size: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+) -> list[Losses]:
     """Cross-entropy and entropy per asked slot, one (ce_R, entropy_R) pair per question, in order.
 
     Entropies are the model's own (nats, float32), over the whole vocabulary. The model is asked in
@@ -42,43 +44,32 @@ def slot_losses(
     """
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got {batch_size}")
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(questions), batch_size):
-            batch = questions[start : start + batch_size]
-            ce_R, entropy_R = _ask(model, batch)
-            ends = np.cumsum([len(q.slot_R) for q in batch])[:-1]
-            yield from zip(np.split(ce_R, ends), np.split(entropy_R, ends), strict=True)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        starts = range(0, len(questions), batch_size)
+        batches = (questions[start : start + batch_size] for start in starts)
+        return [losses for batch in batches for losses in _ask(model, batch)]
 
 
-def _ask(
-    model: MaskedDiffusionModel, batch: Sequence[Question]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    lengths = [len(q.prompt_ids) + len(q.input_ids_N) for q in batch]
-    width = max(lengths)
-    ids_BS = np.full((len(batch), width), model.ids.pad, dtype=np.int64)
-    real_BS = np.zeros((len(batch), width), dtype=np.int64)
-    for row, (question, length) in enumerate(zip(batch, lengths, strict=True)):
-        ids_BS[row, width - length :] = np.concatenate([question.prompt_ids, question.input_ids_N])
-        real_BS[row, width - length :] = 1
-    batch_R = np.repeat(np.arange(len(batch)), [len(q.slot_R) for q in batch])
-    position_R = np.concatenate([q.slot_R + (width - len(q.input_ids_N)) for q in batch])
-    label_R = np.concatenate([q.label_R for q in batch])
-    move = model.device
+def _ask(model: MaskedDiffusionModel, batch: Sequence[Question]) -> list[Losses]:
+    rows = [np.concatenate([q.prompt_ids, q.input_ids_N]) for q in batch]
+    ids_BS, mask_BS = left_padded(rows, pad_id=model.ids.pad)
+    num_columns, sizes = ids_BS.shape[1], [len(q.slot_R) for q in batch]
+    # Canvases end where the batch does, so slots are counted from its right end.
+    position_R = np.concatenate([num_columns - len(q.input_ids_N) + q.slot_R for q in batch])
 
     def tensor(array: Ints) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int64)).to(move)
+        return torch.from_numpy(array.astype(np.int64)).to(model.device)
 
-    has_padding = len(set(lengths)) > 1
     hidden_RD = model.asked_hidden(
-        tensor(ids_BS),
-        tensor(real_BS) if has_padding else None,
-        tensor(batch_R),
+        ids_BS.to(model.device),
+        None if mask_BS is None else mask_BS.to(model.device),
+        tensor(np.repeat(np.arange(len(batch)), sizes)),
         tensor(position_R),
-        widest=max(len(q.slot_R) for q in batch),
+        widest=max(sizes),
     )
-    ce_R, entropy_R = linear_ce_entropy(hidden_RD, model.head_weight_VD, tensor(label_R))
-    return ce_R.float().cpu().numpy(), entropy_R.float().cpu().numpy()
+    label_R = np.concatenate([q.label_R for q in batch])
+    losses = linear_ce_entropy(hidden_RD, model.head_weight_VD, tensor(label_R))
+    ce, entropy = (
+        np.split(loss_R.float().cpu().numpy(), np.cumsum(sizes)[:-1]) for loss_R in losses
+    )
+    return list(zip(ce, entropy, strict=True))

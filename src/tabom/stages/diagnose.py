@@ -41,7 +41,7 @@ class Diagnose(Stage):
 
     def work(self, report: Done) -> Counts:
         from tabom.core.atomic import write_json
-        from tabom.diagnostics.loss_ratio import loss_ratio
+        from tabom.diagnostics.loss_ratio import AnswerPair, loss_ratio
         from tabom.diagnostics.model_order import context_agreement, context_entropies
         from tabom.training.dataset import examples_from_text
 
@@ -72,12 +72,19 @@ class Diagnose(Stage):
                 max_new_tokens=num_slots,
             )
             by_prompt = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth}
-            pairs = [t for t in with_truth if t.prompt_ids.tobytes() in by_prompt]
+            pairs = [
+                AnswerPair(
+                    prompt_ids=t.prompt_ids.tolist(),
+                    ground_truth=by_prompt[t.prompt_ids.tobytes()],
+                    self_distilled=t.response_ids_N.tolist(),
+                )
+                for t in with_truth
+                if t.prompt_ids.tobytes() in by_prompt
+            ]
             if pairs:
                 ratio = loss_ratio(
                     model,
-                    [(t.prompt_ids.tolist(), by_prompt[t.prompt_ids.tobytes()]) for t in pairs],
-                    [(t.prompt_ids.tolist(), t.response_ids_N.tolist()) for t in pairs],
+                    pairs,
                     seed=self.seed,
                     batch_size=config.batch_size,
                     ratios=config.mask_ratios,
