@@ -2,8 +2,7 @@
 
 import time
 
-from tabom.decoding.counts import DecodeCounts
-from tabom.models.contract import MaskedDiffusionModel
+from tabom.decoding.decoder import Decoder
 from tabom.models.devices import Device, present_device
 from tabom.models.sizes import sizes_of
 
@@ -11,8 +10,8 @@ from tabom.models.sizes import sizes_of
 class SpeedMeter:
     """Reads the counts of a decoder against the clock, which starts when this is made."""
 
-    def __init__(self, model: MaskedDiffusionModel, counts: DecodeCounts) -> None:
-        self.counts = counts
+    def __init__(self, decoder: Decoder) -> None:
+        model, self.counts = decoder.model, decoder.counts
         self._sizes = sizes_of(model.base_lm)
         device = present_device()
         # A model held on the CPU of a machine with a GPU has no peak here to be compared with.

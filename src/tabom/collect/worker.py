@@ -12,9 +12,8 @@ from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import Prompt
 from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
-from tabom.core.errors import ConfigError, DataError, StageError
+from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import read_manifest
-from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import TRUNCATED, Trajectory
@@ -65,54 +64,43 @@ def make_requests(
 
 
 def collect(
-    model: MaskedDiffusionModel,
+    decoder: Decoder,
     prompts: Sequence[Prompt],
     folder: Path,
     *,
-    decoding: DecodingConfig,
     config: CollectionConfig,
-    seed: int,
-    fingerprint: str,
     settings: dict[str, Any],
-    rank: int = 0,
-    world_size: int = 1,
+    share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Collect this rank's share of the trajectories, durably; the last rank finishes the store.
+    """Collect a share of the trajectories, durably; whoever sees the end finishes the store.
 
-    Resumable: what is on disk (of any earlier attempt, with any world size) is not decoded again.
-    rank, world_size: static sharding of what is left; ranks need no connection to each other.
-    progress: called with (done, total) of this rank and a note on its speed.
+    Resumable: what is on disk (of any earlier attempt, however shared out) is not decoded again.
+    settings: for the manifest, with the decoder's fingerprint.
+    share: (K, N), one of N parts from 0; those who collect them need no connection to each other.
+    progress: called with (done, total) of this share and a note on its speed.
     Returns: counts (prompts, too_long, resumed, decoded, forwards, truncated: stopped at the text
-        with slots undecoded, missing: what other ranks have yet to collect), seconds, and the
-        speed of this process, which the manifest has of the one that finished the store.
-    Raises: StageError if part of this rank's share is not on disk at the end.
+        with slots undecoded, missing: what is left of other shares), seconds, and the speed of
+        this process, which the manifest has of the one that finished the store.
+    Raises: StageError if part of this share is not on disk at the end.
     """
-    if config.num_samples > 1 and not decoding.draws_tokens:
-        raise ConfigError(
-            "collection.num_samples > 1 at decoding.temperature 0, or with greedy_tokens, would "
-            "repeat one trajectory; set decoding.temperature above 0 alone"
-        )
-    # Settings that do not go with the model are found here, before anything is written.
-    decoder = Decoder(
-        model, decoding, seed=seed, batch_size=config.batch_size, fingerprint=fingerprint
-    )
     started = time.perf_counter()
-    requests, num_too_long = make_requests(model, prompts, config)
-    # By length, so that the ranks' shares are of alike work.
+    requests, num_too_long = make_requests(decoder.model, prompts, config)
+    # By length, so that the shares are of alike work.
     requests.sort(key=lambda r: (len(r.prompt_ids), r.id))
     writer = TrajectoryWriter(folder)
     on_disk = writer.done()
-    # The share is cut from all requests, not from what is left: ranks scan at different moments.
-    mine = [r for r in requests[rank::world_size] if r.id not in on_disk]
+    # It is cut from all requests, not from what is left: others scan at different moments.
+    own = requests[share[0] :: share[1]]
+    mine = [r for r in own if r.id not in on_disk]
     if config.torch_compile:
         from tabom.models.compiled import compile_layers
 
-        compile_layers(model)
+        compile_layers(decoder.model)
     num_forwards = num_truncated = 0
     if progress is not None:
         progress(0, len(mine), "")
-    meter = SpeedMeter(model, decoder.counts)
+    meter = SpeedMeter(decoder)
     finished: list[Trajectory] = []
     for done, item in enumerate(decoder.decode(mine), start=1):
         finished.append(item.trajectory)
@@ -126,7 +114,7 @@ def collect(
     counts: dict[str, Any] = {
         "prompts": len(prompts),
         "too_long": num_too_long,
-        "resumed": len(requests[rank::world_size]) - len(mine),
+        "resumed": len(own) - len(mine),
         "decoded": len(mine),
         "forwards": num_forwards,
         "truncated": num_truncated,
@@ -137,17 +125,17 @@ def collect(
         return counts
     on_disk = writer.done()
     num_missing = sum(r.id not in on_disk for r in requests)
-    if any(r.id not in on_disk for r in requests[rank::world_size]):
+    if any(r.id not in on_disk for r in own):
         raise StageError(
             f"{folder}: not finished, {num_missing} of {len(requests)} trajectories are missing; "
             "was the folder removed or emptied during the run? run it again"
         )
     if num_missing:
-        counts["missing"] = num_missing  # of other workers' shares
+        counts["missing"] = num_missing
     else:
         finish(
             folder,
-            fingerprint=fingerprint,
+            fingerprint=decoder.fingerprint,
             settings=settings,
             seconds=counts["seconds"],
             ids=[r.id for r in requests],

@@ -40,6 +40,12 @@ class Collect(Stage):
                 f"{self.world_size - 1} (--shard, or RANK and WORLD_SIZE of the environment)"
             )
 
+        if self.collection.num_samples > 1 and not self.decoding.draws_tokens:
+            raise ConfigError(
+                "collection.num_samples > 1 at decoding.temperature 0, or with greedy_tokens, "
+                "would repeat one trajectory; set decoding.temperature above 0 alone"
+            )
+
     def checks(self) -> Iterator[Check]:
         yield Check("model", check_model, (self.model,))
         yield Check("decoding", check_decoding, (self.decoding, self.model))
@@ -51,18 +57,23 @@ class Collect(Stage):
 
     def work(self, report: Done) -> Counts:
         from tabom.collect.worker import collect
+        from tabom.decoding.decoder import Decoder
 
         prompts = load_prompts(self.prompts, seed=self.seed)
-        return collect(
+        # Settings that do not go with the model are found here, before anything is written.
+        decoder = Decoder(
             self.model.load(),
+            self.decoding,
+            seed=self.seed,
+            batch_size=self.collection.batch_size,
+            fingerprint=self.fingerprint,
+        )
+        return collect(
+            decoder,
             prompts,
             self.folder,
-            decoding=self.decoding,
             config=self.collection,
-            seed=self.seed,
-            fingerprint=self.fingerprint,
             settings=self.settings,
-            rank=self.rank,
-            world_size=self.world_size,
+            share=(self.rank, self.world_size),
             progress=report,
         )

@@ -12,8 +12,11 @@ from tabom.collect.prompts import Prompt, PromptSource, load_prompts
 from tabom.collect.worker import collect, make_requests
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
+from tabom.decoding.decoder import Decoder
+from tabom.models.config import ModelConfig
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
+from tabom.stages.collect import Collect
 from tabom.trajectory.store import TrajectoryStore
 
 DECODING = DecodingConfig(max_new_tokens=16, tokens_per_step=4)
@@ -32,14 +35,15 @@ def prompts() -> list[Prompt]:
 
 
 def run(model: MaskedDiffusionModel, prompts: list[Prompt], folder: Path, **kwargs: Any) -> Any:
-    options: dict[str, Any] = {
-        "decoding": DECODING,
-        "config": CollectionConfig(batch_size=4),
-        "seed": 0,
-        "fingerprint": "f",
-        "settings": {},
-    }
-    return collect(model, prompts, folder, **{**options, **kwargs})
+    """Collect as the stage does."""
+    config = kwargs.pop("config", CollectionConfig(batch_size=4))
+    decoder = Decoder(
+        model,
+        kwargs.pop("decoding", DECODING),
+        batch_size=config.batch_size,
+        fingerprint="f",
+    )
+    return collect(decoder, prompts, folder, config=config, settings={}, **kwargs)
 
 
 def content(folder: Path) -> dict[str, tuple[Any, ...]]:
@@ -57,9 +61,9 @@ def test_one_process_and_two_ranks_collect_the_same(
     counts = run(model, prompts, tmp_path / "one")
     assert (counts["prompts"], counts["decoded"], counts["resumed"]) == (20, 20, 0)
     assert counts["forwards"] == 20 * 4
-    run(model, prompts, tmp_path / "two", rank=1, world_size=2)
+    run(model, prompts, tmp_path / "two", share=(1, 2))
     assert not (tmp_path / "two" / "manifest.json").exists()  # the other half is missing
-    run(model, prompts, tmp_path / "two", rank=0, world_size=2)
+    run(model, prompts, tmp_path / "two", share=(0, 2))
     assert content(tmp_path / "one") == content(tmp_path / "two")
     np.testing.assert_allclose(entropies(tmp_path / "one"), entropies(tmp_path / "two"), atol=1e-5)
 
@@ -68,7 +72,7 @@ def test_what_is_on_disk_is_not_decoded_again(
     tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
 ) -> None:
     folder = tmp_path / "c"
-    run(model, prompts, folder, rank=0, world_size=4)
+    run(model, prompts, folder, share=(0, 4))
     counts = run(model, prompts, folder)
     assert (counts["resumed"], counts["decoded"]) == (5, 15)
     assert len(TrajectoryStore(folder)) == 20
@@ -94,7 +98,12 @@ def test_samples_differ_and_need_a_temperature(
 ) -> None:
     config = CollectionConfig(batch_size=4, num_samples=2)
     with pytest.raises(ConfigError, match=r"num_samples > 1 at decoding.temperature 0"):
-        run(model, prompts[:3], tmp_path / "no", config=config)
+        Collect(
+            folder=tmp_path / "no",
+            model=ModelConfig(model_name_or_path=model.name_or_path),
+            prompts=PromptSource(function="tabom.toyworld.tasks:prompts"),
+            collection=config,
+        )
     warm = replace(DECODING, temperature=1.0)
     run(model, prompts[:3], tmp_path / "yes", config=config, decoding=warm)
     found = content(tmp_path / "yes")
