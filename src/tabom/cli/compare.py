@@ -36,43 +36,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_dir",
         "--output-dir",
         metavar="DIR",
-        help="where to write compare.md, .csv and .html (default: a folder compare in the first)",
+        help="where to write compare.md, .csv, .json and .html (default: a folder compare in the "
+        "first)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables and write them."""
-    from tabom.core.atomic import write_text
+    from tabom.core import env
+    from tabom.core.atomic import write_json, write_text
     from tabom.core.errors import ConfigError
-    from tabom.evaluation.table import to_csv
-    from tabom.pipeline import compare_text
-    from tabom.pipeline.compare import compare_runs, default_folder, report_summary
+    from tabom.report import contents
     from tabom.report.build import build_report
-    from tabom.report.data import clean
+    from tabom.report.data import Report, clean
+    from tabom.report.tables import show
+    from tabom.report.words import alarms, headline
+    from tabom.stages.runs import comparison_of, default_folder
+    from tabom.stages.summary import now
 
     if not 0 < args.level < 1:
         raise ConfigError(f"--level must be between 0 and 1, got {args.level}")
-    comparison = compare_runs(
+    comparison = comparison_of(
         args.runs,
         base=args.base,
         in_domain=[name for text in args.in_domain for name in text.split(",") if name],
         ks=args.k,
         level=args.level,
     )
-    folder = Path(args.output_dir) if args.output_dir else default_folder(args.runs)
-    text = compare_text.to_text(comparison)
-    write_text(folder / "compare.md", f"# {' and '.join(args.runs)}\n\n{text}")
-    write_text(folder / "compare.csv", to_csv(comparison.rows))
-    write_text(folder / "compare_details.csv", compare_text.to_rows(comparison))
-    names = [row.arm for row in comparison.rows]
-    summary = report_summary(
-        comparison,
+    keys, names = contents.paper_keys(comparison), comparison.arms
+    report = Report(
         name=" against ".join(names) if len(names) <= 3 else f"{len(names)} arms compared",
+        comparison=comparison,
+        columns=keys,
+        created=now(),
         command=shlex.join(["tabom", *sys.argv[1:]]),
+        versions=env.versions(),
     )
-    build_report(clean(summary), path=folder / "compare.html")
-    print(text)
-    for line in compare_text.warnings(comparison):
+    tables = [
+        contents.arms_table(report, keys, title="Accuracy", has_seeds=True),
+        contents.pair_table(report),
+    ]
+    tables += contents.detail_tables(comparison)
+    says = [*alarms(report), headline(report), contents.alike(comparison)]
+    folder = Path(args.output_dir) if args.output_dir else default_folder(args.runs)
+    text = "\n".join(
+        [*(f"{line}\n" for line in says if line), *(t.markdown() for t in tables if t)]
+    )
+    write_text(folder / "compare.md", f"# {' and '.join(args.runs)}\n\n{text}")
+    write_text(folder / "compare.csv", contents.estimates_csv(comparison))
+    write_json(folder / "compare.json", clean(comparison))
+    build_report(report, path=folder / "compare.html")
+    show(*says, *tables)
+    for line in contents.warnings(comparison):
         print(f"warning: {line}", file=sys.stderr)
     print(f"output: {folder}")
     return 0

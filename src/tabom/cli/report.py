@@ -10,8 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the report from what is on disk."""
-    from tabom.cli.run import show
+    from tabom.cli.run import show_report
     from tabom.stages.run import report_folder
 
-    show(*report_folder(args.run_dir))
+    show_report(*report_folder(args.run_dir))
     return 0

@@ -4,9 +4,12 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tabom.cli.flags import add_recipe
+
+if TYPE_CHECKING:
+    from tabom.report.data import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,19 +49,21 @@ def run(args: argparse.Namespace) -> int:
             print(f"{state:<9} {stage.label:<34} {stage.folder}")
         preflight(todo)
         return 0
-    summary, report = run_recipe(
+    report, page = run_recipe(
         recipe,
         command=shlex.join(["tabom", *sys.argv[1:]]),
         is_quiet=args.quiet,
         overwrite=args.overwrite,
     )
-    show(summary, report)
+    show_report(report, page)
     return 0
 
 
-def show(summary: dict[str, Any], report: Path) -> None:
-    """Print the table of the arms and where the report is."""
-    from tabom.report.terminal import print_table
+def show_report(report: "Report", page: Path) -> None:
+    """Print what was found, the table of the arms, and where the page is."""
+    from tabom.report.contents import arms_table
+    from tabom.report.tables import show
+    from tabom.report.words import alarms, headline, title
 
-    print_table(summary)
-    print(f"\nreport: {report}")
+    show(title(report), *alarms(report), headline(report), arms_table(report, report.columns))
+    print(f"\nreport: {page}")

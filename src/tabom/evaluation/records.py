@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
-from tabom.evaluation.stats import LEVEL, Interval, wilson_interval
+from tabom.evaluation.stats import LEVEL, Estimate, wilson_interval
 
 Role = Literal["in_domain", "out_of_domain"]
 _METRIC = "metric_"  # prefix of the columns of further metrics
 
 
-class Speed(NamedTuple):
-    """What set the pace of decoding: tokens a step, or a schedule by its name, such as
+class Pace(NamedTuple):
+    """How fast a response was decoded: tokens a step, or a schedule by its name, such as
     "threshold 0.9"."""
 
     tokens_per_step: int
@@ -29,10 +29,16 @@ class Speed(NamedTuple):
     def __str__(self) -> str:
         return self.schedule or str(self.tokens_per_step)
 
+    @property
+    def label(self) -> str:
+        """In words: "2 tokens a step", "threshold 0.9"."""
+        few = "1 token" if self.tokens_per_step == 1 else f"{self.tokens_per_step} tokens"
+        return self.schedule or f"{few} a step"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """How one prompt of an evaluation set was answered at one speed.
+    """How one prompt of an evaluation set was answered at one pace.
 
     set: name of the evaluation set. role: in_domain or out_of_domain. id: of the request.
     tokens_per_step: slots revealed a model call, as configured.
@@ -69,8 +75,8 @@ class EvaluationRecord:
             )
 
     @property
-    def speed(self) -> Speed:
-        return Speed(self.tokens_per_step, self.schedule)
+    def pace(self) -> Pace:
+        return Pace(self.tokens_per_step, self.schedule)
 
 
 _NO_COLUMN = ("metrics", "schedule")
@@ -81,7 +87,7 @@ _FIELDS = {f.name: f.type for f in dataclasses.fields(EvaluationRecord) if f.nam
 def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
     """Write records, whole or not at all: `.parquet`, or `.jsonl` with one record a line.
 
-    Raises: DataError for another suffix, or if a (set, speed, id) occurs twice.
+    Raises: DataError for another suffix, or if a (set, pace, id) occurs twice.
     """
     path, rows = Path(path), [_flat(record) for record in _unique(records, str(path))]
     names = sorted({name for row in rows for name in row if name.startswith(_METRIC)})
@@ -148,7 +154,7 @@ def _unique(records: Iterable[EvaluationRecord], where: str) -> Iterable[Evaluat
 
 @dataclass(frozen=True, kw_only=True)
 class SetSummary:
-    """One set at one speed. Means are over its documents.
+    """One set at one pace. Means are over its documents.
 
     accuracy: share of accepted responses with Wilson's interval. reasons: counts of the verdicts.
     metrics: means over the documents to which the metric applies, left out where there is none.
@@ -156,9 +162,9 @@ class SetSummary:
 
     set: str
     role: Role
-    speed: Speed
+    pace: Pace
     num_documents: int
-    accuracy: Interval
+    accuracy: Estimate
     reasons: dict[str, int]
     num_forwards: float
     tokens_per_forward: float
@@ -167,14 +173,14 @@ class SetSummary:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.speed.tokens_per_step
+        return self.pace.tokens_per_step
 
 
 def summarize(records: Sequence[EvaluationRecord], *, level: float = LEVEL) -> list[SetSummary]:
-    """One summary per (set, speed), in the order in which they first occur."""
-    groups: dict[tuple[str, Speed], list[EvaluationRecord]] = {}
+    """One summary per (set, pace), in the order in which they first occur."""
+    groups: dict[tuple[str, Pace], list[EvaluationRecord]] = {}
     for record in records:
-        groups.setdefault((record.set, record.speed), []).append(record)
+        groups.setdefault((record.set, record.pace), []).append(record)
     return [_summary(group, level) for group in groups.values()]
 
 
@@ -188,7 +194,7 @@ def _summary(group: Sequence[EvaluationRecord], level: float) -> SetSummary:
     return SetSummary(
         set=group[0].set,
         role=group[0].role,
-        speed=group[0].speed,
+        pace=group[0].pace,
         num_documents=num,
         accuracy=wilson_interval(round(sum(r.correct for r in group)), num, level=level),
         reasons=dict(Counter(r.reason for r in group)),

@@ -200,8 +200,8 @@ def tasks_work(stage: EvaluateTasks, report: Done, trained_folder: Path | None) 
     write_records(folder / RECORDS, records)
     counts: dict[str, Any] = {"num_responses": len(records)}
     for summary in summarize(records):
-        name = f"{summary.set}@{summary.speed}"
-        counts[name] = round(100 * summary.accuracy.estimate, 2)
+        name = f"{summary.set}@{summary.pace}"
+        counts[name] = round(100 * summary.accuracy.value, 2)
         counts[f"{name} tokens_per_forward"] = round(summary.tokens_per_forward, 3)
     for task, found in held_out.items():
         if "num_exact" in found:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,84 +14,66 @@ import yaml
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from tabom.core.atomic import write_text
+from tabom.evaluation.comparison import MetricKey
 from tabom.report import figures
-from tabom.report.data import check_summary, clean, number, split_metrics
+from tabom.report.contents import collection_table, detail_tables, pair_table, settings_tables
+from tabom.report.data import Report, clean
 from tabom.report.examples import viewer
-from tabom.report.words import best_arms, cautions, count, digits_of, duration, fixed, headline
+from tabom.report.tables import Table
+from tabom.report.words import (
+    alarms,
+    best_arm,
+    cautions,
+    count,
+    duration,
+    format_of,
+    headline,
+    metric_of,
+)
 
 
-def build_report(summary: Mapping[str, Any], *, path: str | os.PathLike[str]) -> Path:
-    """Write the report of one run.
-
-    summary: see `tabom.report.data.Summary`; missing parts leave their section out.
-    path: the HTML file; its folder is made, an older file is replaced at once, never half.
-    Returns: the path. Raises: DataError if the summary contradicts itself.
-    """
-    html = render(summary)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(html, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
-    return path
+def build_report(report: Report, *, path: str | os.PathLike[str]) -> Path:
+    """Write the report's page; an older file is replaced at once, never half. Returns: the path."""
+    write_text(path, render(report))
+    return Path(path)
 
 
-def render(summary: Mapping[str, Any]) -> str:
-    """The report as text; arguments and errors as in `build_report`."""
-    check_summary(summary)
-    # Once, so that what is drawn, what is written and what is embedded are the same numbers.
-    summary = clean(summary)
-    script = _asset("report.js")
-    template = _environment().get_template("report.html.j2")
-    main, details = split_metrics(summary)
+def render(report: Report) -> str:
+    """The report as HTML."""
+    script, comparison = _asset("report.js"), report.comparison
     digest = hashlib.sha256(script.encode()).digest()
-    return template.render(
-        summary=summary,
+    # What the page shows must be writable as UTF-8, whatever a model made of it.
+    return _environment().get_template("report.html.j2").render(
+        report=report,
+        comparison=comparison,
         style=Markup(_asset("report.css")),
         script=Markup(script),
         # The browser runs this one script and nothing else, and fetches nothing.
         script_hash="sha256-" + base64.b64encode(digest).decode(),
-        summary_json=embed_json(summary),
-        view_json=embed_json(viewer(summary)),
-        headline=headline(summary),
-        facts=_facts(summary),
-        notes=[*cautions(summary), *(summary.get("notes") or ())],
-        metrics=main,
-        rows=figures.table(summary, main) if summary.get("arms") and main else [],
-        detail_metrics=details,
-        detail_rows=figures.table(summary, details),
-        has_best=bool(best_arms(summary)),
-        drawings={
-            name: Markup(getattr(figures, name)(summary))
-            for name in (
-                "ranking",
-                "forgetting",
-                "tds",
-                "entropy",
-                "loss_ratio",
-                "collection",
-                "training",
-            )
-        },
-        reasons=figures.reasons(summary),
-        styles=figures.arm_styles(summary),
-        trained=list(
-            dict.fromkeys(run["arm"] for run in (summary.get("curves") or {}).get("training") or ())
-        ),
-        seeds=_seed_rows(summary),
-        recipe=_yaml(summary.get("recipe")),
-        objectives=[
-            {
-                "name": arm["name"],
-                "data": str(arm.get("data") or "").replace("_", " "),
-                "objective": _yaml(arm.get("objective")).strip(),
-            }
-            for arm in summary.get("arms") or ()
-        ],
+        summary_json=embed_json(report.to_json()),
+        view_json=embed_json({**viewer(report), "examples": report.examples}),
+        alarms=alarms(report),
+        headline=headline(report),
+        facts=_facts(report),
+        notes=[*cautions(report), *report.notes],
+        heads=_heads(report, report.columns),
+        rows=figures.table(report, report.columns),
+        detail_heads=_heads(report, report.details),
+        detail_rows=figures.table(report, report.details),
+        has_best=comparison is not None
+        and any(best_arm(comparison, key) for key in (*report.columns, *report.details)),
+        tables=[t for t in (pair_table(report), *_details(report)) if t],
+        drawings={name: Markup(draw(report)) for name, draw in figures.DRAWINGS.items()},
+        reasons=figures.reasons(report),
+        styles=figures.arm_styles(report),
+        trained=list(dict.fromkeys(log.arm for log in report.curves.training)),
+        collected=collection_table(report),
+        settings=settings_tables(report),
+        recipe=_yaml(report.recipe),
+        glossary=[metric_of(key) for key in report.columns],
         Markup=Markup,
-        duration=duration,
-        flat=_flat,
-    )
+    ).encode("utf-8", "replace").decode()  # fmt: skip
 
 
 def embed_json(value: Any) -> Markup:
@@ -123,51 +105,34 @@ def _asset(name: str) -> str:
 def _yaml(value: Any) -> str:
     if not value:
         return ""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=88)
+    return yaml.safe_dump(clean(value), sort_keys=False, allow_unicode=True, width=88)
 
 
-def _flat(value: Any) -> str:
-    """A version or a piece of hardware as one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
-    return ", ".join(map(_flat, value)) if isinstance(value, list) else str(value)
-
-
-def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = []
-    created = str(summary.get("created") or "")
-    if created:
-        facts.append(("made", created[:16].replace("T", " ")))
-    if summary.get("arms"):
-        facts.append(("compared", count(len(summary["arms"]), "arm")))
-    if summary.get("seeds"):
-        facts.append(("repeated", count(len(summary["seeds"]), "seed")))
-    for role in dict.fromkeys(s.get("role", "") for s in summary.get("sets") or ()):
-        sizes = [int(s.get("num_documents") or 0) for s in summary["sets"] if s.get("role") == role]
-        facts.append((str(role).replace("_", " "), count(sum(sizes), "prompt")))
-    if number(summary.get("seconds")):
-        facts.append(("work, all stages", duration(number(summary["seconds"]))))
+def _facts(report: Report) -> list[tuple[str, str]]:
+    facts = [("made", report.created[:16].replace("T", " "))] if report.created else []
+    if report.comparison is not None:
+        facts.append(("compared", count(len(report.comparison.arms), "arm")))
+    if report.seeds:
+        facts.append(("repeated", count(len(report.seeds), "seed")))
+    sets = report.comparison.sets if report.comparison else []
+    for role in dict.fromkeys(s.role for s in sets):
+        total = sum(s.num_documents for s in sets if s.role == role)
+        facts.append((role.replace("_", " "), count(total, "prompt")))
+    if report.seconds:
+        facts.append(("work, all stages", duration(report.seconds)))
     return facts
 
 
-def _seed_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row an arm and seed: metrics, counts, seconds, each as text."""
-    rows = []
-    for arm in summary.get("arms") or ():
-        for seed in arm.get("seeds") or ():
-            values = [
-                fixed(number((seed.get("metrics") or {}).get(metric["key"])), digits_of(metric))
-                for metric in summary.get("metrics") or ()
-            ]
-            counts, seconds = seed.get("counts") or {}, seed.get("seconds") or {}
-            rows.append(
-                {
-                    "arm": arm["name"],
-                    "seed": seed.get("seed", ""),
-                    "values": values,
-                    "examples": counts.get("train_examples"),
-                    "train": duration(number(seconds.get("train"))),
-                    "evaluate": duration(number(seconds.get("evaluate"))),
-                }
-            )
-    return rows
+def _heads(report: Report, keys: Sequence[MetricKey]) -> list[dict[str, Any]]:
+    """Label, help, unit and better side of each column."""
+    if report.comparison is None:
+        return []
+    heads = [(metric_of(key), format_of(report.comparison, key)) for key in keys]
+    return [
+        {"label": m.label, "help": m.help, "better": m.better, "unit": form.unit}
+        for m, form in heads
+    ]
+
+
+def _details(report: Report) -> list[Table]:
+    return [] if report.comparison is None else detail_tables(report.comparison)

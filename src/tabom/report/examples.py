@@ -4,10 +4,9 @@ Legend: N response slots.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from tabom.report.data import number
+from tabom.report.data import Example, Report, number
 from tabom.report.figures import arm_styles
 
 # <eos>, <|endoftext|>, [MASK]: a token that is no text of the answer.
@@ -19,17 +18,17 @@ def is_special(token: str) -> bool:
     return SPECIAL.fullmatch(token) is not None
 
 
-def expected_texts(example: Mapping[str, Any]) -> list[str | None]:
+def expected_texts(example: Example) -> list[str | None]:
     """Per slot the reference's text where it differs from the response's, else None.
 
     Only for a wrong response whose text, up to the first special token, is as long as the
     reference: elsewhere a slot has no counterpart, and a guess would mark right tokens wrong.
     """
-    tokens = [str(token) for token in example.get("tokens") or ()]
+    tokens = list(example.tokens)
     expected: list[str | None] = [None] * len(tokens)
     end = next((n for n, token in enumerate(tokens) if is_special(token)), len(tokens))
-    text, reference = "".join(tokens[:end]), str(example.get("reference") or "")
-    if example.get("is_correct") or not reference or len(text) != len(reference):
+    text, reference = "".join(tokens[:end]), example.reference
+    if example.is_correct or not reference or len(text) != len(reference):
         return expected
     at = 0
     for n, token in enumerate(tokens[:end]):
@@ -40,25 +39,26 @@ def expected_texts(example: Mapping[str, Any]) -> list[str | None]:
     return expected
 
 
-def viewer(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The viewer's data: prompts, each with its runs (an index into the summary's examples).
+def viewer(report: Report) -> dict[str, Any]:
+    """The viewer's data: prompts, each with its runs (an index into the report's examples).
 
     `top`: nats at the dark end of the colour scale, the greatest entropy that occurs.
     """
-    styles = arm_styles(summary)
+    styles = arm_styles(report)
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     top = 0.0
-    for index, example in enumerate(summary.get("examples") or ()):
-        key = (str(example.get("set", "")), str(example.get("prompt", "")))
+    for index, example in enumerate(report.examples):
+        key = (example.set, example.prompt)
         group = groups.setdefault(key, {"set": key[0], "prompt": key[1], "runs": []})
         group["runs"].append(
             {
                 "example": index,
-                "colour": styles.get(example.get("arm", ""), ("ink-soft", ""))[0],
-                "special": [is_special(str(token)) for token in example.get("tokens") or ()],
+                "colour": styles.get(example.arm, ("ink-soft", ""))[0],
+                "special": [is_special(token) for token in example.tokens],
                 "expected": expected_texts(example),
             }
         )
-        rows = [example.get("entropy") or (), *(example.get("field") or ())]
+        rows = [example.entropy, *(example.field or ())]
         top = max([top, *(value for row in rows for v in row if (value := number(v)) is not None)])
-    return {"groups": list(groups.values()), "top": top or 1.0, "base": summary.get("base_arm")}
+    base = report.comparison.base if report.comparison else None
+    return {"groups": list(groups.values()), "top": top or 1.0, "base": base}

@@ -1,16 +1,25 @@
-"""From the summary to drawings and table cells: which numbers go where, in which colour."""
+"""From the report to drawings and table cells: which numbers go where, in which colour."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from tabom.evaluation.comparison import OUT_OF_DOMAIN, Comparison, MetricKey, Row
 from tabom.report import svg
-from tabom.report.data import main_metric, mean_of, measured_order, number
+from tabom.report.data import Curve, Report, main_key, number
 from tabom.report.scale import extent
-from tabom.report.words import best_arms, digits_of, fixed
+from tabom.report.words import (
+    best_arm,
+    format_of,
+    measured_order,
+    metric_of,
+    tone,
+)
 
 NUM_COLOURS = 6
 DASHES = ("", "6 3", "2 3")
 REASON_COLOURS = 5
+STEP = svg.Axis(label="step")
 TRAINING = {
     "loss": "Loss",
     "loss_ce": "Cross-entropy term",
@@ -21,13 +30,13 @@ TRAINING = {
 }
 
 
-def arm_styles(summary: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def arm_styles(report: Report) -> dict[str, tuple[str, str]]:
     """Arm -> (colour, dash). The base is ink; the others are coloured from the last one back,
     so that the arm a study is about, which stands last by habit, gets the strongest colour."""
-    base = summary.get("base_arm")
-    names = [arm["name"] for arm in summary.get("arms") or () if arm["name"] != base]
+    arms = report.comparison.arms if report.comparison else [arm.name for arm in report.arms]
+    base = report.comparison.base if report.comparison else None
     styles = {}
-    for index, name in enumerate(reversed(names)):
+    for index, name in enumerate(reversed([arm for arm in arms if arm != base])):
         dash = DASHES[index // NUM_COLOURS % len(DASHES)]
         styles[name] = (f"arm-{index % NUM_COLOURS}", dash)
     if base:
@@ -35,225 +44,180 @@ def arm_styles(summary: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return styles
 
 
-def table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a table of arms in measured order; a cell holds texts, a sort value, a drawing.
-
-    metrics: the columns, of `summary["metrics"]`.
-    """
-    styles, best = arm_styles(summary), best_arms(summary)
-    arms, base = measured_order(summary), summary.get("base_arm")
-    ranges, levels = {}, {}
-    for metric in metrics:
-        cells = [mean_of(arm, metric["key"]) for arm in arms]
-        ranges[metric["key"]] = extent([cell[k] for cell in cells for k in ("mean", "low", "high")])
-        at_base = [mean_of(arm, metric["key"])["mean"] for arm in arms if arm["name"] == base]
-        levels[metric["key"]] = at_base[0] if at_base else None
+def table(report: Report, keys: Sequence[MetricKey]) -> list[dict[str, Any]]:
+    """Rows of a table of arms in measured order; a cell holds texts, a sort value, a drawing."""
+    comparison = report.comparison
+    if comparison is None or not keys:
+        return []
+    styles, base = arm_styles(report), comparison.base
+    best = {key: best_arm(comparison, key) for key in keys}
     rows = []
-    for arm in arms:
-        colour = styles[arm["name"]][0]
+    for arm in measured_order(report):
         cells = [
-            _cell(arm, metric, ranges[metric["key"]], levels[metric["key"]], colour)
-            | {"is_best": best.get(metric["key"]) == arm["name"]}
-            for metric in metrics
+            _cell(comparison, arm, key, styles[arm][0]) | {"is_best": best[key] == arm}
+            for key in keys
         ]
-        rows.append(
-            {"name": arm["name"], "colour": colour, "is_base": arm["name"] == base, "cells": cells}
-        )
+        rows.append({"name": arm, "colour": styles[arm][0], "is_base": arm == base, "cells": cells})
     return rows
 
 
-def _cell(
-    arm: Mapping[str, Any],
-    metric: Mapping[str, Any],
-    span: tuple[float, float],
-    level: float | None,
-    colour: str,
-) -> dict[str, Any]:
-    cell, digits = mean_of(arm, metric["key"]), digits_of(metric)
-    mean, low, high = cell["mean"], cell["low"], cell["high"]
-    drawing = ""
-    if mean is not None:
-        drawing = svg.interval_bar(mean, low, high, extent=span, base=level, colour=colour)
+def _cell(comparison: Comparison, arm: str, key: MetricKey, colour: str) -> dict[str, Any]:
+    row, form = comparison.row(arm, key), format_of(comparison, key)
+    if row is None:
+        return {"value": None, "text": form.number(None)}
+    at_base = comparison.row(comparison.base, key) if comparison.base is not None else None
+    low, high = number(row.value.low), number(row.value.high)
+    drawing = svg.interval_bar(
+        svg.Dot(label=arm, colour=colour, x=row.value.value, x_low=low, x_high=high),
+        extent=_extent(comparison, key),
+        base=at_base.value.value if at_base else None,
+    )
     return {
-        "value": mean,
-        "text": fixed(mean, digits),
-        "interval": _interval(low, high, digits),
-        "delta": "" if cell["delta"] is None else fixed(cell["delta"], digits, sign=True),
-        "delta_interval": _interval(cell["delta_low"], cell["delta_high"], digits, sign=True),
-        "tone": tone(cell, metric),
+        "value": row.value.value,
+        "text": form.number(row.value.value),
+        "interval": form.span(row.value),
+        "change": "" if row.change is None else form.number(row.change.value, sign=True),
+        "change_interval": form.span(row.change, sign=True),
+        "tone": tone(comparison, arm, key),
         "drawing": drawing,
     }
 
 
-def tone(cell: Mapping[str, float | None], metric: Mapping[str, Any]) -> str:
-    """ "gain" or "loss" where the interval of the change excludes zero and a side is better."""
-    low, high = cell["delta_low"], cell["delta_high"]
-    if low is None or high is None or low <= 0 <= high:
-        return ""
-    if metric.get("better") not in ("higher", "lower"):
-        return ""
-    return "gain" if (low > 0) == (metric["better"] == "higher") else "loss"
+def _extent(comparison: Comparison, key: MetricKey) -> tuple[float, float]:
+    rows = [row for row in comparison.rows if row.key == key]
+    return extent([number(x) for r in rows for x in (r.value.value, r.value.low, r.value.high)])
 
 
-def _interval(low: float | None, high: float | None, digits: int, *, sign: bool = False) -> str:
-    if low is None or high is None:
-        return ""
-    return f"{fixed(low, digits, sign=sign)} to {fixed(high, digits, sign=sign)}"
-
-
-def labelled(metric: Mapping[str, Any]) -> str:
-    """ "In-domain, %"."""
-    label, unit = str(metric.get("label") or metric["key"]), str(metric.get("unit") or "")
-    return f"{label}, {unit}" if unit else label
-
-
-def ranking(summary: Mapping[str, Any]) -> str:
+def ranking(report: Report) -> str:
     """The main metric, arm by arm, with intervals and single seeds; "" if nothing to compare."""
-    metric = main_metric(summary)
-    if metric is None:
+    comparison, key = report.comparison, main_key(report)
+    if comparison is None or key is None:
         return ""
+    rows = [row for arm in measured_order(report) if (row := comparison.row(arm, key))]
+    form = format_of(comparison, key)
     dots = []
-    for arm in measured_order(summary):
-        cell = mean_of(arm, metric["key"])
-        if cell["mean"] is None:
-            continue
-        seeds = [
-            number((s.get("metrics") or {}).get(metric["key"])) for s in arm.get("seeds") or ()
-        ]
-        dots.append(
-            svg.Dot(
-                label=arm["name"],
-                colour=arm_styles(summary)[arm["name"]][0],
-                x=cell["mean"],
-                x_low=cell["low"],
-                x_high=cell["high"],
-                # A single seed is the mean itself: nothing to add.
-                seeds=[seed for seed in seeds if seed is not None] if len(seeds) > 1 else [],
-                note=fixed(cell["mean"], digits_of(metric)),
-                is_base=arm["name"] == summary.get("base_arm"),
-            )
-        )
-    return svg.dot_plot(dots, x_label=labelled(metric)) if len(dots) > 1 else ""
+    for row in rows:
+        # A single seed is the mean itself: nothing to add.
+        seeds = [form.scale * s for s in row.by_seed if number(s) is not None]
+        dot = _dot(report, row, note=form.number(row.value.value))
+        dots.append(replace(dot, seeds=seeds if len(seeds) > 1 else ()))
+    return svg.dot_plot(dots, x=_axis(comparison, key)) if len(dots) > 1 else ""
 
 
-def forgetting(summary: Mapping[str, Any]) -> str:
-    """The main metric against out-of-domain accuracy; "" where no arm has both."""
-    metric = main_metric(summary)
-    others = [m for m in summary.get("metrics") or () if m["key"] == "out_of_domain"]
-    if metric is None or not others or others[0]["key"] == metric["key"]:
+def _dot(report: Report, row: Row, *, note: str) -> svg.Dot:
+    comparison = report.comparison
+    scale = 1.0 if comparison is None else format_of(comparison, row.key).scale
+    low, high = number(row.value.low), number(row.value.high)
+    return svg.Dot(
+        label=row.arm,
+        colour=arm_styles(report)[row.arm][0],
+        x=scale * row.value.value,
+        x_low=None if low is None else scale * low,
+        x_high=None if high is None else scale * high,
+        note=note,
+        is_base=comparison is not None and row.arm == comparison.base,
+    )
+
+
+def _axis(comparison: Comparison, key: MetricKey) -> svg.Axis:
+    """ "In-domain, %", from 0 to 100 at most."""
+    form, label = format_of(comparison, key), metric_of(key).label
+    if not form.is_share:
+        return svg.Axis(label=label)
+    return svg.Axis(label=f"{label}, %", limits=(0.0, 100.0))
+
+
+def forgetting(report: Report) -> str:
+    """The main metric against out-of-domain accuracy; "" where no two arms have both."""
+    comparison, key, other = report.comparison, main_key(report), MetricKey(OUT_OF_DOMAIN)
+    if comparison is None or key is None or other not in comparison.keys or other == key:
         return ""
     dots = []
-    for arm in summary.get("arms") or ():
-        x, y = mean_of(arm, "out_of_domain"), mean_of(arm, metric["key"])
-        if x["mean"] is None or y["mean"] is None:
+    for arm in comparison.arms:
+        across, up = comparison.row(arm, other), comparison.row(arm, key)
+        if across is None or up is None:
             continue
-        at = (
-            f"{arm['name']}: {fixed(y['mean'], digits_of(metric))} / "
-            f"{fixed(x['mean'], digits_of(others[0]))}"
-        )
-        dots.append(
-            svg.Dot(
-                label=arm["name"],
-                colour=arm_styles(summary)[arm["name"]][0],
-                x=x["mean"],
-                x_low=x["low"],
-                x_high=x["high"],
-                y=y["mean"],
-                y_low=y["low"],
-                y_high=y["high"],
-                note=at,
-                is_base=arm["name"] == summary.get("base_arm"),
-            )
-        )
+        texts = [format_of(comparison, r.key).number(r.value.value) for r in (up, across)]
+        right = _dot(report, across, note=f"{arm}: {' / '.join(texts)}")
+        above = _dot(report, up, note="")
+        dots.append(replace(right, y=above.x, y_low=above.x_low, y_high=above.x_high))
     if len(dots) < 2:
         return ""
-    return svg.scatter(dots, x_label=labelled(others[0]), y_label=labelled(metric))
+    return svg.scatter(dots, x=_axis(comparison, other), y=_axis(comparison, key))
 
 
-def _series(
-    summary: Mapping[str, Any], line: Mapping[str, Any], x: Sequence[float], y: str
-) -> svg.Series:
-    colour, dash = arm_styles(summary).get(line["arm"], ("ink-soft", ""))
+def _series(report: Report, curve: Curve) -> svg.Series:
+    colour, dash = arm_styles(report).get(curve.arm, ("ink-soft", ""))
     return svg.Series(
-        label=str(line["arm"]),
+        label=curve.arm,
         colour=colour,
         dash=dash,
-        x=list(x),
-        y=[number(v) for v in line[y]],
-        low=[number(v) for v in line.get("low") or ()],
-        high=[number(v) for v in line.get("high") or ()],
+        x=list(curve.x),
+        y=[number(v) for v in curve.y],
+        low=[number(v) for v in curve.low],
+        high=[number(v) for v in curve.high],
     )
 
 
-def tds(summary: Mapping[str, Any]) -> str:
+def tds(report: Report) -> str:
     """TDS at each step, one line an arm."""
-    lines = (summary.get("curves") or {}).get("tds") or ()
-    series = [_series(summary, line, range(len(line["values"])), "values") for line in lines]
-    if not series:
-        return ""
-    return svg.line_chart(series, x_label="step", y_label="TDS, nats²", is_zero_shown=True)
+    series = [_series(report, curve) for curve in report.curves.tds]
+    return svg.line_chart(series, x=STEP, y=svg.Axis(label="TDS, nats²", include=(0.0,)))
 
 
-def entropy(summary: Mapping[str, Any]) -> str:
-    """Entropy of the revealed slot at each step, with the band the summary gives."""
-    lines = (summary.get("curves") or {}).get("entropy") or ()
-    series = [_series(summary, line, line["steps"], "mean") for line in lines]
-    if not series:
-        return ""
-    return svg.line_chart(
-        series, x_label="step", y_label="Entropy at reveal, nats", is_zero_shown=True
-    )
+def entropy(report: Report) -> str:
+    """Entropy of the revealed slot at each step, with the band the report gives."""
+    series = [_series(report, curve) for curve in report.curves.entropy]
+    y = svg.Axis(label="Entropy at reveal, nats", include=(0.0,))
+    return svg.line_chart(series, x=STEP, y=y)
 
 
-def loss_ratio(summary: Mapping[str, Any]) -> str:
+def loss_ratio(report: Report) -> str:
     """Loss on ground-truth answers over loss on the model's own, by mask ratio."""
-    ratio = (summary.get("curves") or {}).get("loss_ratio") or {}
-    series = [
-        _series(summary, line, ratio["ratios"], "values") for line in ratio.get("values") or ()
-    ]
-    if not series:
-        return ""
-    label = "Ground truth over self-distilled, loss ratio"
-    return svg.line_chart(series, x_label="share of slots masked", y_label=label, level=1.0)
+    series = [_series(report, curve) for curve in report.curves.loss_ratio]
+    x = svg.Axis(label="share of slots masked", limits=(0.0, 1.0))
+    y = svg.Axis(label="Ground truth over self-distilled, loss ratio")
+    return svg.line_chart(series, x=x, y=y, level=1.0)
 
 
-def training(summary: Mapping[str, Any]) -> str:
+def training(report: Report) -> str:
     """Small multiples of the training log: mean over seeds, band from the least to the greatest."""
-    runs = (summary.get("curves") or {}).get("training") or ()
     panels = []
     for key, title in TRAINING.items():
-        series = []
-        for name in dict.fromkeys(run["arm"] for run in runs):
-            by_step: dict[float, list[float]] = {}
-            for run in runs:
-                for point in run["points"] if run["arm"] == name else ():
-                    value = number(point.get(key))
-                    if value is not None:
-                        by_step.setdefault(float(point["step"]), []).append(value)
-            if not by_step:
-                continue
-            steps = sorted(by_step)
-            mean = [sum(by_step[s]) / len(by_step[s]) for s in steps]
-            has_band = any(len(values) > 1 for values in by_step.values())
-            line = {
-                "arm": name,
-                "mean": mean,
-                "low": [min(by_step[s]) for s in steps] if has_band else [],
-                "high": [max(by_step[s]) for s in steps] if has_band else [],
-            }
-            series.append(_series(summary, line, steps, "mean"))
+        curves = [
+            _training_curve(report, arm, key)
+            for arm in dict.fromkeys(log.arm for log in report.curves.training)
+        ]
+        series = [_series(report, curve) for curve in curves if curve.x]
+        limits = (0.0, 1.0) if key == "order_agreement" else None
         if series:
-            panels.append((title, series))
-    if not panels:
-        return ""
-    return svg.small_multiples(panels, x_label="optimiser step")
+            panels.append((svg.Axis(label=title, limits=limits), series))
+    return svg.small_multiples(panels, x=svg.Axis(label="optimiser step")) if panels else ""
 
 
-def reasons(summary: Mapping[str, Any]) -> dict[str, str]:
+def _training_curve(report: Report, arm: str, key: str) -> Curve:
+    by_step: dict[float, list[float]] = {}
+    for log in report.curves.training:
+        for point in log.points if log.arm == arm else ():
+            value = number(point.get(key))
+            if value is not None:
+                by_step.setdefault(float(point["step"]), []).append(value)
+    steps = sorted(by_step)
+    has_band = any(len(values) > 1 for values in by_step.values())
+    return Curve(
+        arm=arm,
+        x=steps,
+        y=[sum(by_step[s]) / len(by_step[s]) for s in steps],
+        low=[min(by_step[s]) for s in steps] if has_band else (),
+        high=[max(by_step[s]) for s in steps] if has_band else (),
+    )
+
+
+def reasons(report: Report) -> dict[str, str]:
     """Verdict reason -> colour: accepted first, the others by how often they occur."""
     total: dict[str, int] = {}
-    for seed in summary.get("collection") or ():
-        for name, size in (seed.get("reasons") or {}).items():
+    for seed in report.collection:
+        for name, size in seed.reasons.items():
             total[name] = total.get(name, 0) + int(size)
     rest = sorted((name for name in total if name != "accepted"), key=lambda name: -total[name])
     colours = {"accepted": "reason-accepted"} if "accepted" in total else {}
@@ -262,15 +226,26 @@ def reasons(summary: Mapping[str, Any]) -> dict[str, str]:
     return colours
 
 
-def collection(summary: Mapping[str, Any]) -> str:
+def collection(report: Report) -> str:
     """Verdicts of each seed's trajectories as one bar a seed."""
-    colours = reasons(summary)
+    colours = reasons(report)
     rows = [
         (
-            f"seed {seed.get('seed', '?')}",
-            [(name, colour, (seed["reasons"].get(name) or 0)) for name, colour in colours.items()],
+            f"seed {seed.seed}",
+            [(name, colour, seed.reasons.get(name, 0)) for name, colour in colours.items()],
         )
-        for seed in summary.get("collection") or ()
-        if seed.get("reasons")
+        for seed in report.collection
+        if seed.reasons
     ]
     return svg.stacked_bar(rows) if rows else ""
+
+
+DRAWINGS = {
+    "ranking": ranking,
+    "forgetting": forgetting,
+    "tds": tds,
+    "entropy": entropy,
+    "loss_ratio": loss_ratio,
+    "collection": collection,
+    "training": training,
+}

@@ -37,19 +37,30 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def extent(
-    values: Iterable[float | None], *, pad: float = 0.05, include: Iterable[float] = ()
+    values: Iterable[float | None],
+    *,
+    pad: float = 0.05,
+    include: Iterable[float] = (),
+    limits: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
-    """(low, high) over all present values, widened by `pad` of their span; (0, 1) if none.
+    """(low, high) with low < high over all present values, widened by `pad` of their span.
 
     include: values that must lie inside and get no padding beyond them, e.g. a zero line.
+    limits: what the values cannot leave, such as 0 and 100 percent; the axis does not either.
+    Returns: the limits, or (0, 1), if there is no value.
     """
     found = [value for value in values if value is not None]
     fixed = list(include)
     if not found and not fixed:
-        return 0.0, 1.0
+        return limits or (0.0, 1.0)
     low, high = min([*found, *fixed]), max([*found, *fixed])
     room = pad * (high - low) if high > low else abs(high) * 0.1 or 1.0
-    return (low if low in fixed else low - room), (high if high in fixed else high + room)
+    # A constant series that lies on a fixed end still needs an axis: it opens to the other side.
+    if low not in fixed or (low == high and low < 0):
+        low -= room
+    if high not in fixed or (low == high and high >= 0):
+        high += room
+    return (low, high) if limits is None else (max(low, limits[0]), min(high, limits[1]))
 
 
 def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

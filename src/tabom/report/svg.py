@@ -44,41 +44,58 @@ class Dot:
     is_base: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What an axis says and must show.
+
+    include: values that must lie on it. limits: what it may not leave, such as 0 and 100 percent.
+    """
+
+    label: str
+    include: tuple[float, ...] = ()
+    limits: tuple[float, float] | None = None
+
+    def scale(
+        self, values: Sequence[float | None], start: float, end: float, *, pad: float = 0.05
+    ) -> Scale:
+        """From data to pixels between start and end."""
+        found = extent(values, pad=pad, include=self.include, limits=self.limits)
+        return Scale(*found, start, end)
+
+
 def line_chart(
     series: Sequence[Series],
     *,
-    x_label: str,
-    y_label: str,
-    width: int = 520,
-    height: int = 320,
-    is_zero_shown: bool = False,
+    x: Axis,
+    y: Axis,
+    size: tuple[int, int] = (520, 320),
     is_labelled: bool = True,
     level: float | None = None,
 ) -> str:
     """Lines with optional bands; their names stand at the line ends, moved apart where needed.
 
-    level: a value at which a reference line is drawn. is_zero_shown: the y axis starts at 0.
+    level: a value at which a reference line is drawn. Returns: "" if there is no line.
     """
-    names = [line.label for line in series]
-    right = 32 + CHAR * max(map(len, names), default=0) if is_labelled else 12
-    box = _Box(
-        width=width, height=height, left=44, right=min(right, width * 0.4), top=30, bottom=40
-    )
-    xs = [x for line in series for x in line.x]
-    ys = [y for line in series for values in (line.y, line.low, line.high) for y in values]
-    include = [level] if level is not None else []
-    y_low, y_high = extent([*ys, *include], include=[0.0] if is_zero_shown else [])
-    x = Scale(*(extent(xs, pad=0.0) if len(set(xs)) > 1 else extent(xs)), box.x0, box.x1)
-    y = Scale(y_low, y_high, box.y1, box.y0)
-    parts = [_axes(box, x, y, x_label=x_label, y_label=y_label)]
+    if not series:
+        return ""
+    (width, height), names = size, [line.label for line in series]
+    room = 32 + CHAR * max(map(len, names)) if is_labelled else 12
+    right = min(room, width * 0.4)
+    box = _Box(width=width, height=height, left=44, right=right, top=30, bottom=40)
+    xs = [value for line in series for value in line.x]
+    ys = [value for line in series for part in (line.y, line.low, line.high) for value in part]
+    # A single step stands between its neighbours; there is none before the first.
+    one = [max(0.0, xs[0] - 1), xs[0] + 1] if len(set(xs)) == 1 else []
+    across = x.scale([*xs, *one], box.x0, box.x1, pad=0.0)
+    up = y.scale(ys if level is None else [*ys, level], box.y1, box.y0)
+    parts = [_axes(box, across, up, labels=(x.label, y.label), is_whole=_is_whole(xs))]
     if level is not None:
-        parts.append(_rule(box.x0, y(level), box.x1, y(level), "reference"))
-    for line in series:
-        parts.append(_band(line, x, y))
+        parts.append(_rule(box.x0, up(level), box.x1, up(level), "reference"))
+    parts += [_band(line, across, up) for line in series]
     ends = []
     for line in series:
         points = [
-            (x(a), y(b)) if b is not None else None for a, b in zip(line.x, line.y, strict=True)
+            None if b is None else (across(a), up(b)) for a, b in zip(line.x, line.y, strict=True)
         ]
         parts.append(_path(points, line))
         last = [point for point in points if point is not None]
@@ -92,115 +109,103 @@ def line_chart(
                 f'<path d="M{end_x + 2:g},{end_y:g}L{box.x1 + 16:g},{at:g}H{box.x1 + 22:g}" '
                 f'fill="none" style="stroke:var(--{line.colour})" stroke-width="1"/>'
             )
-            parts.append(_text(box.x1 + 25, at + 4, line.label, "label"))
-    return _svg(width, height, f"{y_label} against {x_label}: {', '.join(names)}", parts)
+            parts.append(_text(box.x1 + 25, at + 4, _cut(line.label, right - 27), "label"))
+    return _svg(width, height, f"{y.label} against {x.label}: {', '.join(names)}", parts)
 
 
-def small_multiples(
-    panels: Sequence[tuple[str, Sequence[Series]]],
-    *,
-    x_label: str,
-    width: int = 340,
-    height: int = 230,
-) -> str:
-    """Unlabelled line charts, one per (title, series), in an element whose grid the page decides.
+def _is_whole(xs: Sequence[float]) -> bool:
+    return all(float(value).is_integer() for value in xs)
+
+
+def small_multiples(panels: Sequence[tuple[Axis, Sequence[Series]]], *, x: Axis) -> str:
+    """Unlabelled line charts, one per (y axis, series), in an element whose grid the page decides.
 
     Not one big drawing: that would shrink its text on a narrow page. The page has the legend.
     """
     drawn = [
-        line_chart(
-            series, x_label=x_label, y_label=title, width=width, height=height, is_labelled=False
-        )
-        for title, series in panels
+        line_chart(series, x=x, y=axis, size=(340, 230), is_labelled=False)
+        for axis, series in panels
     ]
     return f'<div class="multiples">{"".join(drawn)}</div>'
 
 
-def scatter(
-    dots: Sequence[Dot], *, x_label: str, y_label: str, width: int = 520, height: int = 372
-) -> str:
+def scatter(dots: Sequence[Dot], *, x: Axis, y: Axis, size: tuple[int, int] = (520, 372)) -> str:
     """Points with intervals in both axes; dashed lines mark the base's level."""
+    width, height = size
     box = _Box(width=width, height=height, left=44, right=56, top=30, bottom=40)
-    x = Scale(
-        *extent([v for d in dots for v in (d.x, d.x_low, d.x_high)], pad=0.08), box.x0, box.x1
-    )
-    y = Scale(
-        *extent([v for d in dots for v in (d.y, d.y_low, d.y_high)], pad=0.08), box.y1, box.y0
-    )
-    parts = [_axes(box, x, y, x_label=x_label, y_label=y_label)]
+    across = x.scale([v for d in dots for v in (d.x, d.x_low, d.x_high)], box.x0, box.x1, pad=0.08)
+    up = y.scale([v for d in dots for v in (d.y, d.y_low, d.y_high)], box.y1, box.y0, pad=0.08)
+    parts = [_axes(box, across, up, labels=(x.label, y.label))]
     for dot in dots:
         if dot.is_base:
-            parts.append(_rule(x(dot.x), box.y0, x(dot.x), box.y1, "reference"))
-            parts.append(_rule(box.x0, y(dot.y), box.x1, y(dot.y), "reference"))
+            parts.append(_rule(across(dot.x), box.y0, across(dot.x), box.y1, "reference"))
+            parts.append(_rule(box.x0, up(dot.y), box.x1, up(dot.y), "reference"))
     for dot in dots:
+        at_x, at_y = across(dot.x), up(dot.y)
         if dot.x_low is not None and dot.x_high is not None:
-            parts.append(_rule(x(dot.x_low), y(dot.y), x(dot.x_high), y(dot.y), "bar", dot.colour))
+            ends = across(dot.x_low), across(dot.x_high)
+            parts.append(_rule(ends[0], at_y, ends[1], at_y, "bar", dot.colour))
         if dot.y_low is not None and dot.y_high is not None:
-            parts.append(_rule(x(dot.x), y(dot.y_low), x(dot.x), y(dot.y_high), "bar", dot.colour))
-    points = [(x(dot.x), y(dot.y)) for dot in dots]
+            parts.append(_rule(at_x, up(dot.y_low), at_x, up(dot.y_high), "bar", dot.colour))
+    points = [(across(dot.x), up(dot.y)) for dot in dots]
+    names = [_cut(dot.label, width / 3) for dot in dots]
     boxes = place_labels(
         points,
-        [CHAR * len(dot.label) for dot in dots],
+        [CHAR * len(name) for name in names],
         inside=(box.x0, box.y0, width, box.y1),
-        obstacles=[_cross(dot, x, y) for dot in dots],
+        obstacles=[_cross(dot, across, up) for dot in dots],
     )
-    for dot, (at_x, at_y), (left, top, end, bottom) in zip(dots, points, boxes, strict=True):
+    for dot, name, (at_x, at_y), (left, top, end, bottom) in zip(
+        dots, names, points, boxes, strict=True
+    ):
         # From the point to the nearest spot of its label.
         to_x, to_y = min(max(at_x, left), end), min(max(at_y, top + 3), bottom - 3)
         parts.append(_rule(at_x, at_y, to_x, to_y, "leader", dot.colour))
-        parts.append(_text(left, bottom - 3, dot.label, "label halo"))
-    for dot in dots:
-        parts.append(_circle(x(dot.x), y(dot.y), 5, dot.colour, dot.note or dot.label))
-    names = ", ".join(dot.label for dot in dots)
-    return _svg(width, height, f"{y_label} against {x_label}: {names}", parts)
+        parts.append(_text(left, bottom - 3, name, "label halo"))
+    for dot, (at_x, at_y) in zip(dots, points, strict=True):
+        parts.append(_circle(at_x, at_y, 5, dot.colour, dot.note or dot.label))
+    label = f"{y.label} against {x.label}: {', '.join(dot.label for dot in dots)}"
+    return _svg(width, height, label, parts)
 
 
-def dot_plot(dots: Sequence[Dot], *, x_label: str, width: int = 520, row: int = 40) -> str:
+def dot_plot(dots: Sequence[Dot], *, x: Axis, width: int = 520, row: int = 40) -> str:
     """One row an arm, in the given order: the mean, its interval, and single seeds as rings."""
     height = 30 + row * len(dots) + 40
-    left = 14 + CHAR * max((len(dot.label) for dot in dots), default=0)
-    box = _Box(width=width, height=height, left=min(left, width / 3), right=58, top=12, bottom=40)
+    left = min(14 + CHAR * max((len(dot.label) for dot in dots), default=0), width / 3)
+    box = _Box(width=width, height=height, left=left, right=58, top=12, bottom=40)
     values = [v for d in dots for v in (d.x, d.x_low, d.x_high, *d.seeds)]
-    x = Scale(*extent(values), box.x0, box.x1)
-    parts = [_axes(box, x, None, x_label=x_label, y_label="")]
+    across = x.scale(values, box.x0, box.x1)
+    parts = [_axes(box, across, None, labels=(x.label, ""))]
     for dot in dots:
         if dot.is_base:
-            parts.append(_rule(x(dot.x), box.y0, x(dot.x), box.y1, "reference"))
+            parts.append(_rule(across(dot.x), box.y0, across(dot.x), box.y1, "reference"))
     for index, dot in enumerate(dots):
         at = box.y0 + row * (index + 0.5)
-        parts.append(_text(box.x0 - 12, at + 4, dot.label, "label", "end"))
+        parts.append(_text(box.x0 - 12, at + 4, _cut(dot.label, left - 12), "label", "end"))
         if dot.x_low is not None and dot.x_high is not None:
-            parts.append(_rule(x(dot.x_low), at, x(dot.x_high), at, "interval", dot.colour))
+            ends = across(dot.x_low), across(dot.x_high)
+            parts.append(_rule(ends[0], at, ends[1], at, "interval", dot.colour))
         for value in dot.seeds:
             parts.append(
-                f'<circle cx="{x(value):g}" cy="{at + 9:g}" r="2.2" class="seed" '
+                f'<circle cx="{across(value):g}" cy="{at + 9:g}" r="2.2" class="seed" '
                 f'style="stroke:var(--{dot.colour})"/>'
             )
-        parts.append(_circle(x(dot.x), at, 5, dot.colour, dot.note or dot.label))
+        parts.append(_circle(across(dot.x), at, 5, dot.colour, dot.note or dot.label))
         parts.append(_text(width - 4, at + 4, dot.note, "value", "end"))
     names = ", ".join(f"{dot.label} {dot.note}" for dot in dots)
-    return _svg(width, height, f"{x_label}: {names}", parts)
+    return _svg(width, height, f"{x.label}: {names}", parts)
 
 
-def interval_bar(
-    mean: float,
-    low: float | None,
-    high: float | None,
-    *,
-    extent: tuple[float, float],
-    base: float | None,
-    colour: str,
-    width: int = 116,
-    height: int = 14,
-) -> str:
+def interval_bar(dot: Dot, *, extent: tuple[float, float], base: float | None) -> str:
     """A drawing for a table cell: a dot in its interval, a tick at the base's value."""
+    width, height = 116, 14
     x, at = Scale(*extent, 4, width - 4), height / 2
     parts = [_rule(0, at, width, at, "track")]
     if base is not None:
         parts.append(_rule(x(base), 1, x(base), height - 1, "reference"))
-    if low is not None and high is not None:
-        parts.append(_rule(x(low), at, x(high), at, "interval thin", colour))
-    parts.append(_circle(x(mean), at, 3.4, colour, ""))
+    if dot.x_low is not None and dot.x_high is not None:
+        parts.append(_rule(x(dot.x_low), at, x(dot.x_high), at, "interval thin", dot.colour))
+    parts.append(_circle(x(dot.x), at, 3.4, dot.colour, ""))
     return _svg(width, height, "", parts)
 
 
@@ -264,9 +269,13 @@ def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
     )
 
 
-def _axes(box: _Box, x: Scale, y: Scale | None, *, x_label: str, y_label: str) -> str:
+def _axes(
+    box: _Box, x: Scale, y: Scale | None, *, labels: tuple[str, str], is_whole: bool = False
+) -> str:
     parts = []
     x_ticks = nice_ticks(x.low, x.high, count=max(2, int((box.x1 - box.x0) / 70)))
+    if is_whole:  # there is no step 2.5
+        x_ticks = [tick for tick in x_ticks if tick.is_integer()] or [round(x.low)]
     for tick, text in zip(x_ticks, tick_labels(x_ticks), strict=True):
         if y is None:
             parts.append(_rule(x(tick), box.y0, x(tick), box.y1, "grid"))
@@ -277,9 +286,9 @@ def _axes(box: _Box, x: Scale, y: Scale | None, *, x_label: str, y_label: str) -
             parts.append(_rule(box.x0, y(tick), box.x1, y(tick), "grid"))
             parts.append(_text(box.x0 - 8, y(tick) + 4, text, "tick", "end"))
         # Above the axis and level, where it is read without tilting the head.
-        parts.append(_text(0, 14, y_label, "axis"))
+        parts.append(_text(0, 14, labels[1], "axis"))
     parts.append(_rule(box.x0, box.y1, box.x1, box.y1, "frame"))
-    parts.append(_text((box.x0 + box.x1) / 2, box.y1 + 35, x_label, "axis", "middle"))
+    parts.append(_text((box.x0 + box.x1) / 2, box.y1 + 35, labels[0], "axis", "middle"))
     return "".join(parts)
 
 
@@ -294,14 +303,24 @@ def _band(line: Series, x: Scale, y: Scale) -> str:
 
 
 def _path(points: Sequence[tuple[float, float] | None], line: Series) -> str:
-    runs, is_open = [], False
+    runs: list[list[str]] = [[]]
     for point in points:
-        if point is not None:
-            runs.append(f"{'L' if is_open else 'M'}{point[0]:g},{point[1]:g}")
-        is_open = point is not None
+        if point is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{point[0]:g},{point[1]:g}")
+    # A point without neighbours is a line of no length, which its round ends make a dot.
+    drawn = "".join(f"M{'L'.join(run * 2 if len(run) == 1 else run)}" for run in runs if run)
     dash = f' stroke-dasharray="{escape(line.dash)}"' if line.dash else ""
-    shape = f'class="line"{dash} style="stroke:var(--{line.colour})"'
-    return f'<path d="{"".join(runs)}" {shape}><title>{escape(line.label)}</title></path>'
+    kind = "line lone" if all(len(run) < 2 for run in runs) else "line"
+    shape = f'class="{kind}"{dash} style="stroke:var(--{line.colour})"'
+    return f'<path d="{drawn}" {shape}><title>{escape(line.label)}</title></path>'
+
+
+def _cut(text: str, room: float) -> str:
+    """The text, or its beginning where it is wider than `room` pixels."""
+    most = max(2, int(room / CHAR))
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:

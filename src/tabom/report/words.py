@@ -1,31 +1,153 @@
-"""Numbers as text, and the one sentence that says what was found and no more."""
+"""Metrics and numbers as text, and the one sentence that says what was found and no more."""
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from tabom.report.data import main_metric, mean_of, measured_order
+from tabom.evaluation.comparison import (
+    FORGETTING,
+    IN_DOMAIN,
+    NET_LOSS,
+    OUT_OF_DOMAIN,
+    SET,
+    Comparison,
+    MetricKey,
+    Pair,
+    Row,
+)
+from tabom.evaluation.scores import Leak
+from tabom.evaluation.stats import Estimate
+from tabom.report.data import Report, main_key
+from tabom.report.tables import MINUS
 
-MINUS = "\N{MINUS SIGN}"
+Better = Literal["higher", "lower", "none"]
 
 
-def digits_of(metric: Mapping[str, Any]) -> int:
-    """Decimals shown for a metric: its own `digits`, or 1 for percent and 3 for the rest."""
-    return int(metric.get("digits", 1 if metric.get("unit") == "%" else 3))
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A key in words. better: which side is, if one is. is_share: None asks the numbers."""
+
+    label: str
+    help: str = ""
+    better: Better = "higher"
 
 
-def fixed(value: float | None, digits: int, *, sign: bool = False, minus: str = MINUS) -> str:
+METRICS = {
+    IN_DOMAIN: Metric(label="In-domain", help="share of held-out prompts answered right"),
+    OUT_OF_DOMAIN: Metric(
+        label="Out-of-domain", help="mean over the general tasks: what was not forgotten"
+    ),
+    FORGETTING: Metric(
+        label="Forgetting",
+        help="mean over the out-of-domain sets of what each lost against the base, gains counting "
+        "as none; noise alone makes it positive, so read its interval and the net loss",
+        better="lower",
+    ),
+    NET_LOSS: Metric(
+        label="Net loss",
+        help="mean change against the base over the out-of-domain sets, losses and gains alike, "
+        "with the sign of a loss",
+        better="lower",
+    ),
+    "tds": Metric(
+        label="TDS",
+        help="variance of the entropies over the masked slots (TABOM eq. 10-11)",
+        better="none",
+    ),
+    "order_agreement": Metric(
+        label="Order agreement",
+        help="share of slot pairs whose entropies follow the base's decoding order",
+    ),
+    "kendall_tau": Metric(
+        label="Kendall tau", help="rank correlation of entropies with the base's decoding order"
+    ),
+    "premature_commit": Metric(
+        label="Premature commit",
+        help="share of prompts whose first wrong token was revealed before what it depends on",
+        better="lower",
+    ),
+}
+
+
+def metric_of(key: MetricKey) -> Metric:
+    """A key in words."""
+    if key.kind == SET:
+        found = Metric(label=key.set, help="share answered right on this set alone")
+    else:
+        name = key.kind.replace("_", " ").capitalize()
+        found = METRICS.get(key.kind, Metric(label=name))
+    if not key.pace:
+        return found
+    pace = pace_text(key.pace)
+    return Metric(
+        label=f"{found.label}, {pace}", help=f"{found.help}, at {pace}", better=found.better
+    )
+
+
+def pace_text(pace: str) -> str:
+    """A pace in words: "2 a step", "threshold 0.9"."""
+    return f"{pace} a step" if pace.isdigit() else pace
+
+
+def fixed(value: float | None, digits: int, *, sign: bool = False) -> str:
     """`value` with `digits` decimals, a true minus, no negative zero; an en dash where absent."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
-    return (minus if value < 0 else "+" if sign else "") + text
+    return (MINUS if value < 0 else "+" if sign else "") + text
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the numbers of one metric are written: shares in percent with one decimal."""
+
+    is_share: bool
+
+    def number(self, value: float | None, *, sign: bool = False) -> str:
+        """The number alone: "60.0", "+37.1", "0.739"."""
+        digits = 1 if self.is_share else 3
+        return fixed(None if value is None else self.scale * value, digits, sign=sign)
+
+    @property
+    def scale(self) -> float:
+        return 100.0 if self.is_share else 1.0
+
+    @property
+    def unit(self) -> str:
+        return "%" if self.is_share else ""
+
+    def span(self, estimate: Estimate | None, *, sign: bool = False) -> str:
+        """The interval: "+31.3 to +43.0"; "" where there is none."""
+        if estimate is None or not estimate.has_interval:
+            return ""
+        low, high = (self.number(end, sign=sign) for end in (estimate.low, estimate.high))
+        return f"{low} to {high}"
+
+    def ends(self, estimate: Estimate | None, *, sign: bool = False) -> str:
+        """The interval in brackets: "[+31.3, +43.0]"; "" where there is none."""
+        if estimate is None or not estimate.has_interval:
+            return ""
+        ends = (self.number(end, sign=sign) for end in (estimate.low, estimate.high))
+        return f"[{', '.join(ends)}]"
+
+    def bracket(self, estimate: Estimate | None, *, sign: bool = False) -> str:
+        """The number with its interval: "+37.1 [+31.3, +43.0]"; "" for no estimate."""
+        if estimate is None:
+            return ""
+        return f"{self.number(estimate.value, sign=sign)} {self.ends(estimate, sign=sign)}".strip()
+
+
+def format_of(comparison: Comparison, key: MetricKey) -> Format:
+    """The format of a metric; it is a share only if it is one for every arm."""
+    return Format(all(row.is_share for row in comparison.rows if row.key == key))
 
 
 def duration(seconds: float | None) -> str:
     """Seconds as a person says them: "42 s", "5 min 12 s", "3 h 20 min"."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return ""
     if 0 < seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -42,160 +164,169 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """ "A", "A and B", "A, B and C"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def change_interval(
-    arm: Mapping[str, Any], key: str, base: str | None
-) -> tuple[float, float] | None:
-    """The interval by which arms are told apart: of the change, [0, 0] for the base itself.
+def measured_order(report: Report) -> list[str]:
+    """The arms from best to worst by the main metric; arms without it last, ties as declared."""
+    comparison, key = report.comparison, main_key(report)
+    if comparison is None:
+        return []
+    sign = 1 if key is not None and metric_of(key).better == "lower" else -1
 
-    Of the mean where the study has no base, as there is no change then.
+    def place(arm: str) -> tuple[bool, float]:
+        row = comparison.row(arm, key)
+        return row is None, 0.0 if row is None else sign * row.value.value
+
+    return sorted(comparison.arms, key=place)
+
+
+def advantage(comparison: Comparison, first: str, second: str, key: MetricKey) -> int:
+    """1 where the first arm is better than the second beyond doubt, -1 the reverse, else 0."""
+    pair, better = comparison.pair(first, second, key), metric_of(key).better
+    if pair is None or better == "none":
+        return 0
+    return pair.sign if better == "higher" else -pair.sign
+
+
+def tone(comparison: Comparison, arm: str, key: MetricKey) -> str:
+    """ "gain" or "loss" where an arm's change against the base can be told from none."""
+    if comparison.base is None:
+        return ""
+    return {1: "gain", -1: "loss", 0: ""}[advantage(comparison, arm, comparison.base, key)]
+
+
+def best_arm(comparison: Comparison, key: MetricKey) -> str | None:
+    """The arm that is better than every other one that has the metric, if there is one."""
+    arms = [arm for arm in comparison.arms if comparison.row(arm, key) is not None]
+    for arm in arms if len(arms) > 1 else ():
+        if all(advantage(comparison, arm, other, key) == 1 for other in arms if other != arm):
+            return arm
+    return None
+
+
+def headline(report: Report) -> str:
+    """One or two sentences made from the numbers: the leader, whether it is one, what it costs.
+
+    Words are decided by the paired differences arm against arm, never by comparing intervals.
     """
-    if arm["name"] == base:
-        return 0.0, 0.0
-    cell, name = mean_of(arm, key), "delta_" if base else ""
-    low, high = cell[name + "low"], cell[name + "high"]
-    return None if low is None or high is None else (low, high)
-
-
-def not_separable(summary: Mapping[str, Any], key: str, *, arm: Mapping[str, Any]) -> list[str]:
-    """Names of the other arms whose interval of change overlaps that of `arm`.
-
-    An arm without an interval cannot be told apart from any other, so it is listed too.
-    """
-    base = summary.get("base_arm")
-    own = change_interval(arm, key, base)
-    names = []
-    for other in summary.get("arms") or ():
-        if other["name"] == arm["name"]:
-            continue
-        theirs = change_interval(other, key, base)
-        if own is None or theirs is None or (own[0] <= theirs[1] and theirs[0] <= own[1]):
-            names.append(other["name"])
-    return names
-
-
-def best_arms(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Per metric the arm that is better than every other one, separably; else no entry."""
-    best = {}
-    for metric in summary.get("metrics") or ():
-        if metric.get("better") not in ("higher", "lower"):
-            continue
-        sign = 1 if metric["better"] == "higher" else -1
-        scored = [
-            (sign * mean, arm)
-            for arm in summary.get("arms") or ()
-            if (mean := mean_of(arm, metric["key"])["mean"]) is not None
-        ]
-        if len(scored) < 2:
-            continue
-        leader = max(scored, key=lambda pair: pair[0])[1]
-        if not not_separable(summary, metric["key"], arm=leader):
-            best[metric["key"]] = leader["name"]
-    return best
-
-
-def headline(summary: Mapping[str, Any]) -> str:
-    """One or two sentences made from the numbers: the leader, whether it is one, what it costs."""
-    metric = main_metric(summary)
-    arms = measured_order(summary)
-    arms = [arm for arm in arms if metric and mean_of(arm, metric["key"])["mean"] is not None]
-    if metric is None or not arms:
+    comparison, key = report.comparison, main_key(report)
+    if comparison is None or key is None:
         return "This run has no evaluated arm."
-    key, label, base = metric["key"], _lower(metric), summary.get("base_arm")
-    best = arms[0]
-    value = _value(best, metric)
-    if len(arms) == 1:
-        cell, digits = mean_of(best, key), digits_of(metric)
-        span = ""
-        if cell["low"] is not None and cell["high"] is not None:
-            span = f" ({_level(summary)} {_span(cell['low'], cell['high'], digits)})"
-        return (
-            f"{best['name']} reaches {value} {label}{span}. There is no other arm to compare with."
-        )
-    peers = not_separable(summary, key, arm=best)
-    if best["name"] == base:
-        close = f" {listed(peers)} cannot be separated from it." if peers else ""
+    rows = [row for arm in measured_order(report) if (row := comparison.row(arm, key))]
+    if not rows:
+        return "This run has no evaluated arm."
+    best, base = rows[0], comparison.base
+    label, form = _inline(key), format_of(comparison, key)
+    value = f"{form.number(best.value.value)}{form.unit}"
+    if len(rows) == 1:
+        span = f" ({_level(comparison)} {form.span(best.value)})" if best.value.has_interval else ""
+        return f"{best.arm} reaches {value} {label}{span}. There is no other arm to compare with."
+    peers = [row.arm for row in rows[1:] if advantage(comparison, best.arm, row.arm, key) != 1]
+    if best.arm == base:
+        close = f" {listed(peers)} cannot be told apart from it." if peers else ""
         return f"No arm improves on {base}, which reaches {value} {label}.{close}"
+    start, cost = f"{value}{_change(comparison, best)}", _cost(comparison, best.arm)
     if not peers:
-        return f"{best['name']} leads {label} with {value}{_change(best, metric, summary)}, " + (
-            "separably ahead of every other arm." + _cost(best, summary)
-        )
+        return f"{best.arm} leads {label} with {start}, separably ahead of every other arm." + cost
+    start = f"{best.arm} has the best {label} result, {start}, but "
     if base in peers:
-        return (
-            f"{best['name']} has the best {label} result, {value}{_change(best, metric, summary)}, "
-            f"but it is not separable from {base}: this run shows no reliable gain."
-        )
+        return f"{start}it is not separable from {base}: this run shows no reliable gain."
     return (
-        f"{best['name']} has the best {label} result, {value}{_change(best, metric, summary)}, "
-        f"but is not separable from {listed(peers)}: the intervals of their changes overlap."
-        + _cost(best, summary)
+        start + f"is not separable from {listed(peers)}{_against(comparison, best, peers)}.{cost}"
     )
 
 
-def _lower(metric: Mapping[str, Any]) -> str:
-    label = str(metric.get("label") or metric["key"])
-    return label[:1].lower() + label[1:] if label[1:2].islower() else label
-
-
-def _value(arm: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    unit = str(metric.get("unit") or "")
-    text = fixed(mean_of(arm, metric["key"])["mean"], digits_of(metric))
-    return text + ("%" if unit == "%" else f" {unit}" if unit else "")
-
-
-def _span(low: float, high: float, digits: int, *, sign: bool = False) -> str:
-    return f"{fixed(low, digits, sign=sign)} to {fixed(high, digits, sign=sign)}"
-
-
-def _level(summary: Mapping[str, Any]) -> str:
-    level = summary.get("level")
-    return f"{100 * level:.4g}% interval" if level else "interval"
-
-
-def _change(arm: Mapping[str, Any], metric: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    cell, digits = mean_of(arm, metric["key"]), digits_of(metric)
-    if cell["delta"] is None:
+def _against(comparison: Comparison, best: Row, peers: Sequence[str]) -> str:
+    """The difference to the nearest arm that cannot be told apart."""
+    pair = comparison.pair(best.arm, peers[0], best.key)
+    if pair is None:
         return ""
-    text = f" ({fixed(cell['delta'], digits, sign=True)} over {summary.get('base_arm')}"
-    if cell["delta_low"] is not None and cell["delta_high"] is not None:
-        span = _span(cell["delta_low"], cell["delta_high"], digits, sign=True)
-        text += f", {_level(summary)} {span}"
+    form = format_of(comparison, best.key)
+    text = f" ({form.bracket(pair.difference, sign=True)} to {peers[0]}" + _doubt(comparison, pair)
     return text + ")"
 
 
-def _cost(arm: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    metrics = [m for m in summary.get("metrics") or () if m["key"] == "out_of_domain"]
-    if not metrics:
+def _doubt(comparison: Comparison, pair: Pair) -> str:
+    """Words for an interval that leaves zero out beside a test that does not."""
+    if pair.p is None or pair.sign or pair.difference.low <= 0 <= pair.difference.high:
         return ""
-    cell, digits = mean_of(arm, "out_of_domain"), digits_of(metrics[0])
-    delta, low, high = cell["delta"], cell["delta_low"], cell["delta_high"]
-    if delta is None:
+    return f", but McNemar p = {pair.p:.2g}"
+
+
+def _inline(key: MetricKey) -> str:
+    label = metric_of(key).label
+    return label[:1].lower() + label[1:] if label[1:2].islower() else label
+
+
+def _level(comparison: Comparison) -> str:
+    return f"{100 * comparison.level:.4g}% interval"
+
+
+def _change(comparison: Comparison, row: Row) -> str:
+    if row.change is None:
         return ""
-    points = "points" if metrics[0].get("unit") == "%" else ""
-    if low is None or high is None:
-        return (
-            f" Out of domain it changes by {fixed(delta, digits, sign=True)} {points}".rstrip()
-            + "."
-        )
-    span = _span(low, high, digits, sign=True)
-    if low <= 0 <= high:
+    form = format_of(comparison, row.key)
+    text = f" ({form.number(row.change.value, sign=True)} over {comparison.base}"
+    span = form.span(row.change, sign=True)
+    return text + (f", {_level(comparison)} {span})" if span else ")")
+
+
+def _cost(comparison: Comparison, arm: str) -> str:
+    key = MetricKey(OUT_OF_DOMAIN)
+    row = comparison.row(arm, key)
+    if row is None or row.change is None:
+        return ""
+    form = format_of(comparison, key)
+    span = form.span(row.change, sign=True)
+    if not span:
+        return f" Out of domain it changes by {form.number(row.change.value, sign=True)} points."
+    if not tone(comparison, arm, key):
         return f" Out of domain no change can be told from zero ({span})."
-    verb = "loses" if delta < 0 else "gains"
-    return f" Out of domain it {verb} {fixed(abs(delta), digits)} {points}".rstrip() + f" ({span})."
+    verb = "loses" if row.change.value < 0 else "gains"
+    return f" Out of domain it {verb} {form.number(abs(row.change.value))} points ({span})."
 
 
-def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before trusting the table; found in the numbers, not written."""
+def title(report: Report) -> str:
+    """The run in one line: its name, how many arms and seeds, and what they took."""
+    parts = [report.name]
+    if report.comparison is not None:
+        parts.append(count(len(report.comparison.arms), "arm"))
+    if report.seeds:
+        parts.append(count(len(report.seeds), "seed"))
+    if report.seconds:
+        parts.append(f"{duration(report.seconds)} of work")
+    return "  |  ".join(parts)
+
+
+def alarms(report: Report) -> list[str]:
+    """A sentence for each evaluation set whose prompts were trained on: it stands on top."""
+    leaks: dict[Leak, list[str]] = {}
+    for arm, leak in report.comparison.leaks if report.comparison is not None else ():
+        leaks.setdefault(leak, []).append(arm)
     found = []
-    seeds = summary.get("seeds") or ()
-    if len(seeds) == 1 and len(summary.get("arms") or ()) > 1:
+    for leak, arms in leaks.items():
+        near = f", and {leak.num_near} more overlap with one" if leak.num_near else ""
+        found.append(
+            f"Not held out: {leak.num_exact} of {count(leak.num_prompts, 'prompt')} of "
+            f"{leak.set} occur in what {listed(arms)} trained on{near}. Its numbers say nothing of "
+            "new prompts."
+        )
+    return found
+
+
+def cautions(report: Report) -> list[str]:
+    """What a reader must know before trusting the table; found in the numbers, not written."""
+    comparison, found = report.comparison, []
+    if comparison is None:
+        return []
+    trained = [len(seeds) for arm, seeds in comparison.seeds.items() if arm != comparison.base]
+    if len(comparison.arms) > 1 and trained and max(trained) == 1:
         found.append("One seed: intervals cover the prompts, not the spread between trainings.")
-    small = [s for s in summary.get("sets") or () if 0 < (s.get("num_documents") or 0) < 100]
+    small = [s for s in comparison.sets if 0 < s.num_documents < 100]
     if small:
-        names = listed([f"{s['name']} ({s['num_documents']})" for s in small])
+        names = listed([f"{s.name} ({s.num_documents})" for s in small])
         found.append(f"Sets of fewer than 100 prompts: {names}. Expect wide intervals.")
     return found

@@ -171,8 +171,8 @@ class Evaluate(Stage):
         write_records(self.folder / RECORDS, records)
         counts: dict[str, Any] = {"num_responses": len(records)}
         for summary in summarize(records):
-            name = f"{summary.set}@{summary.speed}"
-            counts[name] = round(100 * summary.accuracy.estimate, 2)
+            name = f"{summary.set}@{summary.pace}"
+            counts[name] = round(100 * summary.accuracy.value, 2)
         return counts
 
 

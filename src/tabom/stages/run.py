@@ -2,33 +2,31 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from tabom.core import configs
 from tabom.core.atomic import only_one, read_json, write_json, write_text
 from tabom.core.errors import StageError
-from tabom.pipeline.summary import summarize_study
 from tabom.report.build import build_report
-from tabom.report.data import clean
+from tabom.report.data import Report
 from tabom.stages.held_out import check_held_out
 from tabom.stages.preflight import preflight
 from tabom.stages.recipe import Recipe, load_recipe
+from tabom.stages.runs import HELD_OUT, RECIPE
 from tabom.stages.study import Plan, pending_stages, plan_study, run_stages
+from tabom.stages.summary import summarize_study
 
-RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
 REPORT = "report.html"
-HELD_OUT = "held_out.json"
 
 
 def run_recipe(
     recipe: Recipe, *, command: str, is_quiet: bool = False, overwrite: bool = False
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Report, Path]:
     """Run every stage that is not complete, then write the summary and the report.
 
-    Returns: the summary, and the path of the report.
+    Returns: the report, and the path of its page.
     Raises: TabomError of the first stage that cannot go on; what was complete stays. DataError
         before anything starts if `evaluation.held_out_check` is error and a prompt is not held out.
     """
@@ -59,7 +57,7 @@ def run_recipe(
         return _report(recipe, plan, command)
 
 
-def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
+def report_folder(folder: str | Path) -> tuple[Report, Path]:
     """Write the summary and the report of a finished run again."""
     folder = Path(folder)
     if not (folder / RECIPE).is_file():
@@ -75,11 +73,9 @@ def report_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
     return _report(recipe, plan, f"tabom report {folder}")
 
 
-def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[dict[str, Any], Path]:
+def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[Report, Path]:
     root = Path(recipe.output_dir)
-    summary = clean(summarize_study(recipe, plan, command=command))
-    if (root / HELD_OUT).is_file():
-        summary["notes"] += read_json(root / HELD_OUT)["notes"]
-    build_report(summary, path=root / REPORT)
-    write_json(root / SUMMARY, {k: v for k, v in summary.items() if k != "examples"})
-    return summary, root / REPORT
+    held_out = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else {}
+    report = summarize_study(recipe, plan, command=command, held_out=held_out)
+    write_json(root / SUMMARY, report.to_json())
+    return report, build_report(report, path=root / REPORT)

@@ -88,7 +88,7 @@ def test_summarize_by_hand():
     )
     assert (first.set, first.role, first.tokens_per_step) == ("chain", "in_domain", 1)
     assert first.num_documents == 3
-    assert first.accuracy.estimate == pytest.approx(1 / 3)
+    assert first.accuracy.value == pytest.approx(1 / 3)
     assert first.reasons == {"accepted": 1, "wrong": 2}
     assert first.length == 7.0
     assert first.metrics == {"premature_commit": 0.5}  # over the two to which it applies

@@ -1,17 +1,18 @@
 import runpy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tabom.report.data import Report
+
 
 @pytest.fixture(scope="session")
-def make_summary() -> Callable[[], dict[str, Any]]:
-    """A fresh made-up summary at each call."""
-    return runpy.run_path(str(Path(__file__).with_name("sample_summary.py")))["sample_summary"]
+def make_report() -> Callable[..., Report]:
+    """A fresh made-up report at each call; arguments replace its parts."""
+    return runpy.run_path(str(Path(__file__).with_name("sample_report.py")))["sample_report"]
 
 
 @pytest.fixture
-def summary(make_summary: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    return make_summary()
+def report(make_report: Callable[..., Report]) -> Report:
+    return make_report()

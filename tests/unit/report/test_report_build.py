@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -8,7 +9,11 @@ import numpy as np
 import pytest
 
 from tabom.core.errors import DataError
+from tabom.evaluation.comparison import MetricKey
+from tabom.evaluation.scores import Leak
+from tabom.evaluation.stats import Estimate
 from tabom.report.build import build_report, embed_json, render
+from tabom.report.data import SCHEMA, Curve, Curves, Example, Report, clean
 from tabom.report.examples import expected_texts, is_special, viewer
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "col"}
@@ -57,10 +62,10 @@ def sections(html):
     return [attrs["id"] for attrs in Page(html).all("section")]
 
 
-def test_the_page_is_well_formed_and_whole(summary):
-    page = Page(render(summary))
+def test_the_page_is_well_formed_and_whole(report):
+    page = Page(render(report))
     assert page.errors == []
-    assert sections(render(summary)) == [
+    assert sections(render(report)) == [
         "results",
         "decoding",
         "trajectories",
@@ -70,7 +75,7 @@ def test_the_page_is_well_formed_and_whole(summary):
         "reading",
     ]
     # A link of the contents for each section, and no other.
-    assert [a["href"][1:] for a in page.all("a")] == sections(render(summary))
+    assert [a["href"][1:] for a in page.all("a")] == sections(render(report))
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     drawings = [a for a in page.all("svg") if a.get("class") == "drawing"]
@@ -78,8 +83,34 @@ def test_the_page_is_well_formed_and_whole(summary):
     assert sum(a.get("aria-hidden") == "true" for a in drawings) == 7 * 6  # cells of the table
 
 
-def test_nothing_is_fetched(summary):
-    html = render(summary)
+def html_tables(html):
+    """Per table the number of headings and the number of cells of each row."""
+    found = []
+    for table in re.findall(r"<table.*?</table>", html, re.S):
+        rows = re.findall(r"<tr>.*?</tr>", table, re.S)
+        found.append([len(re.findall(r"<t[hd][ >]", row)) for row in rows])
+    return found
+
+
+def test_every_table_has_as_many_headings_as_cells(report):
+    tables = html_tables(render(report))
+    assert len(tables) >= 8
+    for counts in tables:
+        assert len(set(counts)) == 1
+        assert len(counts) > 1
+    seeds = next(
+        t for t in re.findall(r"<table.*?</table>", render(report), re.S) if "evaluation<" in t
+    )
+    heads = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", seeds)
+    cells = re.findall(r"<span[^>]*>(.*?)</span>", re.findall(r"<tr>.*?</tr>", seeds, re.S)[4])
+    row = dict(zip(heads, cells, strict=True))
+    own = report.comparison.row("SFT-GT", MetricKey("tds")).by_seed[2]
+    assert (row["arm"], row["seed"], row["TDS"]) == ("SFT-GT", "2", f"{own:.3f}")
+    assert row["trained on"] == "1,752"
+
+
+def test_nothing_is_fetched(report):
+    html = render(report)
     page = Page(html)
     for _, attrs in page.tags:
         for name in ("src", "href", "action", "srcset", "poster", "data", "xlink:href"):
@@ -93,8 +124,8 @@ def test_nothing_is_fetched(summary):
     assert page.all("img") == []
 
 
-def test_the_policy_allows_exactly_the_one_script(summary):
-    page = Page(render(summary))
+def test_the_policy_allows_exactly_the_one_script(report):
+    page = Page(render(report))
     policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
     script = page.data("script")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -103,39 +134,48 @@ def test_the_policy_allows_exactly_the_one_script(summary):
     assert [a.get("id") for a in page.all("script")] == ["tabom-summary", "tabom-view", None]
 
 
-def test_the_embedded_numbers_are_the_summary(summary):
-    page = Page(render(summary))
-    assert json.loads(page.data("script", "tabom-summary")) == summary
+def test_the_embedded_numbers_are_the_report(report):
+    page = Page(render(report))
+    assert json.loads(page.data("script", "tabom-summary")) == json.loads(
+        json.dumps(report.to_json())
+    )
+    view = json.loads(page.data("script", "tabom-view"))
+    assert view["examples"] == json.loads(json.dumps(clean(report.examples)))
+    assert report.to_json()["schema"] == SCHEMA
 
 
 def poison(value):
     """The same structure with every free text replaced by hostile text."""
-    kept = {"key", "better", "role", "created", "base_arm", "arm", "data"}
+    if dataclasses.is_dataclass(value):
+        known = {"base", "role", "created", "kind", "set", "pace"}
+        return dataclasses.replace(
+            value,
+            **{
+                f.name: getattr(value, f.name)
+                if f.name in known
+                else poison(getattr(value, f.name))
+                for f in dataclasses.fields(value)
+            },
+        )
     if isinstance(value, dict):
-        return {k: v if k in kept else poison(v) for k, v in value.items()}
-    if isinstance(value, list):
+        return {poison(k): poison(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
         return [poison(item) for item in value]
-    return HOSTILE if isinstance(value, str) else value
+    return HOSTILE + value if isinstance(value, str) else value
 
 
-def test_hostile_text_stays_text(summary):
-    hostile = poison(summary)
-    for k, arm in enumerate(hostile["arms"]):
-        arm["name"] = f"{HOSTILE}{k}"
-    hostile["base_arm"] = hostile["arms"][0]["name"]
-    hostile["curves"]["tds"][0]["arm"] = hostile["curves"]["training"][0]["arm"] = HOSTILE + "0"
-    hostile["examples"][0]["arm"] = HOSTILE + "0"
-    hostile["collection"][0]["reasons"] = {HOSTILE: 3}
-    hostile["versions"] = {HOSTILE: HOSTILE}
+def test_hostile_text_stays_text(report):
+    hostile = poison(report)
+    hostile.comparison.__dict__["base"] = HOSTILE + "No-SFT"
     html = render(hostile)
-    page, clean_page = Page(html), Page(render(summary))
+    page, clean_page = Page(html), Page(render(report))
     assert page.errors == []
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in clean_page.tags}
     assert len(page.all("script")) == 3
     assert all(not name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert "alert(1)" not in page.data("script")
     assert "49" not in page.data("h1")
-    assert json.loads(page.data("script", "tabom-summary")) == hostile
+    assert HOSTILE.split()[0] in page.data("h1")
     for block in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.S):
         assert not set("<>&\u2028\u2029") & set(block)
 
@@ -150,147 +190,104 @@ def test_embedded_json_has_no_line_that_ends_the_block():
 @pytest.mark.parametrize(
     ("missing", "lost"),
     [
-        (["examples"], {"trajectories"}),
-        (["curves"], {"decoding", "training"}),
-        (["curves", "collection"], {"decoding", "training", "collection"}),
-        (["metrics", "arms", "base_arm"], {"results"}),
-        (["created", "seconds", "command", "notes", "level", "sets", "seeds"], set()),
+        ({"examples": ()}, {"trajectories"}),
+        ({"curves": Curves()}, {"decoding", "training"}),
+        ({"curves": Curves(), "collection": ()}, {"decoding", "training", "collection"}),
+        ({"comparison": None, "columns": ()}, {"results"}),
+        ({"created": "", "seconds": None, "command": "", "notes": (), "seeds": ()}, set()),
+        ({"work": (), "arms": (), "hardware": {}, "versions": {}}, set()),
     ],
 )
-@pytest.mark.parametrize("is_empty", [True, False])
-def test_a_missing_part_leaves_its_section_out(summary, missing, lost, is_empty):
-    whole = sections(render(summary))
-    for key in missing:
-        if is_empty and not isinstance(summary[key], (int, float)):
-            summary[key] = type(summary[key])()
-        else:
-            del summary[key]
-    html = render(summary)
+def test_a_missing_part_leaves_its_section_out(make_report, missing, lost):
+    html = render(make_report(**missing))
     assert Page(html).errors == []
-    assert sections(html) == [name for name in whole if name not in lost]
+    assert sections(html) == [name for name in sections(render(make_report())) if name not in lost]
     assert "undefined" not in html.split("<script")[0]
     assert ">None<" not in html
 
 
-def test_the_least_summary_makes_a_page():
-    html = render({"schema": 1, "name": "nothing yet"})
+def test_the_least_report_makes_a_page():
+    html = render(Report(name="nothing yet"))
     assert Page(html).errors == []
     assert sections(html) == ["reading"]
     assert "This run has no evaluated arm." in html
 
 
-def test_every_optional_field_may_be_missing_on_its_own(summary):
-    """One field of one nested part at a time: none may end in an error or a printed None."""
-
-    def paths(value, at=()):
-        if isinstance(value, dict):
-            for key, item in value.items():
-                yield (*at, key)
-                yield from paths(item, (*at, key))
-        elif isinstance(value, list) and value:
-            yield from paths(value[0], (*at, 0))
-
-    needed = {"schema", "name", "key", "arm", "step", "values", "points", "ratios", "tokens"}
-    needed |= {"entropy", "steps", "mean", "low", "high", "base_arm", "metrics"}
-    tried = 0
-    for parts in (
-        summary["arms"],
-        summary["collection"],
-        summary["examples"],
-        *[summary["curves"][name] for name in ("tds", "entropy", "training")],
-    ):
-        del parts[2:]
-    whole = json.dumps(summary)
-    for path in list(paths(summary)):
-        if path[-1] in needed or path[0] in ("recipe", "versions", "hardware"):
-            continue
-        cut = json.loads(whole)
-        target = cut
-        for key in path[:-1]:
-            target = target[key]
-        del target[path[-1]]
-        html = render(cut)
-        assert ">None<" not in html, path
-        tried += 1
-    assert tried > 40
+def test_evaluation_prompts_that_were_trained_on_are_an_alarm(report):
+    leak = Leak(set="chain", num_prompts=8, num_exact=8, num_near=0)
+    found = dataclasses.replace(report.comparison, leaks=[("TABOM", leak), ("dInfer", leak)])
+    html = render(dataclasses.replace(report, comparison=found))
+    at = html.index("Not held out: 8 of 8 prompts of chain occur in what TABOM and dInfer")
+    assert at < html.index('class="headline"')
+    assert html.count("Not held out") == 1
+    assert "Not held out" not in render(report)
 
 
-def test_one_arm_one_seed_no_out_of_domain(summary):
-    summary["arms"], summary["seeds"] = summary["arms"][:1], [0]
-    summary["arms"][0]["seeds"] = summary["arms"][0]["seeds"][:1]
-    summary["metrics"] = [m for m in summary["metrics"] if m["key"] != "out_of_domain"]
-    del summary["arms"][0]["means"]["out_of_domain"]
-    html = render(summary)
-    assert "There is no other arm to compare with." in html
-    assert "What the gain costs" not in html
-    assert "The arms in order" not in html
-    assert "No arm is marked as best" in html
+def changed(report, arm, key, **changes):
+    """The report with another row; None as value is a number that is no number."""
+    rows = [
+        dataclasses.replace(row, **changes) if (row.arm, row.key) == (arm, key) else row
+        for row in report.comparison.rows
+    ]
+    return dataclasses.replace(report, comparison=dataclasses.replace(report.comparison, rows=rows))
 
 
-def test_absent_numbers_are_shown_as_absent(summary):
-    summary["arms"][1]["means"]["tds"]["mean"] = float("nan")
-    summary["arms"][2]["means"] = {}
-    summary["curves"]["tds"][0]["values"][3] = None
-    html = render(summary)
+def test_absent_numbers_are_shown_as_absent(report):
+    nothing = Estimate(value=float("nan"))
+    for key in report.columns:
+        report = changed(report, "SFT-SD", key, value=nothing)
+    report = changed(report, "SFT-GT", MetricKey("tds"), value=nothing)
+    html = render(report)
     assert "nan" not in re.sub(r"<script.*", "", html, flags=re.S).lower().replace("dominant", "")
-    assert html.count('data-value=""') == 1 + len(summary["metrics"])
+    assert html.count('data-value=""') == 1 + len(report.columns)
 
 
-def test_rows_stand_in_measured_order_and_only_a_separable_best_is_bold(summary):
-    names = re.findall(r'<th scope="row" data-value="([^"]+)"', render(summary))
+def test_rows_stand_in_measured_order_and_only_a_told_best_is_bold(report):
+    names = re.findall(r'<th scope="row" data-value="([^"]+)"', render(report))
     assert names[0] == "Boltzmann"
     assert names[-1] == "SFT-GT"
     assert len(names) == 7
-    bold = render(summary).count('class="mean best"')
-    for arm in summary["arms"]:
-        for cell in arm["means"].values():
-            if cell["delta"] is not None:
-                cell["delta_low"], cell["delta_high"] = -100.0, 100.0
-    assert bold >= 1
-    assert render(summary).count('class="mean best"') == 0
+    assert render(report).count('class="mean best"') >= 1
+    open_pairs = [dataclasses.replace(pair, sign=0) for pair in report.comparison.pairs]
+    found = dataclasses.replace(report.comparison, pairs=open_pairs)
+    html = render(dataclasses.replace(report, comparison=found))
+    assert html.count('class="mean best"') == 0
+    assert "No arm is marked as best" in html
 
 
-def test_the_same_summary_makes_the_same_bytes(summary, make_summary):
-    assert render(summary) == render(make_summary())
+def test_the_same_report_makes_the_same_bytes(report, make_report):
+    assert render(report) == render(make_report())
 
 
-def test_writing_makes_the_folder_and_replaces_the_old_file(summary, tmp_path):
+def test_writing_makes_the_folder_and_replaces_the_old_file(report, tmp_path):
     path = tmp_path / "a" / "report.html"
-    assert build_report(summary, path=path) == path
+    assert build_report(report, path=path) == path
     first = path.read_bytes()
-    summary["name"] = "half a pair: \ud83d"
-    build_report(summary, path=path)
+    build_report(dataclasses.replace(report, name="half a pair: \ud83d"), path=path)
     assert path.read_bytes() != first
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
-    with pytest.raises(DataError):
-        build_report({"schema": 2}, path=path)
     assert b"half a pair: ?" in path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda s: s.update(schema=2), "schema is 2, this version reads 1"),
-        (lambda s: s.pop("name"), "`name` is missing"),
-        (lambda s: s.update(base_arm="nobody"), "base_arm 'nobody' is none of the arms"),
-        (lambda s: s["arms"][1].update(name="No-SFT"), "expected one unique text each"),
-        (lambda s: s["metrics"].pop(), r"has means for \['order_agreement'\]"),
-        (lambda s: s["metrics"].append({"key": "tds"}), "expected one unique key each"),
-        (lambda s: s["curves"]["entropy"][0]["low"].pop(), "entropy curve of 'No-SFT'"),
-        (lambda s: s["curves"]["loss_ratio"]["ratios"].pop(), "5 values for 4 mask ratios"),
-        (lambda s: s["examples"][0]["step"].pop(), "15 values of `step` for 16 tokens"),
-        (lambda s: s["examples"][0]["field"][2].pop(), "field row 2 has 15 values for 16 tokens"),
-    ],
-)
-def test_a_summary_that_contradicts_itself_is_refused(summary, change, text):
-    change(summary)
-    with pytest.raises(DataError, match=text):
-        render(summary)
+def test_parts_that_contradict_themselves_are_refused(report):
+    with pytest.raises(DataError, match="'A'"):
+        Curve(arm="A", x=[1, 2], y=[1.0])
+    with pytest.raises(DataError, match="`step`"):
+        Example(arm="A", set="s", prompt="p", tokens=["a"], step=[], entropy=[0.1])
+    with pytest.raises(DataError, match="field row 1"):
+        Example(
+            arm="A", set="s", prompt="p", tokens=["a"], step=[0], entropy=[0.1], field=[[1.0], []]
+        )
+    with pytest.raises(DataError, match="nothing"):
+        dataclasses.replace(report, columns=[MetricKey("nothing")])
 
 
 def example(**changes):
     tokens = ["a", "=", "bc", "<eos>", "<eos>"]
-    return {"tokens": tokens, "reference": "a=bd", "is_correct": False} | changes
+    parts = {"reference": "a=bd", "is_correct": False} | changes
+    return Example(
+        arm="A", set="s", prompt="p", tokens=tokens, step=range(5), entropy=[0.1] * 5, **parts
+    )
 
 
 def test_wrong_tokens_are_marked_only_where_slots_have_a_counterpart():
@@ -307,21 +304,25 @@ def test_special_tokens():
     assert [is_special(token) for token in names] == [True] * 4 + [False] * 5
 
 
-def test_viewer_groups_by_prompt_and_scales_to_the_greatest_entropy(summary):
-    view = viewer(summary)
+def test_viewer_groups_by_prompt_and_scales_to_the_greatest_entropy(report):
+    view = viewer(report)
     assert [len(group["runs"]) for group in view["groups"]] == [4, 4, 4]
     indices = [run["example"] for group in view["groups"] for run in group["runs"]]
     assert sorted(indices) == list(range(12))
-    greatest = max(v for e in summary["examples"] for row in e["field"] for v in row if v)
+    greatest = max(v for e in report.examples for row in e.field for v in row if v)
     assert view["top"] == pytest.approx(greatest)
-    assert viewer({})["groups"] == []
+    assert viewer(Report(name="x"))["groups"] == []
 
 
-def test_detail_metrics_have_a_table_of_their_own(summary):
-    first, *_, last = summary["metrics"]
-    last["is_detail"] = True
-    page = render(summary)
+def test_detail_metrics_have_a_table_of_their_own(report):
+    last = report.columns[-1]
+    page = render(dataclasses.replace(report, columns=report.columns[:-1], details=[last]))
     main, details = page.split("Every set and further numbers")
-    heads = f'title="{first["help"]}"', f'title="{last["help"]}"'
-    assert [h in main for h in heads] == [True, False]
-    assert [h in details for h in heads] == [False, True]
+    help_text = "follow the base&#39;s decoding order"
+    assert help_text not in main.split("Arm against arm")[0]
+    assert help_text in details
+
+
+def test_many_prompts_and_arms_make_a_small_page(make_report, report):
+    """A page holds estimates, not records: its size does not grow with the documents."""
+    assert len(render(report)) < 600_000

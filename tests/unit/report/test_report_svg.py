@@ -5,7 +5,9 @@ from xml.etree import ElementTree
 import pytest
 
 from tabom.report import figures
+from tabom.report.data import Arm, Curves, Report, TrainingLog
 from tabom.report.svg import (
+    Axis,
     Dot,
     Series,
     dot_plot,
@@ -16,6 +18,7 @@ from tabom.report.svg import (
     stacked_bar,
 )
 
+X, Y = Axis(label="x"), Axis(label="y")
 NASTY = 'a<b>&"</svg><script>'
 
 
@@ -34,7 +37,7 @@ def line(**changes):
 
 
 def test_a_line_goes_through_its_points():
-    tree = parse(line_chart([line(y=[0.0, 5.0, 10.0])], x_label="x", y_label="y"))
+    tree = parse(line_chart([line(y=[0.0, 5.0, 10.0])], x=X, y=Y))
     (path,) = classes(tree, "line")
     points = [tuple(map(float, p.split(","))) for p in re.findall(r"[\d.]+,[\d.]+", path.get("d"))]
     assert len(points) == 3
@@ -47,25 +50,23 @@ def test_a_line_goes_through_its_points():
 
 
 def test_a_gap_breaks_the_line():
-    tree = parse(
-        line_chart([line(x=[0, 1, 2, 3], y=[1.0, None, 2.0, 3.0])], x_label="x", y_label="y")
-    )
+    tree = parse(line_chart([line(x=[0, 1, 2, 3], y=[1.0, None, 2.0, 3.0])], x=X, y=Y))
     assert classes(tree, "line")[0].get("d").count("M") == 2
 
 
 def test_bands_and_levels_are_drawn_only_where_given():
-    plain = parse(line_chart([line()], x_label="x", y_label="y"))
+    plain = parse(line_chart([line()], x=X, y=Y))
     assert not classes(plain, "band")
     assert not classes(plain, "reference")
     banded = line(low=[0.5, 1.5, 3.5], high=[1.5, 2.5, 4.5])
-    tree = parse(line_chart([banded], x_label="x", y_label="y", level=1.0))
+    tree = parse(line_chart([banded], x=X, y=Y, level=1.0))
     assert len(classes(tree, "band")) == 1
     assert len(classes(tree, "reference")) == 1
 
 
 def test_labels_at_line_ends_keep_their_distance():
     lines = [line(label=f"arm {k}", y=[1.0, 2.0, 3.0 + k * 1e-3]) for k in range(7)]
-    tree = parse(line_chart(lines, x_label="x", y_label="y"))
+    tree = parse(line_chart(lines, x=X, y=Y))
     at = sorted(float(element.get("y")) for element in classes(tree, "label"))
     assert len(at) == 7
     assert min(b - a for a, b in itertools.pairwise(at)) >= 14.9
@@ -73,7 +74,7 @@ def test_labels_at_line_ends_keep_their_distance():
 
 def test_a_series_of_one_point_or_of_none_draws_an_axis():
     for ys in ([2.0], [None]):
-        assert classes(parse(line_chart([line(x=[3], y=ys)], x_label="x", y_label="y")), "tick")
+        assert classes(parse(line_chart([line(x=[3], y=ys)], x=X, y=Y)), "tick")
 
 
 def test_scatter_draws_intervals_only_where_known():
@@ -81,7 +82,7 @@ def test_scatter_draws_intervals_only_where_known():
         Dot(label="base", colour="arm-base", x=98, y=44, is_base=True),
         Dot(label="T", colour="arm-0", x=94, x_low=93, x_high=95, y=57, y_low=56, y_high=58),
     ]
-    tree = parse(scatter(dots, x_label="ood", y_label="id"))
+    tree = parse(scatter(dots, x=Axis(label="ood"), y=Axis(label="id")))
     assert len(classes(tree, "bar")) == 2
     assert len(classes(tree, "dot")) == 2
     assert len(classes(tree, "reference")) == 2
@@ -90,7 +91,7 @@ def test_scatter_draws_intervals_only_where_known():
 
 def test_dot_plot_keeps_the_order_and_shows_seeds():
     dots = [Dot(label=n, colour="arm-0", x=x, seeds=[x, x + 1]) for n, x in (("b", 9), ("a", 3))]
-    tree = parse(dot_plot(dots, x_label="x"))
+    tree = parse(dot_plot(dots, x=X))
     assert [element.text for element in classes(tree, "label")] == ["b", "a"]
     assert len(classes(tree, "seed")) == 4
     first, second = [float(element.get("cx")) for element in classes(tree, "dot")]
@@ -110,7 +111,8 @@ def test_stacked_bar_is_to_scale():
 
 
 def test_interval_bar_marks_the_base():
-    tree = parse(interval_bar(5, 4, 6, extent=(0, 10), base=2, colour="arm-1"))
+    dot = Dot(label="", colour="arm-1", x=5, x_low=4, x_high=6)
+    tree = parse(interval_bar(dot, extent=(0, 10), base=2))
     (dot,) = classes(tree, "dot")
     (reference,) = classes(tree, "reference")
     assert float(reference.get("x1")) < float(dot.get("cx"))
@@ -123,11 +125,11 @@ def test_every_text_is_escaped():
         Dot(label="b", colour="x", x=2, y=2),
     ]
     drawings = [
-        line_chart([line(label=NASTY, dash='1"2')], x_label=NASTY, y_label=NASTY),
-        scatter(dots, x_label=NASTY, y_label=NASTY),
-        dot_plot(dots, x_label=NASTY),
+        line_chart([line(label=NASTY, dash='1"2')], x=Axis(label=NASTY), y=Axis(label=NASTY)),
+        scatter(dots, x=Axis(label=NASTY), y=Axis(label=NASTY)),
+        dot_plot(dots, x=Axis(label=NASTY)),
         stacked_bar([(NASTY, [(NASTY, "x", 3)])]),
-        small_multiples([(NASTY, [line(label=NASTY)])], x_label=NASTY),
+        small_multiples([(Axis(label=NASTY), [line(label=NASTY)])], x=X),
     ]
     for drawing in drawings:
         assert not [e for e in parse(drawing).iter() if e.tag == "script"]
@@ -135,20 +137,22 @@ def test_every_text_is_escaped():
 
 def test_every_arm_has_a_look_of_its_own():
     names = [f"arm {k}" for k in range(15)]
-    summary = {"arms": [{"name": n} for n in ["base", *names]], "base_arm": "base"}
-    styles = figures.arm_styles(summary)
-    assert styles["base"][0] == "arm-base"
-    assert len(set(styles.values())) == 16
+    styles = figures.arm_styles(Report(name="x", arms=[Arm(name=name) for name in names]))
+    assert len(set(styles.values())) == 15
     # The last arm keeps the first colour, however many stand before it.
     assert styles["arm 14"] == ("arm-0", "")
 
 
+def test_the_base_is_drawn_in_ink(report):
+    assert figures.arm_styles(report)["No-SFT"] == ("arm-base", "5 4")
+
+
 def test_training_is_averaged_over_seeds_and_split_by_term():
-    runs = [
-        {"arm": "T", "seed": 0, "points": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]},
-        {"arm": "T", "seed": 1, "points": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}]},
+    logs = [
+        TrainingLog(arm="T", seed=0, points=[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]),
+        TrainingLog(arm="T", seed=1, points=[{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}]),
     ]
-    text = figures.training({"curves": {"training": runs}})
+    text = figures.training(Report(name="x", curves=Curves(training=logs)))
     assert text.count("<svg") == 1
     tree = parse(text)
     heights = [
@@ -157,4 +161,65 @@ def test_training_is_averaged_over_seeds_and_split_by_term():
     ]
     assert heights[0] == heights[1]  # the mean is 2 at both steps
     assert len(classes(tree, "band")) == 1
-    assert figures.training({}) == ""
+    assert figures.training(Report(name="x")) == ""
+
+
+def ticks(tree):
+    return [e.text for e in classes(tree, "tick")]
+
+
+def coordinates(tree):
+    """Every x and y of a drawing."""
+    names = {"x": 0, "x1": 0, "x2": 0, "cx": 0, "y": 1, "y1": 1, "y2": 1, "cy": 1}
+    points = [(side, float(e.get(name))) for e in tree.iter() for name, side in names.items()
+              if e.get(name) is not None]  # fmt: skip
+    for element in tree.iter("path"):
+        for x, y in re.findall(r"(-?[\d.]+),(-?[\d.]+)", element.get("d")):
+            points += [(0, float(x)), (1, float(y))]
+    return points
+
+
+@pytest.mark.parametrize("y", [0.0, 1.0, -3.0, 100.0, 1e-9, 7e6])
+@pytest.mark.parametrize("axis", [Y, Axis(label="y", include=(0.0,))])
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_constant_series_stays_inside_its_drawing(y, axis, n):
+    tree = parse(line_chart([line(x=range(n), y=[y] * n)], x=X, y=axis))
+    width, height = float(tree.get("width")), float(tree.get("height"))
+    for side, value in coordinates(tree):
+        assert 0 <= value <= (width, height)[side]
+    assert len(ticks(tree)) >= 3
+
+
+@pytest.mark.parametrize("values", [[100.0], [0.0], [99.0, 100.0], [0.0, 100.0], [50.0, 50.0]])
+def test_an_axis_of_shares_never_leaves_zero_to_a_hundred(values):
+    axis = Axis(label="share, %", limits=(0.0, 100.0))
+    dots = [Dot(label=f"d{i}", colour="arm-0", x=v, y=v) for i, v in enumerate(values)]
+    for text in (
+        dot_plot(dots, x=axis),
+        scatter(dots, x=axis, y=axis),
+        line_chart([line(x=range(len(values)), y=values)], x=X, y=axis),
+    ):
+        shown = [float(t.replace("−", "-")) for t in ticks(parse(text))]
+        assert all(0 <= v <= 100 for v in shown)
+
+
+def test_a_single_point_is_seen_and_its_step_is_a_whole_number():
+    tree = parse(line_chart([line(x=[3], y=[2.0])], x=X, y=Y))
+    (path,) = classes(tree, "line lone")
+    assert re.fullmatch(r"M(\S+)L\1", path.get("d"))
+    assert {"2", "3", "4"} >= set(ticks(tree)[:3])
+
+
+def test_long_names_are_cut_inside_the_drawing():
+    name = "an arm with a very long name indeed, longer than the drawing has room for"
+    dots = [Dot(label=name, colour="arm-0", x=1, y=1), Dot(label="b", colour="arm-1", x=2, y=2)]
+    for text in (line_chart([line(label=name)], x=X, y=Y), dot_plot(dots, x=X),
+                 scatter(dots, x=X, y=Y)):  # fmt: skip
+        tree = parse(text)
+        labels = [e for e in tree.iter() if (e.get("class") or "").startswith("label")]
+        assert max(len(e.text) for e in labels) < len(name)
+        for e in labels:
+            start = float(e.get("x")) - (6.9 * len(e.text) if e.get("text-anchor") == "end" else 0)
+            assert start >= -1
+            assert start + 6.9 * len(e.text) <= float(tree.get("width")) + 8
+        assert name in tree.get("aria-label")

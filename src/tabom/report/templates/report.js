@@ -39,8 +39,7 @@
   // ---- The trajectory viewer
   const root = document.getElementById("viewer");
   if (!root) return;
-  const { groups, top, base } = read("tabom-view");
-  const examples = read("tabom-summary").examples;
+  const { groups, top, base, examples } = read("tabom-view");
   const STEPS_PER_SECOND = 2;
 
   // step: how many model calls are done, so that slots with a smaller step are visible.

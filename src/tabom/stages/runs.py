@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +11,17 @@ from tabom.core import configs
 from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
-from tabom.evaluation.manifest import EVALUATION, HELD_OUT
-from tabom.evaluation.records import EvaluationRecord, read_records
+from tabom.evaluation.comparison import Comparison, compare
+from tabom.evaluation.manifest import EVALUATION
+from tabom.evaluation.manifest import HELD_OUT as CHECK
+from tabom.evaluation.records import read_records
+from tabom.evaluation.scores import EvaluatedRun, Leak, Manifests
+from tabom.evaluation.stats import LEVEL
 from tabom.stages.evaluate import RECORDS
 from tabom.stages.recipe import ArmConfig
-from tabom.stages.run import HELD_OUT as HELD_OUT_FILE
-from tabom.stages.run import RECIPE
 
-Manifests = Mapping[str, Mapping[str, Any]]  # set -> tokens a step -> evaluation manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluatedRun:
-    """One evaluation. seed: None where the arm was not trained, or has no seed of its own.
-
-    manifests: by set and by speed. held_out_notes: what its held-out check found.
-    """
-
-    arm: str
-    seed: int | None
-    folder: Path
-    records: list[EvaluationRecord]
-    manifests: Manifests
-    is_base: bool
-    held_out_notes: tuple[str, ...] = ()
-
-    def schedule_of(self, name: str, speed: str) -> str:
-        """What sets the pace of a set, for people: under a threshold, tokens a step do not."""
-        decoding = self.manifests.get(name, {}).get(speed, {}).get("decoding", {})
-        kind = decoding.get("schedule", "fixed")
-        if kind in ("threshold", "factor"):
-            return f"{kind} {decoding.get(kind):g}"
-        if kind == "official":
-            steps = decoding.get("steps")
-            return "official" if steps is None else f"official, {steps} steps"
-        return speed
+RECIPE = "recipe.yaml"  # these two lie in the folder of a study
+HELD_OUT = "held_out.json"
 
 
 def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
@@ -71,7 +47,7 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
             runs += _study(folder, prefix)
         else:
             own = name or folder.resolve().name
-            runs.append(_evaluation(folder, arm=own, seed=None, is_base=False))
+            runs.append(load_evaluation(folder, arm=own, seed=None, is_base=False))
     return _seeded(_merged(_with_schedules(runs)))
 
 
@@ -120,7 +96,9 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     runs = []
     if base is not None and (root / "base" / "evaluate").is_dir():
         runs.append(
-            _evaluation(root / "base" / "evaluate", arm=prefix + base.name, seed=None, is_base=True)
+            load_evaluation(
+                root / "base" / "evaluate", arm=prefix + base.name, seed=None, is_base=True
+            )
         )
     seeds = sorted(
         (int(m[1]), path)
@@ -131,16 +109,50 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
         for slug, arm in arms.items():
             folder = path / slug / "evaluate"
             if folder.is_dir():
-                runs.append(_evaluation(folder, arm=prefix + arm.name, seed=seed, is_base=False))
-    path = root / HELD_OUT_FILE
-    notes = tuple(read_json(path).get("notes") or ()) if path.is_file() else ()
-    runs = [run if run.is_base else replace(run, held_out_notes=notes) for run in runs]
+                runs.append(
+                    load_evaluation(folder, arm=prefix + arm.name, seed=seed, is_base=False)
+                )
     if not runs:
         raise StageError(f"{root}: a run without any evaluation; finish it: tabom run {root}")
-    return runs
+    path = root / HELD_OUT
+    check = read_json(path) if path.is_file() else {}
+    return [with_held_out(run, check) for run in runs]
 
 
-def _evaluation(folder: Path, *, arm: str, seed: int | None, is_base: bool) -> EvaluatedRun:
+def with_held_out(run: EvaluatedRun, check: Mapping[str, Any]) -> EvaluatedRun:
+    """A run of a study with what the study's held-out check found; the base was not trained."""
+    if run.is_base:
+        return run
+    notes, leaks = tuple(check.get("notes") or ()), _leaks(check.get("sets") or ())
+    return replace(run, held_out_notes=notes, leaks=leaks)
+
+
+def _leaks(found: Iterable[Mapping[str, Any]]) -> tuple[Leak, ...]:
+    leaks = (
+        Leak(
+            set=str(one["name"]),
+            num_prompts=one.get("num_evaluation", 0),
+            num_exact=one.get("num_exact", 0),
+            num_near=one.get("num_near", 0),
+        )
+        for one in found
+        if "name" in one
+    )
+    return tuple(leak for leak in leaks if leak.num_exact or leak.num_near)
+
+
+def load_evaluation(
+    folder: Path,
+    *,
+    arm: str,
+    seed: int | None = None,
+    is_base: bool = False,
+    scalars: Mapping[str, float] | None = None,
+) -> EvaluatedRun:
+    """The finished evaluation in a folder. scalars: further numbers of the run.
+
+    Raises: StageError if there is none; DataError if it is broken.
+    """
     found = read_manifest(folder) if folder.is_dir() else None
     if found is None or found.stage != "evaluate":
         what = (
@@ -157,54 +169,33 @@ def _evaluation(folder: Path, *, arm: str, seed: int | None, is_base: bool) -> E
     records = read_records(folder / RECORDS)
     if not records:
         raise DataError(f"{folder / RECORDS}: there is no record in it")
-    path = folder / EVALUATION
-    manifests: Manifests = _read(path) if path.is_file() else _derived(found.settings, found)
+    manifests = _manifests(folder / EVALUATION)
+    checks = [one[CHECK] for paces in manifests.values() for one in paces.values()
+              if one.get(CHECK)]  # fmt: skip
     return EvaluatedRun(
         arm=arm,
         seed=seed,
-        folder=folder,
         records=records,
+        scalars=scalars or {},
         manifests=manifests,
         is_base=is_base,
-        held_out_notes=tuple(
-            dict.fromkeys(
-                one[HELD_OUT]["note"]
-                for speeds in manifests.values()
-                for one in speeds.values()
-                if one.get(HELD_OUT)
-            )
-        ),
+        held_out_notes=tuple(dict.fromkeys(check["note"] for check in checks)),
+        leaks=tuple(dict.fromkeys(_leaks(checks))),
     )
 
 
-def _read(path: Path) -> Manifests:
+def _manifests(path: Path) -> Manifests:
     content = read_json(path)
-    speeds = list(content.values()) if isinstance(content, dict) else [None]
+    paces = list(content.values()) if isinstance(content, dict) else [None]
     if not all(
         isinstance(each, dict) and all(isinstance(one, dict) for one in each.values())
-        for each in speeds
+        for each in paces
     ):
         raise DataError(
-            f"{path}: not the manifests of an evaluation, by set and by speed; was the file "
+            f"{path}: not the manifests of an evaluation, by set and by pace; was the file "
             "edited? Evaluate again"
         )
     return dict(content)
-
-
-def _derived(settings: Mapping[str, Any], found: Any) -> Manifests:
-    """For a folder of before evaluation manifests: what the stage's own manifest says."""
-    manifests: dict[str, dict[str, Any]] = {}
-    for item in settings.get("sets") or []:
-        for speed, decoding in zip(item["tokens_per_step"], item["decoding"], strict=True):
-            manifests.setdefault(item["name"], {})[str(speed)] = {
-                "decoding": decoding,
-                "seed": settings.get("seed"),
-                "dtype": (settings.get("model") or {}).get("dtype"),
-                "data": item["prompts"],
-                "verifier": item["verifier"],
-                "versions": found.versions,
-            }
-    return manifests
 
 
 def _with_schedules(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
@@ -214,48 +205,46 @@ def _with_schedules(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """
     seen: dict[tuple[str, str, int], set[str]] = {}
     for run in runs:
-        for r in run.records:
-            found = run.schedule_of(r.set, str(r.tokens_per_step))
-            seen.setdefault((run.arm, r.set, r.tokens_per_step), set()).add(found)
+        for name, pace in run.cells():
+            key = (run.arm, name, pace.tokens_per_step)
+            seen.setdefault(key, set()).add(run.schedule_of(name, str(pace)))
     if all(len(schedules) == 1 for schedules in seen.values()):
         return list(runs)
+    return [_with_schedule(run) for run in runs]
 
-    def schedule(run: EvaluatedRun, name: str, speed: str) -> str:
-        found = run.schedule_of(name, speed)
-        return "" if found == speed else found
 
-    return [
-        replace(
-            run,
-            records=[
-                replace(r, schedule=schedule(run, r.set, str(r.tokens_per_step)))
-                for r in run.records
-            ],
-            manifests={
-                name: {schedule(run, name, speed) or speed: one for speed, one in speeds.items()}
-                for name, speeds in run.manifests.items()
-            },
-        )
-        for run in runs
-    ]
+def _with_schedule(run: EvaluatedRun) -> EvaluatedRun:
+    def schedule(name: str, pace: str) -> str:
+        found = run.schedule_of(name, pace)
+        return "" if found == pace else found
+
+    cells = {cell: schedule(cell[0], str(cell[1])) for cell in run.cells()}
+    return replace(
+        run,
+        records=[replace(r, schedule=cells[r.set, r.pace]) for r in run.records],
+        manifests={
+            name: {schedule(name, pace) or pace: one for pace, one in paces.items()}
+            for name, paces in run.manifests.items()
+        },
+    )
 
 
 def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
-    """Evaluations of one arm (and seed) that share no set at one speed, as one."""
+    """Evaluations of one arm (and seed) that share no set at one pace, as one."""
     merged: list[EvaluatedRun] = []
     for run in runs:
-        cells = {(r.set, r.speed) for r in run.records}
         for i, other in enumerate(merged):
             is_same = (other.arm, other.seed) == (run.arm, run.seed)
-            if is_same and cells.isdisjoint((r.set, r.speed) for r in other.records):
+            if is_same and run.cells().keys().isdisjoint(other.cells()):
                 names = {**other.manifests, **run.manifests}
                 merged[i] = replace(
                     other,
-                    records=other.records + run.records,
+                    records=[*other.records, *run.records],
                     manifests={
                         n: {**other.manifests.get(n, {}), **run.manifests.get(n, {})} for n in names
                     },
                     held_out_notes=other.held_out_notes + run.held_out_notes,
+                    leaks=other.leaks + run.leaks,
                 )
                 break
         else:
@@ -265,11 +254,11 @@ def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
 
 def _seeded(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """Several evaluations of one arm get a seed each, so that none stands for another."""
-    several = {run.arm for run in runs if sum(r.arm == run.arm for r in runs) > 1}
-    used: dict[str, set[int]] = {arm: set() for arm in several}
+    counts = Counter(run.arm for run in runs)
+    used: dict[str, set[int]] = {arm: set() for arm in counts}
     seeded = []
     for run in runs:
-        if run.arm in several:
+        if counts[run.arm] > 1:
             seed = run.seed
             if seed is None or seed in used[run.arm]:
                 seed = next(i for i in range(len(runs) + 1) if i not in used[run.arm])
@@ -277,3 +266,31 @@ def _seeded(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
             run = replace(run, seed=seed)
         seeded.append(run)
     return seeded
+
+
+def comparison_of(
+    given: Sequence[str],
+    *,
+    base: str | None = None,
+    in_domain: Sequence[str] = (),
+    ks: Sequence[int] | None = None,
+    level: float = LEVEL,
+) -> Comparison:
+    """Compare the evaluations in some folders.
+
+    given, in_domain: see `load_runs` and `with_roles`. base: the arm that changes are taken
+        against; None: the untrained arm of a run, else the first one. ks, level: see `compare`.
+    Raises: TabomError if a folder is none of ours, or documents differ.
+    """
+    runs = with_roles(load_runs(given), in_domain)
+    names = list(dict.fromkeys(run.arm for run in runs))
+    if base is None:
+        base = next((run.arm for run in runs if run.is_base), names[0])
+    elif base not in names:
+        raise ConfigError(f"--base {base!r} is none of the arms {', '.join(names)}")
+    return compare(runs, base=base if len(names) > 1 else None, ks=ks, level=level)
+
+
+def default_folder(given: Sequence[str]) -> Path:
+    """Where a comparison is written if nothing is said: beside the first run's results."""
+    return _split(given[0])[1] / "compare"

@@ -1,0 +1,586 @@
+"""One comparison: every arm beside the base and beside every other arm, as typed rows.
+
+`tabom run` and `tabom compare` both take their numbers, their tables and their words from here.
+
+Legend: S seeds, D documents.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tabom.core.errors import ConfigError, DataError
+from tabom.evaluation.manifest import differences
+from tabom.evaluation.passk import pass_at_k, split_id
+from tabom.evaluation.records import Pace, summarize
+from tabom.evaluation.scores import Cell, EvaluatedRun, Leak, Partners, Scores, partners
+from tabom.evaluation.stats import (
+    LEVEL,
+    NUM_RESAMPLES,
+    Estimate,
+    loss_interval,
+    mcnemar_p,
+    mean_estimate,
+    t_interval,
+    tango_interval,
+)
+
+IN_DOMAIN, OUT_OF_DOMAIN, SET = "in_domain", "out_of_domain", "set"
+FORGETTING, NET_LOSS = "forgetting", "net_loss"
+
+
+@dataclass(frozen=True)
+class MetricKey:
+    """What a number measures.
+
+    kind: IN_DOMAIN or OUT_OF_DOMAIN, the mean accuracy over the sets of that role; SET, the
+        accuracy on one; FORGETTING or NET_LOSS; else the name of a metric of the records or of a
+        number of the run, such as "tds".
+    set: name of the set where the kind is SET.
+    pace: "" at the slowest pace of each set, else the pace as text, "2" or "threshold 0.9".
+    """
+
+    kind: str
+    set: str = ""
+    pace: str = ""
+
+    @property
+    def is_accuracy(self) -> bool:
+        return self.kind in (IN_DOMAIN, OUT_OF_DOMAIN, SET)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number of one arm: the mean over seeds and documents, and its change against the base.
+
+    change: arm - base, paired by document (and by seed where the base has it). by_seed: the mean of
+    each seed. num_documents: 0 where there is one number a seed. is_share: show it in percent.
+    """
+
+    arm: str
+    key: MetricKey
+    value: Estimate
+    change: Estimate | None = None
+    by_seed: tuple[float, ...]
+    num_documents: int = 0
+    is_share: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two arms on one metric, paired by document and seed. difference: first - second.
+
+    p: McNemar's exact test, where the metric is one set's accuracy under one seed.
+    sign: 1 or -1 where the difference can be told from zero, else 0. The interval must leave zero
+    out, and where there is a p, it must lie below 1 - level too.
+    """
+
+    first: str
+    second: str
+    key: MetricKey
+    difference: Estimate
+    p: float | None
+    sign: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTest:
+    """One run against the base on one set.
+
+    gained: documents that it alone has right; lost: the base alone. change: with its score
+    interval. p: McNemar's, exact.
+    """
+
+    arm: str
+    seed: int | None
+    set: str
+    pace: Pace
+    num_documents: int
+    gained: int
+    lost: int
+    change: Estimate
+    p: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Accuracy and cost of one arm on one set at one pace, means over its seeds.
+
+    schedule: what sets the pace, for people: "2" tokens a step, "threshold 0.9", "factor 1".
+    """
+
+    arm: str
+    set: str
+    pace: Pace
+    schedule: str
+    accuracy: float
+    tokens_per_forward: float
+    num_forwards: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassAtK:
+    """pass@k of one arm on one set: each seed's model by its own samples, then the mean.
+
+    change: to the base; None where the base has fewer than k samples of some document.
+    """
+
+    arm: str
+    set: str
+    pace: Pace
+    k: int
+    value: Estimate
+    change: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """What one model solves within k samples and the base does not within as many, and the reverse.
+
+    gained, lost: documents. both, neither: how many.
+    """
+
+    arm: str
+    seed: int | None
+    set: str
+    pace: Pace
+    k: int
+    gained: tuple[str, ...]
+    lost: tuple[str, ...]
+    both: int
+    neither: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting in which an arm was evaluated otherwise than the base, and the sets where."""
+
+    arm: str
+    key: str
+    base: Any
+    own: Any
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedSet:
+    """One evaluation set of the comparison, with the documents of one seed."""
+
+    name: str
+    role: str
+    num_documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that is known about some arms. base: the arm that changes are against, or None.
+
+    seeds: of each arm, in the order of the rows' `by_seed`. held_out: arm, what its check found.
+    leaks: arm, the sets of which it was trained on a prompt.
+    """
+
+    base: str | None
+    level: float
+    seeds: dict[str, tuple[int | None, ...]]
+    sets: list[EvaluatedSet]
+    rows: list[Row]
+    pairs: list[Pair]
+    tests: list[TaskTest]
+    costs: list[Cost]
+    samples: list[PassAtK]
+    boundaries: list[Boundary]
+    differences: list[Difference]
+    held_out: list[tuple[str, str]]
+    leaks: list[tuple[str, Leak]]
+
+    @property
+    def arms(self) -> list[str]:
+        return list(self.seeds)
+
+    @property
+    def keys(self) -> list[MetricKey]:
+        return list(dict.fromkeys(row.key for row in self.rows))
+
+    def row(self, arm: str, key: MetricKey | None) -> Row | None:
+        """The number of an arm, if it has one that is finite."""
+        found = (row for row in self.rows if row.arm == arm and row.key == key)
+        return next((row for row in found if math.isfinite(row.value.value)), None)
+
+    def pair(self, first: str, second: str, key: MetricKey) -> Pair | None:
+        """The paired difference first - second, whichever way round it was taken."""
+        for pair in self.pairs:
+            if pair.key == key and {pair.first, pair.second} == {first, second}:
+                return pair if pair.first == first else _turned(pair)
+        return None
+
+
+def _turned(pair: Pair) -> Pair:
+    return replace(
+        pair, first=pair.second, second=pair.first, difference=-pair.difference, sign=-pair.sign
+    )
+
+
+def compare(
+    runs: Sequence[EvaluatedRun],
+    *,
+    base: str | None,
+    ks: Sequence[int] | None = None,
+    level: float = LEVEL,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Comparison:
+    """Compare runs that were evaluated on the same documents.
+
+    base: the arm that changes are taken against; it has the same seeds as the others, or one run
+        that stands for all. ks: of pass@k; None takes powers of two, where there are samples.
+    Rows, for each arm: accuracies in and out of domain at the slowest pace of each set (every set
+        counts alike), then at every further pace; each set alone; forgetting, the mean over the
+        out-of-domain sets of max(0, base - arm), and beside it the signed net loss; the mean of
+        every metric of the records over in-domain sets at their slowest pace; every scalar.
+    Intervals: `mean_estimate` for scores, Student's t for scalars, `loss_interval` for forgetting.
+    Raises: DataError if the runs have other sets or documents; ConfigError for ks beyond the
+        samples.
+    """
+    scores = Scores(runs, base=base)
+    numbers = _Numbers(scores, level=level, num_resamples=num_resamples)
+    samples = _Samples(scores, numbers, ks)
+    return Comparison(
+        base=base,
+        level=level,
+        seeds={arm: tuple(run.seed for run in group) for arm, group in scores.arms.items()},
+        sets=[
+            EvaluatedSet(name=name, role=role, num_documents=scores.num_documents(name))
+            for name, role in scores.roles.items()
+        ],
+        rows=numbers.rows,
+        pairs=numbers.pairs,
+        tests=_tests(scores, level),
+        costs=_costs(runs),
+        samples=samples.curve,
+        boundaries=samples.boundaries,
+        differences=_differences(runs, base),
+        held_out=list(dict.fromkeys((run.arm, n) for run in runs for n in run.held_out_notes)),
+        leaks=list(dict.fromkeys((run.arm, leak) for run in runs for leak in run.leaks)),
+    )
+
+
+class _Numbers:
+    """The rows and the pairs of a comparison, key by key."""
+
+    def __init__(self, scores: Scores, *, level: float, num_resamples: int) -> None:
+        self.scores, self.level = scores, level
+        self.options: dict[str, Any] = {"level": level, "num_resamples": num_resamples}
+        self._rows: dict[tuple[str, MetricKey], Row] = {}
+        self.pairs: list[Pair] = []
+        for key, cells in _accuracy_cells(scores).items():
+            self._add_scores(key, cells, metric="")
+        self._add_losses()
+        for name, cells in _metric_cells(scores).items():
+            self._add_scores(MetricKey(name), cells, metric=name)
+        runs = [run for group in scores.arms.values() for run in group]
+        for name in dict.fromkeys(name for run in runs for name in run.scalars):
+            self._add_scalar(MetricKey(name))
+
+    @property
+    def rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+    def _add_scores(self, key: MetricKey, cells: Sequence[Cell], *, metric: str) -> None:
+        """The mean of each arm, and each two arms against each other."""
+        for arm, group in self.scores.arms.items():
+            values = self.scores.values(group, cells, metric)
+            known = np.concatenate([v[~np.isnan(v)] for v in values])
+            row = Row(
+                arm=arm,
+                key=key,
+                value=self.estimate(values, group, cells),
+                by_seed=tuple(
+                    float(np.mean([_mean(v[s]) for v in values])) for s in range(len(group))
+                ),
+                num_documents=sum(v.shape[1] for v in values),
+                # An accuracy also where each document's is a mean over several samples.
+                is_share=not metric or bool(np.isin(known, (0.0, 1.0)).all()),
+            )
+            self._add_row(row)
+        for first, second, both in self._partnered():
+            pairable = all(
+                self.scores.documents[a][cell].keys() == self.scores.documents[b][cell].keys()
+                for a, b in both
+                for cell in cells
+            )
+            if not pairable:
+                continue
+            changes = self.changes(both, cells, metric)
+            p = None
+            if len(both) == len(cells) == 1 and np.isin(changes[0], (-1.0, 0.0, 1.0)).all():
+                p = mcnemar_p(int((changes[0] > 0).sum()), int((changes[0] < 0).sum()))
+            estimate = self.estimate(changes, [a for a, _ in both], cells, is_difference=True)
+            self._add_pair(first, second, key, estimate, p)
+
+    def changes(self, both: Partners, cells: Sequence[Cell], metric: str = "") -> list[Any]:
+        """Per cell the differences of partners, `[S, D]`."""
+        first = self.scores.values([a for a, _ in both], cells, metric)
+        second = self.scores.values([b for _, b in both], cells, metric)
+        return [x - y for x, y in zip(first, second, strict=True)]
+
+    def estimate(
+        self,
+        values: Sequence[Any],
+        runs: Sequence[EvaluatedRun],
+        cells: Sequence[Cell],
+        *,
+        is_difference: bool = False,
+    ) -> Estimate:
+        """`mean_estimate` of the values of these runs on these cells."""
+        is_crossed = self.scores.is_crossed(runs, cells)
+        return mean_estimate(
+            values, is_difference=is_difference, is_crossed=is_crossed, **self.options
+        )
+
+    def _add_losses(self) -> None:
+        """Forgetting and the signed net loss, at the slowest pace of each out-of-domain set."""
+        scores = self.scores
+        cells = _accuracy_cells(scores).get(MetricKey(OUT_OF_DOMAIN))
+        if scores.base is None or cells is None:
+            return
+        for arm, group in scores.arms.items():
+            forgetting, net_loss = Estimate(value=0.0), Estimate(value=0.0)
+            both = scores.to_base(arm)
+            if both:
+                is_crossed = scores.is_crossed(group, cells)
+                changes = self.changes(both, cells)
+                forgetting = loss_interval(changes, is_crossed=is_crossed, **self.options)
+                net_loss = -self.estimate(changes, group, cells, is_difference=True)
+            for kind, value in ((FORGETTING, forgetting), (NET_LOSS, net_loss)):
+                self._add_row(Row(arm=arm, key=MetricKey(kind), value=value, by_seed=()))
+
+    def _add_scalar(self, key: MetricKey) -> None:
+        """One number a run: means and paired changes with Student's t."""
+        for arm, group in self.scores.arms.items():
+            own = [_scalar(run, key) for run in group]
+            value = t_interval(own, level=self.level)
+            self._add_row(Row(arm=arm, key=key, value=value, by_seed=tuple(own), is_share=False))
+        for first, second, both in self._partnered():
+            changes = [_scalar(a, key) - _scalar(b, key) for a, b in both]
+            self._add_pair(first, second, key, t_interval(changes, level=self.level), None)
+
+    def _partnered(self) -> list[tuple[str, str, Partners]]:
+        """Every two arms with their runs by seed; the base always stands second."""
+        arms, base = self.scores.arms, self.scores.base
+        turned = [(b, a) if a == base else (a, b) for a, b in combinations(arms, 2)]
+        found = [(a, b, partners(arms[a], arms[b])) for a, b in turned]
+        return [(a, b, both) for a, b, both in found if both]
+
+    def _add_row(self, row: Row) -> None:
+        if (row.arm, row.key) in self._rows:
+            raise DataError(
+                f"two numbers of the comparison are called {row.key.kind!r}; give the metric or "
+                "the scalar another name"
+            )
+        self._rows[row.arm, row.key] = row
+
+    def _add_pair(
+        self, first: str, second: str, key: MetricKey, difference: Estimate, p: float | None
+    ) -> None:
+        is_told = difference.low > 0 or difference.high < 0
+        if p is not None and p >= 1 - self.level:
+            is_told = False
+        sign = int(math.copysign(1, difference.value)) if is_told else 0
+        self.pairs.append(
+            Pair(first=first, second=second, key=key, difference=difference, p=p, sign=sign)
+        )
+        if second == self.scores.base:
+            self._rows[first, key] = replace(self._rows[first, key], change=difference)
+
+
+def _mean(row_D: Any) -> float:
+    known = row_D[~np.isnan(row_D)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _scalar(run: EvaluatedRun, key: MetricKey) -> float:
+    value = run.scalars.get(key.kind)
+    return math.nan if value is None else float(value)
+
+
+def _accuracy_cells(scores: Scores) -> dict[MetricKey, list[Cell]]:
+    """The cells of every accuracy: by role at the slowest pace, by role and pace, set by set."""
+    keys: dict[MetricKey, list[Cell]] = {}
+    for role in (IN_DOMAIN, OUT_OF_DOMAIN):
+        here = [cell for cell in scores.cells if scores.roles[cell[0]] == role]
+        first = [cell for cell in here if cell[1] == scores.slowest[cell[0]]]
+        if first:
+            keys[MetricKey(role)] = first
+        for pace in sorted({pace for _, pace in here}):
+            at_pace = [cell for cell in here if cell[1] == pace]
+            if at_pace != first:
+                keys[MetricKey(role, pace=str(pace))] = at_pace
+    for name, pace in scores.cells:
+        text = "" if pace == scores.slowest[name] else str(pace)
+        keys[MetricKey(SET, set=name, pace=text)] = [(name, pace)]
+    return keys
+
+
+def _metric_cells(scores: Scores) -> dict[str, list[Cell]]:
+    """The metrics of the records, each with the in-domain sets that have it."""
+    found: dict[str, list[Cell]] = {}
+    cells = _accuracy_cells(scores).get(MetricKey(IN_DOMAIN), [])
+    for cell in cells:
+        records = [r for documents in scores.documents.values() for r in documents[cell].values()]
+        known = (n for r in records for n, value in r.metrics.items() if value is not None)
+        for name in dict.fromkeys(known):
+            found.setdefault(name, []).append(cell)
+    return found
+
+
+def _tests(scores: Scores, level: float) -> list[TaskTest]:
+    """On the first sample of each document: the tests are of zeros and ones."""
+    tests = []
+    for arm in scores.arms:
+        for run, base in scores.to_base(arm):
+            for cell in scores.cells:
+                own, there = (_answers(scores, r, cell) for r in (run, base))
+                gained = sum(answers[0] > there[d][0] for d, answers in own.items())
+                lost = sum(answers[0] < there[d][0] for d, answers in own.items())
+                tests.append(
+                    TaskTest(
+                        arm=arm,
+                        seed=run.seed,
+                        set=cell[0],
+                        pace=cell[1],
+                        num_documents=len(own),
+                        gained=gained,
+                        lost=lost,
+                        change=tango_interval(gained, lost, len(own), level=level),
+                        p=mcnemar_p(gained, lost),
+                    )
+                )
+    return tests
+
+
+def _answers(scores: Scores, run: EvaluatedRun, cell: Cell) -> dict[str, list[float]]:
+    """Whether each sample of each document is right, in the order of the samples."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for record in scores.samples[run][cell]:
+        document, sample = split_id(record.id)
+        found.setdefault(document, []).append((sample, record.correct))
+    return {d: [right for _, right in sorted(found[d])] for d in sorted(found)}
+
+
+def _costs(runs: Sequence[EvaluatedRun]) -> list[Cost]:
+    """Every arm on every set it was evaluated on, the slow paces first."""
+    groups: dict[tuple[str, str, Pace], list[Any]] = {}
+    schedules: dict[tuple[str, str, Pace], str] = {}
+    for run in runs:
+        for summary in summarize(run.records):
+            key = (run.arm, summary.set, summary.pace)
+            groups.setdefault(key, []).append(summary)
+            schedules.setdefault(key, run.schedule_of(summary.set, str(summary.pace)))
+    arms, sets = (list(dict.fromkeys(key[i] for key in groups)) for i in (0, 1))
+    costs = [
+        Cost(
+            arm=arm,
+            set=name,
+            pace=pace,
+            schedule=schedules[arm, name, pace],
+            accuracy=float(np.mean([s.accuracy.value for s in group])),
+            tokens_per_forward=float(np.mean([s.tokens_per_forward for s in group])),
+            num_forwards=float(np.mean([s.num_forwards for s in group])),
+        )
+        for (arm, name, pace), group in groups.items()
+    ]
+    return sorted(costs, key=lambda c: (arms.index(c.arm), sets.index(c.set), -c.num_forwards))
+
+
+class _Samples:
+    """pass@k and the boundary, where documents were sampled more than once.
+
+    Samples are those of one model: seeds are models of their own, and are averaged, not pooled.
+    """
+
+    def __init__(self, scores: Scores, numbers: _Numbers, ks: Sequence[int] | None) -> None:
+        self.scores, self.numbers = scores, numbers
+        self.curve: list[PassAtK] = []
+        self.boundaries: list[Boundary] = []
+        for arm, group in scores.arms.items():
+            for cell in scores.cells:
+                answers = {run: _answers(scores, run, cell) for run in group}
+                most = min(len(a) for own in answers.values() for a in own.values())
+                if ks is not None and max(ks) > most:
+                    raise ConfigError(
+                        f"pass@{max(ks)} needs as many samples of each document; arm {arm!r} has "
+                        f"{most} on {cell[0]!r} (tabom evaluate --num_samples)"
+                    )
+                powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
+                for k in ks or (sorted({*powers, most}) if most > 1 else ()):
+                    self._add_pass(arm, cell, k)
+                for run, base in scores.to_base(arm):
+                    self._add_boundary(run, cell, answers[run], _answers(scores, base, cell))
+
+    def _add_pass(self, arm: str, cell: Cell, k: int) -> None:
+        both = self.scores.to_base(arm)
+        runs = self.scores.arms[arm]
+        own, there = self._passes(runs, cell, k), self._passes([b for _, b in both], cell, k)
+        value = self.numbers.estimate([own], runs, [cell])
+        change = None
+        if both and not np.isnan(there).any():
+            change = self.numbers.estimate([own - there], runs, [cell], is_difference=True)
+        point = PassAtK(arm=arm, set=cell[0], pace=cell[1], k=k, value=value, change=change)
+        self.curve.append(point)
+
+    def _passes(self, runs: Sequence[EvaluatedRun], cell: Cell, k: int) -> Any:
+        """pass@k of each run and document, `[S, D]`; NaN where there are fewer samples."""
+        rows = [_answers(self.scores, run, cell).values() for run in runs]
+        return np.array(
+            [
+                [pass_at_k(len(a), int(sum(a)), k) if len(a) >= k else math.nan for a in row]
+                for row in rows
+            ]
+        )
+
+    def _add_boundary(
+        self,
+        run: EvaluatedRun,
+        cell: Cell,
+        own: Mapping[str, Sequence[float]],
+        base: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Of equally many samples of both; a single one shows no boundary."""
+        k = min(len(answers) for each in (own, base) for answers in each.values())
+        if k < 2:
+            return
+        solved, by_base = ({d for d, a in x.items() if any(a[:k])} for x in (own, base))
+        self.boundaries.append(
+            Boundary(
+                arm=run.arm,
+                seed=run.seed,
+                set=cell[0],
+                pace=cell[1],
+                k=k,
+                gained=tuple(sorted(solved - by_base)),
+                lost=tuple(sorted(by_base - solved)),
+                both=len(solved & by_base),
+                neither=len(own.keys() - solved - by_base),
+            )
+        )
+
+
+def _differences(runs: Sequence[EvaluatedRun], base: str | None) -> list[Difference]:
+    """Against the base's first run; without a base, against the first run of all."""
+    first = next((run for run in runs if run.arm == base), runs[0])
+    found: dict[tuple[str, str, str, str], Difference] = {}
+    for run in runs:
+        for name, paces in run.manifests.items() if run is not first else ():
+            for pace, own in paces.items():
+                there = first.manifests.get(name, {}).get(pace)
+                for key, (old, new) in differences(there, own).items() if there else ():
+                    place = (run.arm, key, repr(old), repr(new))
+                    known = found.get(place)
+                    sets = dict.fromkeys([*(known.sets if known else ()), f"{name}@{pace}"])
+                    found[place] = Difference(
+                        arm=run.arm, key=key, base=old, own=new, sets=tuple(sets)
+                    )
+    return list(found.values())
