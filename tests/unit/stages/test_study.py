@@ -11,7 +11,9 @@ import pytest
 
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
+from tabom.evaluation.comparison import MetricKey
 from tabom.evaluation.records import EvaluationRecord, write_records
+from tabom.report.data import Report
 from tabom.stages.evaluate import RECORDS, TRAJECTORIES, read_evaluated
 from tabom.stages.recipe import Recipe, load_recipe
 from tabom.stages.run import report_folder, run_recipe
@@ -29,24 +31,28 @@ def times(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def finished(tiny_recipe: Path, tmp_path: Path) -> tuple[Recipe, dict[str, Any]]:
+def finished(tiny_recipe: Path, tmp_path: Path) -> tuple[Recipe, Report]:
     recipe = recipe_in(tiny_recipe, tmp_path / "out")
-    summary, _ = run_recipe(recipe, command="test", is_quiet=True)
-    return recipe, summary
+    report, _ = run_recipe(recipe, command="test", is_quiet=True)
+    return recipe, report
 
 
-def test_a_study_end_to_end(finished: tuple[Recipe, dict[str, Any]]) -> None:
-    recipe, summary = finished
+def test_a_study_end_to_end(finished: tuple[Recipe, Report]) -> None:
+    recipe, report = finished
     root = Path(recipe.output_dir)
     plan = plan_study(recipe)
     assert all(stage.is_complete() for stage in plan.stages)
-    assert [arm["name"] for arm in summary["arms"]] == ["No-SFT", "TABOM"]
-    keys = {m["key"] for m in summary["metrics"]}
-    assert {"in_domain", "in_domain@4", "out_of_domain", "forgetting", "tds"} <= keys
-    assert summary["collection"][0]["reasons"]["accepted"] == 24
-    assert len(summary["curves"]["training"][0]["points"]) == 3
+    assert report.comparison.arms == ["No-SFT", "TABOM"]
+    kinds = ("in_domain", "out_of_domain", "forgetting", "net_loss", "tds")
+    keys = {*map(MetricKey, kinds), MetricKey("in_domain", pace="4")}
+    assert keys <= set(report.comparison.keys)
+    assert {"tds", "in_domain"} <= {key.kind for key in report.columns}
+    assert report.collection[0].reasons["accepted"] == 24
+    assert len(report.curves.training[0].points) == 3
     written = json.loads((root / "summary.json").read_text())
-    assert written["arms"] == summary["arms"]
+    rows = {(r["arm"], *r["key"].values()): r["value"] for r in written["comparison"]["rows"]}
+    row = report.comparison.row("TABOM", MetricKey("in_domain", pace="4"))
+    assert rows["TABOM", "in_domain", "", "4"]["value"] == row.value.value
     html = (root / "report.html").read_text()
     assert "TABOM" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -71,12 +77,12 @@ def test_a_study_end_to_end(finished: tuple[Recipe, dict[str, Any]]) -> None:
 
     # The report can be made again, elsewhere too.
     moved = root.rename(root.with_name("moved"))
-    summary_again, path = report_folder(moved)
+    again, path = report_folder(moved)
     assert path == moved / "report.html"
-    assert [a["name"] for a in summary_again["arms"]] == ["No-SFT", "TABOM", "TABOM-8"]
+    assert again.comparison.arms == ["No-SFT", "TABOM", "TABOM-8"]
 
 
-def test_overwrite_replaces_only_what_differs(finished: tuple[Recipe, dict[str, Any]]) -> None:
+def test_overwrite_replaces_only_what_differs(finished: tuple[Recipe, Report]) -> None:
     recipe, _ = finished
     before = times(Path(recipe.output_dir))
     other = replace(recipe, training=replace(recipe.training, max_steps=2))
@@ -88,15 +94,14 @@ def test_overwrite_replaces_only_what_differs(finished: tuple[Recipe, dict[str, 
 
 
 def test_side_by_side_equals_one_process(
-    finished: tuple[Recipe, dict[str, Any]], tiny_recipe: Path, tmp_path: Path
+    finished: tuple[Recipe, Report], tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    _, summary = finished
+    _, report = finished
     side = recipe_in(
         tiny_recipe, tmp_path / "side", "study={num_workers: 2, threads_per_worker: 1}"
     )
     other, _ = run_recipe(side, command="test", is_quiet=True)
-    for mine, theirs in zip(summary["arms"], other["arms"], strict=True):
-        assert mine["means"] == theirs["means"]
+    assert report.comparison.rows == other.comparison.rows
 
 
 def test_an_empty_accepted_set_stops_before_training_and_keeps_its_verdicts(
@@ -200,9 +205,9 @@ def test_a_set_has_its_own_number_of_slots(
     recipe = recipe_in(
         tiny_recipe, tmp_path / "out", f"evaluation.sets.0.decoding.max_new_tokens={num_slots}"
     )
-    summary, _ = run_recipe(recipe, command="test", is_quiet=True)
-    assert summary["curves"]["loss_ratio"]["values"]
-    widths = {(e["set"], len(e["step"])) for e in summary["examples"]}
+    report, _ = run_recipe(recipe, command="test", is_quiet=True)
+    assert report.curves.loss_ratio
+    widths = {(e.set, len(e.step)) for e in report.examples}
     assert widths == {("sort", num_slots), ("reverse", 16)}
 
 
@@ -218,14 +223,14 @@ def test_two_sets_may_ask_the_same_prompts(tiny_recipe: Path, tmp_path: Path) ->
         decoding={"policy": "confidence", "max_new_tokens": 12},
     )
     recipe = replace(recipe, evaluation=replace(recipe.evaluation, sets=(first, other)))
-    summary, _ = run_recipe(recipe, command="test", is_quiet=True)
-    assert summary["arms"][0]["means"].keys() >= {"set:sort", "set:again"}
+    report, _ = run_recipe(recipe, command="test", is_quiet=True)
+    sets = {key.set for key in report.comparison.keys if key.kind == "set"}
+    assert sets == {"sort", "again"}
     # Only the in-domain set counts: one slot a step gives 16 steps, two a step would give 6.
-    entropy = summary["curves"]["entropy"][0]
-    assert entropy["steps"] == list(range(16))
-    for example in summary["examples"]:
-        assert example["set"] == "sort"
-        assert {len(row) for row in example["field"]} == {len(example["tokens"])} == {16}
+    assert list(report.curves.entropy[0].x) == list(range(16))
+    for example in report.examples:
+        assert example.set == "sort"
+        assert {len(row) for row in example.field} == {len(example.tokens)} == {16}
 
 
 def test_a_trajectory_is_paired_with_its_own_record(tmp_path: Path) -> None:
