@@ -10,10 +10,8 @@ from tabom.core.errors import ConfigError, ModelError
 from tabom.models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tabom.models.costs import Memory
     from tabom.models.devices import Device
     from tabom.models.sizes import ModelSizes
-    from tabom.stages.estimate import Machine
 
 RESERVED_GIB = 1.0  # the device's runtime, and the gaps that allocators leave
 NUMBERS = {
@@ -21,9 +19,8 @@ NUMBERS = {
     "per_device_train_batch_size": (4, "responses trained on together"),
     "prompt_tokens": (150, "prompt length"),
     "max_new_tokens": (256, "response slots"),
-    "window": (32, "rows that training asks of a response"),
-    "lora_r": (16, "rank of the adapter"),
 }
+WINDOW = 32  # rows that training asks of a response, as the objectives do
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="sizes and memory from config.json alone; the weights need not be here",
     )
-    parser.add_argument(
-        "--device_name",
-        metavar="NAME",
-        help="estimate for this device as well, e.g. H200",
-    )
+    parser.add_argument("--device_name", help="estimate for this device as well, e.g. H200")
     parser.add_argument("--prompt", metavar="TEXT", help="the sample that the template is shown on")
     for flag, (default, text) in NUMBERS.items():
         parser.add_argument(
@@ -145,30 +138,46 @@ def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], 
 def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
     """Peaks of decoding and training in several settings, the largest batches, and the speed."""
     from tabom.decoding.config import DecodingConfig
-    from tabom.models.costs import largest_batch
+    from tabom.models.costs import Batch, Memory, largest_batch
     from tabom.models.devices import GIB
-    from tabom.stages.estimate import Machine, response_work
+    from tabom.stages.estimate import Machine, response_counts
+    from tabom.training.config import TrainingConfig
 
-    machine = Machine(sizes=sizes, device=device)
+    machine, length = Machine(sizes=sizes, device=device), args.prompt_tokens + args.max_new_tokens
+
+    def decode(size: int) -> Memory:
+        return machine.decoding_memory(
+            batch_size=size, length=length, num_slots=args.max_new_tokens
+        )
+
+    def train(rows: int, **settings: Any) -> Callable[[int], Memory]:
+        config = TrainingConfig(**settings)
+        return lambda size: machine.training_memory(
+            config, Batch(size=size, length=length, num_rows=rows * size)
+        )
+
+    again = {"gradient_checkpointing": True}
     room = (device.memory_gib - RESERVED_GIB) * GIB
     uses = []
-    for name, batch_size, peak in _uses(args, machine):
-        memory = peak(batch_size)
+    for name, peak in (
+        ("decode", decode),
+        ("train LoRA", train(WINDOW)),
+        ("train LoRA, checkpointing", train(WINDOW, **again)),
+        ("train LoRA, all slots masked", train(args.max_new_tokens)),
+        ("train all weights", train(WINDOW, use_peft=False)),
+        ("train all weights, checkpointing", train(WINDOW, use_peft=False, **again)),
+    ):
+        size = args.batch_size if peak is decode else args.per_device_train_batch_size
+        memory = peak(size)
         uses.append(
-            {
-                "use": name,
-                "batch_size": batch_size,
-                "memory": {**vars(memory), "total": memory.total},
-                "fits": memory.total <= room,
-                "largest_batch": largest_batch(room, peak),
-            }
+            {"use": name, "batch": size}
+            | {f"{part}_bytes": value for part, value in vars(memory).items()}
+            | {"total_bytes": memory.total, "fits": memory.total <= room}
+            | {"largest_batch": largest_batch(room, peak)}
         )
-    work = response_work(
-        DecodingConfig(max_new_tokens=args.max_new_tokens),
-        prompt=args.prompt_tokens,
-        block_length=sizes.block_length,
-    )
-    flops = work.flops(sizes, context=args.prompt_tokens + args.max_new_tokens)
+    decoding = DecodingConfig(max_new_tokens=args.max_new_tokens)
+    counts = response_counts(decoding, prompt=args.prompt_tokens, block_length=sizes.block_length)
+    flops = counts.flops(sizes)
     return {
         "device": device,
         "uses": uses,
@@ -178,117 +187,49 @@ def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -
     }
 
 
-def _uses(
-    args: argparse.Namespace, machine: "Machine"
-) -> list[tuple[str, int, Callable[[int], "Memory"]]]:
-    """Name, batch size, and the peak as a function of the batch size."""
-    from tabom.models.costs import Batch
-    from tabom.training.config import TrainingConfig
-
-    num_slots, length = args.max_new_tokens, args.prompt_tokens + args.max_new_tokens
-
-    def decode(size: int) -> "Memory":
-        return machine.decoding_memory(batch_size=size, length=length, num_slots=num_slots)
-
-    def train(rows: int, **settings: Any) -> Callable[[int], "Memory"]:
-        config = TrainingConfig(lora_r=args.lora_r, **settings)
-        return lambda size: machine.training_memory(
-            config, Batch(size=size, length=length, num_rows=rows * size)
-        )
-
-    few, size = args.window, args.per_device_train_batch_size
-    again = {"gradient_checkpointing": True}
-    return [
-        ("decode", args.batch_size, decode),
-        (f"train LoRA r {args.lora_r}, {few} rows each", size, train(few)),
-        ("  with checkpointing", size, train(few, **again)),
-        (f"  all {num_slots} slots masked", size, train(num_slots)),
-        (f"train all weights, {few} rows each", size, train(few, use_peft=False)),
-        ("  with checkpointing", size, train(few, use_peft=False, **again)),
-    ]
-
-
-# ---- the same for people ----
-
-
 def _print(found: dict[str, Any]) -> None:
-    from tabom.cli.layout import parameters, safe, table
+    """The same for people."""
+    from tabom.cli.layout import number, parameters, records, safe
 
     sizes = found["sizes"]
-    rows = [[key, str(value)] for key, value in found["model"].items() if value]
-    rows += [
-        ["size", parameters(sizes.num_parameters)],
-        [
-            "layers",
-            f"{sizes.num_layers} of width {sizes.hidden_size}, feed-forward "
-            f"{sizes.intermediate_size}, {sizes.num_heads} heads, {sizes.num_kv_heads} key heads "
-            f"of {sizes.head_dim}",
-        ],
-        ["vocabulary", str(sizes.vocab_size)],
-        ["positions", str(sizes.max_positions or "not said")],
-    ]
-    print(table(["model", ""], rows, num_left=2))
-    if "special_tokens" in found:
-        tokens = [
-            [row["role"], str(row["id"]), row["text"] or "?", row["source"]]
-            for row in found["special_tokens"]
-        ]
-        print("\n" + table(["special token", "id", "text", "read from"], tokens, num_left=4))
+    rows = {key: value for key, value in found["model"].items() if value} | {
+        "size": parameters(sizes.num_parameters),
+        "layers": f"{sizes.num_layers} of width {sizes.hidden_size}, feed-forward "
+        f"{sizes.intermediate_size}, {sizes.num_heads} heads, {sizes.num_kv_heads} key heads of "
+        f"{sizes.head_dim}",
+        "vocabulary": sizes.vocab_size,
+        "positions": sizes.max_positions,
+    }
+    print(records([{"model": key, "": value} for key, value in rows.items()], num_left=2))
+    if found["checks"]:
+        print("\n" + records(found["special_tokens"], num_left=4))
         if found["template"] is not None:
             print(f"\na prompt as the model sees it:\n{safe(found['template']['rendered'])}")
-        checks = [
-            [result["name"], "ok" if result["passed"] else "FAILED", result["detail"]]
-            for result in found["checks"]
-        ]
-        print("\n" + table(["check", "", "seen"], checks, num_left=3))
+        print("\n" + records(found["checks"], num_left=3))
     for one in found["estimates"]:
-        print()
-        _print_estimate(one)
-    if "call" in found:
-        _print_call(found["call"], found["estimates"][0]["device"])
+        device = one["device"]
+        precision = "bfloat16" if device.bytes_per_value == 2 else "float32"
+        memory = f"{device.memory_gib:g} GiB, {RESERVED_GIB:g} kept free"
+        print(f"\nestimated on {device.name} ({memory}), {precision}:")
+        print(records(one["uses"]))
+        print(
+            f"{number(one['flops_per_trajectory'])}FLOP a trajectory: "
+            f"{number(one['trajectories_per_hour'])} an hour at {100 * one['mfu']:g} % of "
+            f"{device.tflops:g} TFLOP/s"
+        )
+    if found["checks"]:
+        call, peak = found["call"], 1e12 * found["estimates"][0]["device"].tflops
+        share = call["flops_per_second"] / peak
+        print(
+            f"measured: one call of {call['batch_size']} x {call['length']} tokens takes "
+            f"{1000 * call['seconds']:.3g} ms, {100 * share:.3g} % of the peak (`tabom plan --mfu "
+            f"{max(share, 0.001):.2g}`)"
+        )
     for warning in found["warnings"]:
         print(f"\nWARNING: {warning}")
-    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
-    print(f"\n{versions}")
+    print("\n" + ", ".join(f"{name} {value}" for name, value in found["versions"].items()))
     failed = [result["name"] for result in found["checks"] if not result["passed"]]
     if failed:
         print(f"\nFAILED: {', '.join(failed)}")
     elif found["checks"]:
         print(f"\nall {len(found['checks'])} checks passed")
-
-
-def _print_estimate(one: dict[str, Any]) -> None:
-    from tabom.cli.layout import gib, number, table
-
-    device = one["device"]
-    precision = "bfloat16" if device.bytes_per_value == 2 else "float32"
-    print(
-        f"GiB on {device.name} ({device.memory_gib:g} GiB), {precision}; estimated, "
-        f"{RESERVED_GIB:g} GiB kept free"
-    )
-    parts = ("weights", "trained", "activations", "logits", "total")
-    rows = [
-        [
-            use["use"],
-            str(use["batch_size"]),
-            *(gib(use["memory"][part]) if use["memory"][part] else "-" for part in parts),
-            "yes" if use["fits"] else "NO",
-            str(use["largest_batch"]),
-        ]
-        for use in one["uses"]
-    ]
-    print(table(["", "batch", *parts, "fits", "largest batch"], rows))
-    print(
-        f"{number(one['flops_per_trajectory'])}FLOP a trajectory: "
-        f"{number(one['trajectories_per_hour'])} an hour at {100 * one['mfu']:g} % of "
-        f"{device.tflops:g} TFLOP/s"
-    )
-
-
-def _print_call(call: dict[str, float], device: "Device") -> None:
-    share = call["flops_per_second"] / (device.tflops * 1e12)
-    print(
-        f"measured: one call of {call['batch_size']} x {call['length']} tokens takes "
-        f"{1000 * call['seconds']:.3g} ms, {100 * share:.3g} % of the peak (`tabom plan --mfu "
-        f"{max(share, 0.001):.2g}`)"
-    )

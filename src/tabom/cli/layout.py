@@ -1,7 +1,8 @@
 """Text on a terminal: columns that line up, numbers one can read, and nothing that steers it."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 JOINERS = "\u200d\ufe0f"  # they make one emoji of two characters and take no room
 
@@ -18,6 +19,26 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int 
     return "\n".join(
         "  ".join(pad(cell, i) for i, cell in enumerate(line)).rstrip() for line in lines
     )
+
+
+def records(rows: Sequence[Mapping[str, Any]], *, num_left: int = 1) -> str:
+    """A table of mappings with the same keys, which say how their values are shown."""
+    heads = [
+        key.removeprefix("num_").replace("_bytes", " GiB").replace("_", " ") for key in rows[0]
+    ]
+    return table(heads, [[_cell(*item) for item in row.items()] for row in rows], num_left=num_left)
+
+
+def _cell(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if value is None or (value == 0 and key != "id"):
+        return "-"
+    if key.endswith("_bytes"):
+        return gib(value)
+    if key == "seconds":
+        return duration(value)
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def number(value: float) -> str:

@@ -2,75 +2,77 @@
 
 import argparse
 import json
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tabom.cli.flags import add_recipe
 from tabom.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from tabom.stages.estimate import Given, StageEstimate
+    from tabom.stages.estimate import Given
     from tabom.stages.recipe import Recipe
 
 GIB = 2**30
+NUMBERS: dict[str, tuple[type, float, str]] = {
+    "mfu": (float, 1.0, "share of the device's peak that the run reaches (default: 0.4)"),
+    "acceptance_rate": (float, 1.0, "share that the verifier accepts (default: 0.4; all: 1)"),
+    "prompt_tokens": (int, 1e9, "mean prompt length; measured if left out and the data are here"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom plan`."""
     add_recipe(parser)
-    for flag, kind, text in (
-        ("device_name", str, "e.g. H200; this machine if left out"),
-        ("mfu", float, "share of the device's peak that the run reaches (default: 0.4)"),
-        ("acceptance_rate", float, "share that the verifier accepts (default: 0.4; accept_all: 1)"),
-        ("prompt_tokens", int, "mean prompt length; measured if left out and the data are here"),
-    ):
-        parser.add_argument(f"--{flag}", type=kind, help=text)
+    parser.add_argument("--device_name", help="e.g. H200; this machine if left out")
+    for name, (kind, _, text) in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Lay out the stages, estimate each, print."""
+    from tabom.cli.layout import records
     from tabom.core.plain import to_plain
-    from tabom.stages.estimate import Work, estimate_stages
+    from tabom.stages.estimate import Work, stage_work
     from tabom.stages.recipe import load_recipe
     from tabom.stages.study import plan_study
 
-    _check(args)
+    for name, (_, most, _) in NUMBERS.items():
+        value = getattr(args, name)
+        if value is not None and not 0 < value <= most:
+            raise ConfigError(f"--{name} {value}: expected a number above 0, at most {most:g}")
     given_dir = [] if args.output_dir is None else [("output_dir", args.output_dir)]
     recipe = load_recipe(args.recipe, overrides=[*args.overrides, *given_dir])
-    plan = plan_study(recipe)
+    stages = plan_study(recipe).stages
     given = _given(args, recipe)
-    machine = given.machine
-    stages = estimate_stages(plan.stages, given)
-    total = sum((stage.work for stage in stages if not stage.is_complete), Work())
-    notes = _notes(args, recipe, given, stages)
+    works = [stage_work(stage, given) for stage in stages]
+    states = [stage.is_complete() for stage in stages]
+    total = sum((w for w, done in zip(works, states, strict=True) if not done), Work())
+    notes = _notes(args, recipe, given, max((w.memory_bytes for w in works), default=0))
     if args.json:
         found = {
             "recipe": recipe.name,
-            "model": {"name_or_path": recipe.model.model_name_or_path, **to_plain(machine.sizes)},
-            "device": machine.device,
-            "mfu": machine.mfu,
-            "stages": [{**to_plain(stage), **to_plain(stage.work)} for stage in stages],
+            "model": {"name_or_path": recipe.model.model_name_or_path, **vars(given.machine.sizes)},
+            "device": given.machine.device,
+            "mfu": given.machine.mfu,
+            "stages": [
+                {"kind": s.kind, "label": s.label, "folder": str(s.folder), "is_complete": done}
+                | vars(work)
+                for s, work, done in zip(stages, works, states, strict=True)
+            ],
             "total": total,
             "assumptions": notes,
         }
         print(json.dumps(to_plain(found), ensure_ascii=False))
         return 0
-    num = sum(stage.is_complete for stage in stages)
-    print(f"{recipe.name}: {len(stages)} stages, {num} complete, in {recipe.output_dir}")
-    print(_table(stages, total))
-    print("\nThis takes for granted:")
-    for note in notes:
-        print(f"- {note}")
+    rows = [
+        {"stage": s.label, "state": "complete" if done else "to do", **vars(work)}
+        for s, work, done in zip(stages, works, states, strict=True)
+    ]
+    rows.append({"stage": "total to do", "state": "", **vars(total)})
+    print(f"{recipe.name}: {len(stages)} stages, {sum(states)} complete, in {recipe.output_dir}")
+    print(records(rows, num_left=2))
+    print("\nThis takes for granted:\n" + "\n".join(f"- {note}" for note in notes))
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    for name, most in (("mfu", 1), ("acceptance_rate", 1), ("prompt_tokens", math.inf)):
-        value = getattr(args, name)
-        if value is not None and not 0 < value <= most:
-            bound = "" if most is math.inf else f", at most {most}"
-            raise ConfigError(f"--{name} {value}: expected a number above 0{bound}")
 
 
 def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
@@ -110,8 +112,9 @@ def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
 
 
 def _notes(
-    args: argparse.Namespace, recipe: "Recipe", given: "Given", stages: list["StageEstimate"]
+    args: argparse.Namespace, recipe: "Recipe", given: "Given", most_bytes: int
 ) -> list[str]:
+    """What the estimate assumes, and what will not fit."""
     from tabom.cli.layout import parameters
     from tabom.models.sizes import context_problem
 
@@ -119,70 +122,29 @@ def _notes(
     how = "measured here" if device.is_measured else "the vendor's figure"
     prompts = {"training prompts": given.train}
     prompts |= {f"prompts of set {name}": found for name, found in given.sets.items()}
+    why = "accept_all" if recipe.verifier.type == "accept_all" else "assumed"
+    why = "--acceptance_rate" if args.acceptance_rate else why
     notes = [
         f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}, sizes from "
         f"{sizes.source}",
         f"one {device.name}: {device.memory_gib:g} GiB, {device.tflops:g} TFLOP/s ({how}), of "
         f"which the run reaches {100 * given.machine.mfu:g} % (--mfu; `tabom doctor` measures it)",
         *(f"{what}: {found.number} of {found.note}" for what, found in prompts.items()),
+        f"{100 * given.acceptance_rate:g} % of the trajectories are accepted ({why}; the paper "
+        "kept 22 to 43 %); where they are judged already, the accepted ones are counted",
+        "every response takes all its slots, and a threshold or factor reveals one slot a step; "
+        "loading, verification, diagnosis and the report are not counted",
     ]
-    if any(stage.kind == "train" for stage in stages):
-        why = "assumed; the paper kept 22 to 43 %"
-        if args.acceptance_rate is not None:
-            why = "--acceptance_rate"
-        elif recipe.verifier.type == "accept_all":
-            why = "verifier accept_all"
-        notes.append(
-            f"the verifier accepts {100 * given.acceptance_rate:g} % of the trajectories ({why}); "
-            "where they are judged already, the accepted ones are counted"
-        )
-    decodings = [
-        item.decoding_at(pace, base=recipe.decoding)
-        for item in recipe.evaluation.sets
-        for pace in item.tokens_per_step
-    ]
-    if any(d.schedule in ("threshold", "factor") for d in (recipe.decoding, *decodings)):
-        notes.append("decoding reveals one slot a step, the least that its schedule allows")
-    notes.append(
-        "every response takes all its slots; loading, verification, diagnosis and the report are "
-        "not counted"
-    )
     for what, found in prompts.items():
         problem = context_problem(
             sizes.max_positions, prompt_tokens=found.longest, max_new_tokens=given.num_slots
         )
         if problem is not None:
             notes.append(f"WARNING: {what}: {problem}")
-    fullest = max((stage.work.memory_bytes for stage in stages), default=0) / GIB
-    if fullest > 0.95 * device.memory_gib:
+    if most_bytes > 0.95 * device.memory_gib * GIB:
         notes.append(
-            f"WARNING: {fullest:.1f} GiB do not fit in {device.memory_gib:g} GiB; lower "
+            f"WARNING: {most_bytes / GIB:.1f} GiB do not fit in {device.memory_gib:g} GiB; lower "
             "collection.batch_size, evaluation.batch_size or per_device_train_batch_size, or set "
             "training.gradient_checkpointing"
         )
     return notes
-
-
-def _table(stages: list["StageEstimate"], total: Any) -> str:
-    from tabom.cli.layout import duration, gib, number, table
-
-    def cells(work: Any) -> list[str]:
-        return [
-            number(work.forwards) if work.forwards else "-",
-            number(work.flops) if work.flops else "-",
-            gib(work.memory_bytes) if work.memory_bytes else "-",
-            duration(work.seconds) if work.seconds else "-",
-        ]
-
-    rows = [
-        [
-            stage.label,
-            "complete" if stage.is_complete else "to do",
-            str(stage.work.num_items or "-"),
-            *cells(stage.work),
-        ]
-        for stage in stages
-    ]
-    rows.append(["total to do", "", "", *cells(total)])
-    heads = ["stage", "state", "items", "forwards", "FLOP", "memory GiB", "time"]
-    return table(heads, rows, num_left=2)

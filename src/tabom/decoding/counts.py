@@ -4,12 +4,14 @@ Legend: B batch; L rows and S columns of one call.
 """
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from tabom.decoding.config import DecodingConfig
 from tabom.models.costs import forward_flops
 from tabom.models.sizes import ModelSizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(kw_only=True)
@@ -30,7 +32,7 @@ class DecodeCounts:
     num_finished: int = 0
     num_refills: int = 0
 
-    def add_tokens(self, mask_LS: Tensor | None, *, num_tokens: int, num_keys: int) -> None:
+    def add_tokens(self, mask_LS: "Tensor | None", *, num_tokens: int, num_keys: int) -> None:
         """Note a call: its attention mask over the tokens asked (None: no pads), keys of each."""
         self.num_tokens += num_tokens
         self.num_real += num_tokens if mask_LS is None else int(mask_LS.sum())
@@ -41,7 +43,9 @@ class DecodeCounts:
         self.num_calls += 1
         self.num_rows += num_rows
 
-    def add_official(self, ids_BS: Tensor, mask_BS: Tensor | None, config: DecodingConfig) -> None:
+    def add_official(
+        self, ids_BS: "Tensor", mask_BS: "Tensor | None", config: DecodingConfig
+    ) -> None:
         """Note a call of a published function: every position, twice where there is guidance."""
         num_passes = 2 if config.cfg_scale > 0 else 1
         for _ in range(num_passes):

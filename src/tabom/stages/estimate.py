@@ -4,8 +4,7 @@ Legend: N response slots, S prompt + response, R rows through the head, K steps 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from tabom.collect.prompts import PromptSource, load_prompts
 from tabom.core.errors import DataError
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
+from tabom.decoding.counts import DecodeCounts
 from tabom.models import costs
 from tabom.models.devices import Device
 from tabom.models.sizes import ModelSizes
@@ -141,34 +141,6 @@ class Work:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageEstimate:
-    """One stage and its work."""
-
-    kind: str
-    label: str
-    folder: str
-    is_complete: bool
-    work: Work = field(default_factory=Work)
-
-
-def estimate_stages(stages: Sequence[Stage], given: Given) -> list[StageEstimate]:
-    """An estimate for each stage, in their order.
-
-    Raises: StageError if a folder holds another run's results.
-    """
-    return [
-        StageEstimate(
-            kind=stage.kind,
-            label=stage.label,
-            folder=str(stage.folder),
-            is_complete=stage.is_complete(),
-            work=stage_work(stage, given),
-        )
-        for stage in stages
-    ]
-
-
 def stage_work(stage: Stage, given: Given) -> Work:
     """What one stage will cost; of verification and diagnosis, next to which all else is much."""
     if isinstance(stage, Collect):
@@ -199,71 +171,53 @@ def decode_work(
     """Decoding every prompt of a source once."""
     num, num_slots = prompts.number, decoding.max_new_tokens
     padded = prompts.padded_mean(batch_size, is_sorted=True)
-    one = response_work(decoding, prompt=padded, block_length=machine.sizes.block_length)
-    flops = num * one.flops(machine.sizes, context=padded + num_slots)
+    one = response_counts(decoding, prompt=padded, block_length=machine.sizes.block_length)
+    flops = num * one.flops(machine.sizes)
     memory = machine.decoding_memory(
         batch_size=min(batch_size, num), length=prompts.longest + num_slots, num_slots=num_slots
     )
     return Work(
         num_items=num,
-        forwards=float(num * one.num_steps),
+        forwards=float(num * one.num_calls),
         flops=flops,
-        seconds=machine.seconds(flops, calls=math.ceil(num / batch_size) * one.num_steps),
+        seconds=machine.seconds(flops, calls=math.ceil(num / batch_size) * one.num_calls),
         memory_bytes=memory.total,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResponseWork:
-    """Work of one response, at most; exact under the fixed schedule.
-
-    num_steps: K. num_rows: rows through the head over all steps. num_tokens: tokens through the
-    layers over all steps.
-    """
-
-    num_steps: int
-    num_rows: float
-    num_tokens: float
-
-    def flops(self, sizes: ModelSizes, *, context: float) -> float:
-        """FLOPs, each token seeing `context` others."""
-        return costs.forward_flops(
-            sizes, num_tokens=self.num_tokens, context=context, num_rows=self.num_rows
-        )
-
-
-def response_work(
+def response_counts(
     decoding: DecodingConfig, *, prompt: float, block_length: int | None = None
-) -> ResponseWork:
-    """What decoding does for one response of N slots after `prompt` tokens.
+) -> DecodeCounts:
+    """What decoding does for one response of N slots, at most; exact under the fixed schedule.
 
-    block_length: of a block-causal model, whose finished blocks are cached.
+    prompt: its length. block_length: of a block-causal model, whose finished blocks are cached.
     """
     num_slots = decoding.max_new_tokens
     block = decoding.block_length or block_length or num_slots
     num_blocks = math.ceil(num_slots / block)
     length = prompt + num_slots
-    if decoding.is_official:
-        steps = decoding.steps or num_slots
-        calls = steps * (2 if decoding.cfg_scale else 1)
-        rows = num_slots * (steps + 1) / 2
-        return ResponseWork(num_steps=steps, num_rows=rows, num_tokens=calls * length)
     # A threshold or a factor reveals one slot a step at least, and often more.
     a_step = decoding.tokens_per_step if decoding.schedule == "fixed" else 1
     masked = range(block, 0, -a_step)
+    num_steps, num_rows = num_blocks * len(masked), num_blocks * sum(masked)
     again = len(masked) - 1  # calls of a block after its first
-    num_tokens = num_blocks * len(masked) * length
-    if decoding.approximate == "prefix":
+    num_tokens = num_steps * length
+    if decoding.is_official:
+        num_steps = decoding.steps or num_slots
+        num_tokens = num_steps * (2 if decoding.cfg_scale else 1) * length
+        num_rows = round(num_tokens)  # the published functions take every position's logits
+    elif decoding.approximate == "prefix":
         behind = sum(num_slots - i * block for i in range(num_blocks))
         num_tokens = num_blocks * length + again * behind
     elif decoding.approximate == "dual":
         num_tokens = num_blocks * (length + again * block)
     elif block_length is not None:
-        num_tokens = length + num_blocks * len(masked) * block
-    return ResponseWork(
-        num_steps=num_blocks * len(masked),
-        num_rows=num_blocks * sum(masked),
-        num_tokens=num_tokens,
+        num_tokens = length + num_steps * block
+    return DecodeCounts(
+        num_calls=num_steps,
+        num_tokens=round(num_tokens),
+        num_pairs=round(num_tokens * length),
+        num_rows=num_rows,
     )
 
 

@@ -18,12 +18,11 @@ from tabom.stages.estimate import (
     Given,
     Machine,
     Prompts,
-    StageEstimate,
     Work,
-    estimate_stages,
     measure_prompts,
-    response_work,
+    response_counts,
     rows_per_response,
+    stage_work,
 )
 from tabom.stages.recipe import load_recipe
 from tabom.stages.stage import Output
@@ -42,13 +41,13 @@ DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
         DecodingConfig(max_new_tokens=12, block_length=4, tokens_per_step=3),
     ],
 )
-def test_response_work_is_what_the_loop_does(config: DecodingConfig, random_toy: Path) -> None:
+def test_response_counts_is_what_the_loop_does(config: DecodingConfig, random_toy: Path) -> None:
     model = load_model(random_toy, device="cpu")
     views: list[StepView] = []
     request = DecodeRequest(id="a", prompt_ids=[5, 6, 7])
     (decoded,) = Decoder(model, config).in_order([request], on_step=views.append)
-    work = response_work(config, prompt=3)
-    assert work.num_steps == decoded.trajectory.num_forwards == len(views)
+    work = response_counts(config, prompt=3)
+    assert work.num_calls == decoded.trajectory.num_forwards == len(views)
     assert work.num_tokens == len(views) * 15
     # Rows asked at a step: the slots of the first unfinished block that are open before it.
     block, rows, is_open = config.block_length or 12, 0, [True] * 12
@@ -59,21 +58,21 @@ def test_response_work_is_what_the_loop_does(config: DecodingConfig, random_toy:
     assert work.num_rows == rows
 
 
-def test_response_work_of_caches_and_bounds() -> None:
+def test_response_counts_of_caches_and_bounds() -> None:
     base = {"max_new_tokens": 256, "block_length": 32}
     # Fast-dLLM's counting: 256 prompt tokens, 256 slots, blocks of 32.
-    assert response_work(DecodingConfig(**base), prompt=256).num_tokens == 131_072
-    prefix = response_work(DecodingConfig(**base, approximate="prefix"), prompt=256)
+    assert response_counts(DecodingConfig(**base), prompt=256).num_tokens == 131_072
+    prefix = response_counts(DecodingConfig(**base, approximate="prefix"), prompt=256)
     assert prefix.num_tokens == 8 * 512 + 31 * sum(range(32, 257, 32))
-    dual = response_work(DecodingConfig(**base, approximate="dual"), prompt=256)
+    dual = response_counts(DecodingConfig(**base, approximate="dual"), prompt=256)
     assert dual.num_tokens == 8 * 512 + 31 * 256
     most = DecodingConfig(**base, schedule="threshold", threshold=0.9, policy="confidence")
-    assert response_work(most, prompt=256).num_steps == 256
+    assert response_counts(most, prompt=256).num_calls == 256
     official = DecodingConfig(max_new_tokens=256, schedule="official", steps=128)
-    assert response_work(official, prompt=256).num_steps == 128
+    assert response_counts(official, prompt=256).num_calls == 128
     # Block-causal with its exact cache: everything once, and each block again at each of its calls.
-    blocks = response_work(DecodingConfig(max_new_tokens=256), prompt=256, block_length=4)
-    assert blocks.num_steps == 256
+    blocks = response_counts(DecodingConfig(max_new_tokens=256), prompt=256, block_length=4)
+    assert blocks.num_calls == 256
     assert blocks.num_tokens == 512 + 256 * 4
 
 
@@ -104,8 +103,9 @@ def given(num_prompts: int = 18_000, *, mfu: float = 0.6 * 790 / 989, **changes:
     return Given(**fields)  # type: ignore[arg-type]
 
 
-def by_label(estimates: list[StageEstimate]) -> dict[str, Work]:
-    return {e.label: e.work for e in estimates}
+def works(recipe: Path, overrides: list[str], given: Given) -> dict[str, Work]:
+    stages = plan_study(load_recipe(str(recipe), overrides=overrides)).stages
+    return {stage.label: stage_work(stage, given) for stage in stages}
 
 
 def test_a_collection_of_the_published_size(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -116,8 +116,7 @@ def test_a_collection_of_the_published_size(tiny_recipe: Path, tmp_path: Path) -
     overrides = [f"output_dir={tmp_path}", "decoding.max_new_tokens=256", "training.max_steps=-1",
                  "training.num_train_epochs=5",
                  "training.per_device_train_batch_size=4"]  # fmt: skip
-    stages = plan_study(load_recipe(str(tiny_recipe), overrides=overrides)).stages
-    found = by_label(estimate_stages(stages, given(num_slots=256)))
+    found = works(tiny_recipe, overrides, given(num_slots=256))
     collect = found["seed 0 collect"]
     assert collect.seconds == pytest.approx(14.9 * 3600, rel=0.01)
     assert collect.forwards == 18_000 * 256
@@ -136,11 +135,10 @@ def test_one_response_a_call_is_bound_by_reading_the_weights(
     tiny_recipe: Path, tmp_path: Path
 ) -> None:
     overrides = [f"output_dir={tmp_path}", "collection.batch_size=1", "decoding.max_new_tokens=8"]
-    stages = plan_study(load_recipe(str(tiny_recipe), overrides=overrides)).stages
     short = Prompts(number=10, tokens=(4,), note="given")
-    collect = by_label(estimate_stages(stages, given(mfu=1.0, train=short, num_slots=8)))
+    found = works(tiny_recipe, overrides, given(mfu=1.0, train=short, num_slots=8))
     expected = 10 * 8 * 2 * DREAM.num_parameters / 4.8e12
-    assert collect["seed 0 collect"].seconds == pytest.approx(expected)
+    assert found["seed 0 collect"].seconds == pytest.approx(expected)
 
 
 def test_padding_of_batches() -> None:
