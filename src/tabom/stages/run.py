@@ -11,10 +11,11 @@ from tabom.core.errors import StageError
 from tabom.report.build import build_report
 from tabom.report.data import Report
 from tabom.stages.held_out import check_held_out
+from tabom.stages.pool import run_stages
 from tabom.stages.preflight import preflight
 from tabom.stages.recipe import Recipe, load_recipe
 from tabom.stages.runs import HELD_OUT, RECIPE
-from tabom.stages.study import Plan, pending_stages, plan_study, run_stages
+from tabom.stages.study import Plan, pending_stages, plan_study
 from tabom.stages.summary import summarize_study
 
 SUMMARY = "summary.json"

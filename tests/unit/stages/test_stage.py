@@ -14,11 +14,12 @@ from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.identity import FREE
 from tabom.core.manifest import read_manifest
 from tabom.stages.collect import Collect
+from tabom.stages.pool import run_stages
 from tabom.stages.preflight import Check, preflight
 from tabom.stages.recipe import load_recipe
 from tabom.stages.run import run_recipe
 from tabom.stages.stage import Counts, Done, Stage
-from tabom.stages.study import plan_study, run_stages
+from tabom.stages.study import plan_study
 
 OWN = '''
 """Keep the ids of the longest responses of a collection."""

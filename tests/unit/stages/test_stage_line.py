@@ -1,6 +1,6 @@
 """The line that tells that a stage is done."""
 
-from tabom.stages.study import _in_words
+from tabom.stages.pool import _in_words
 
 
 def test_counts_are_told_in_words_and_zeros_are_not() -> None:

@@ -15,9 +15,10 @@ from tabom.evaluation.comparison import MetricKey
 from tabom.evaluation.records import EvaluationRecord, write_records
 from tabom.report.data import Report
 from tabom.stages.evaluate import RECORDS, TRAJECTORIES, read_evaluated
+from tabom.stages.pool import run_stages
 from tabom.stages.recipe import Recipe, load_recipe
 from tabom.stages.run import report_folder, run_recipe
-from tabom.stages.study import pending_stages, plan_study, run_stages
+from tabom.stages.study import pending_stages, plan_study
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.schema import to_arrow
 
