@@ -65,9 +65,10 @@ def identity_of_fields(obj: Any) -> dict[str, Any]:
 def _content(name: str, field: dataclasses.Field[Any]) -> Any:
     path = Path(name)
     if field.metadata["content"] == "file":
-        if not path.is_file():
+        if not path.exists():
             raise DataError(f"{field.name}: no file {name}")
-        return {"name": path.name, "content": _hash([path])}
+        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        return {"name": path.name, "content": _hash(inside)}
     embedded = files("tabom") / "assets" / name
     if not path.is_dir() and "/" not in name and embedded.is_dir():
         path = Path(str(embedded))

@@ -8,36 +8,34 @@ Legend: N response slots, K canvases.
 
 import numpy as np
 
-from tabom.core.rows import Row
-from tabom.trajectory.convert.fields import Cells, ConvertOptions, Item
+from tabom.trajectory.convert.cells import Cells
+from tabom.trajectory.record import Trajectory
 
 _NAMES = {"step": "trajectory", "prompt_ids": "prompt_ids"}
 
 
-def read(row: Row, options: ConvertOptions) -> Item:
+def read(cells: Cells) -> Trajectory:
     """The trajectory of one row. Raises: MalformedRowError naming file, row and field."""
-    cells, vocabulary = Cells.of(row, options), options.vocabulary
     prompt_ids = cells.token_ids("prompt_ids")
     canvas_KN = _canvases(cells, prompt_ids)
-    step_N = _steps(cells, canvas_KN, vocabulary.need_mask(cells.place))
-    num_canvases, ids = len(canvas_KN), [int(i) for i in canvas_KN[-1]]
+    step_N = _steps(cells, canvas_KN)
+    num_canvases, ids = len(canvas_KN), canvas_KN[-1].tolist()
     num_forwards = cells.integer("nfe") if cells.has("nfe") else num_canvases
     if num_forwards < num_canvases:
         raise cells.fail("nfe", f"it is {num_forwards} for {num_canvases} canvases")
-    trajectory = cells.trajectory(
+    return cells.trajectory(
         _NAMES,
         prompt=cells.text("question", ""),
         prompt_ids=prompt_ids,
         # `generated_text` holds the prompt's text too, so the response is decoded.
-        response=vocabulary.decode_response(ids, place=cells.place),
+        response=cells.response(ids),
         response_ids_N=ids,
         step_N=step_N.tolist(),
         num_forwards=num_forwards,
-        method=options.method,
+        method=cells.source.method,
         reference=cells.reference(cells.values.get("gt_answer")),
         row=cells.rest("prompt_ids", "trajectory", "final_output", "nfe"),
     )
-    return Item(trajectory)
 
 
 def _canvases(cells: Cells, prompt_ids: list[int]) -> np.ndarray:
@@ -61,9 +59,9 @@ def _canvases(cells: Cells, prompt_ids: list[int]) -> np.ndarray:
     return np.asarray(rows, dtype=np.int64)[:, len(prompt_ids) :]
 
 
-def _steps(cells: Cells, canvas_KN: np.ndarray, mask: int) -> np.ndarray:
+def _steps(cells: Cells, canvas_KN: np.ndarray) -> np.ndarray:
     """The step of each slot, int64 `[N]`; a revealed slot that changes is malformed."""
-    is_revealed_KN = canvas_KN != mask
+    is_revealed_KN = canvas_KN != cells.source.mask_id
     changed_KN = is_revealed_KN[:-1] & (canvas_KN[1:] != canvas_KN[:-1])
     if changed_KN.any():
         k, slot = (int(i) for i in np.argwhere(changed_KN)[0])

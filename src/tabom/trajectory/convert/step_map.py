@@ -7,8 +7,11 @@ trainer does; where that gives another number of tokens than there are steps, th
 A slot that was never revealed has step 0 there; its mask token tells it from the first step's.
 """
 
+from dataclasses import replace
+
 from tabom.core.rows import MalformedRowError, Row
-from tabom.trajectory.convert.fields import Cells, ConvertOptions, Item, UnfitRowError
+from tabom.trajectory.convert.cells import Cells
+from tabom.trajectory.record import Trajectory
 
 _PER_SAMPLE = ("correctness", "rewards", "extracted_output", "response_length")
 
@@ -38,38 +41,32 @@ def expand(row: Row) -> list[Row]:
     return rows
 
 
-def read(row: Row, options: ConvertOptions) -> Item:
+def read(cells: Cells) -> Trajectory:
     """The trajectory of one sample.
 
-    Raises: MalformedRowError naming file, row, sample and field; UnfitRowError if text and steps
-        cannot be aligned.
+    Raises: MalformedRowError naming file, row, sample and field, also if text and steps cannot be
+        aligned.
     """
-    cells, vocabulary = Cells.of(row, options), options.vocabulary
     templated, response = cells.text("prompt"), cells.text("response")
     if not templated:
         raise cells.fail("prompt", "the prompt is empty")
-    ids = vocabulary.tokenize(response, place=cells.place)
+    ids, mask = cells.tokens(response), cells.source.mask_id
     if not ids:
         raise cells.fail("response", "it has no tokens")
-    if cells.has("step_map") and len(cells.integers("step_map")) != len(ids):
-        raise UnfitRowError(
-            "the response's text has another number of tokens than step_map has steps"
-        )
-    step, is_ltr = cells.steps("step_map", num_slots=len(ids))
-    step = [
-        -1 if s == 0 and token == vocabulary.mask_id else s
-        for s, token in zip(step, ids, strict=True)
-    ]
-    cells.check_mask(ids, step, "step_map")
-    trajectory = cells.trajectory(
+    if cells.has("step_map"):
+        steps = cells.integers("step_map")
+        if len(steps) != len(ids):
+            raise cells.fail("response", "its text has another number of tokens than step_map")
+        steps = [-1 if (s, i) == (0, mask) else s for s, i in zip(steps, ids, strict=True)]
+        cells = replace(cells, values={**cells.values, "step_map": steps})
+    return cells.trajectory(
         {"step": "step_map"},
         prompt=cells.text("question", templated),
-        prompt_ids=vocabulary.tokenize(templated, place=cells.place),
-        response=vocabulary.decode_response(ids, place=cells.place),
+        prompt_ids=cells.tokens(templated),
+        response=cells.response(ids),
         response_ids_N=ids,
-        step_N=step,
-        method=options.method,
+        step_N=cells.steps("step_map", ids),
+        method=cells.source.method,
         reference=cells.reference(cells.values.get("ground_truth_answer")),
         row=cells.rest("prompt", "response", "step_map"),
     )
-    return Item(trajectory, is_ltr)

@@ -1,59 +1,46 @@
-"""Typed fields of a row, and a trajectory made of them."""
+"""The cells of a row of others, each asked for by name and type, and a trajectory made of them."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tabom.core import keys
 from tabom.core.errors import DataError
 from tabom.core.plain import canonical_json
-from tabom.core.rows import MalformedRowError, Row
-from tabom.trajectory.convert.vocabulary import Vocabulary
+from tabom.core.rows import MalformedRowError
 from tabom.trajectory.record import FloatArray, Trajectory
 
 _MAX_ID = 2**31 - 1
 
 
-class UnfitRowError(Exception):
-    """A sound row that the conversion cannot carry over; dropped, and counted by this reason."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
-    """What a conversion may assume.
+class Source:
+    """The model that made the trajectories, and what may be assumed of a file.
 
-    vocabulary: of the model that made the trajectories.
+    tokenizer: as transformers', with a chat template. mask_id: hides a slot. end_ids: every id
+    that ends a response. vocab_size: rows of the embedding.
     allow_ltr: take a missing or short decoding order as left to right (one slot a step).
-    on_error: "stop" at the first malformed row, or "drop" and count it.
     reference_column: column of a row that holds the gold answer a verifier compares with.
     method: decoding policy of rows that do not name one.
-    accepted: ids of the trajectories that are carried over (None: all); the others are counted.
     fingerprint: given to trajectories whose row has none.
     """
 
-    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    tokenizer: Any
+    mask_id: int
+    end_ids: tuple[int, ...]
+    vocab_size: int
     allow_ltr: bool = False
-    on_error: Literal["stop", "drop"] = "stop"
     reference_column: str | None = None
     method: str = ""
-    accepted: frozenset[str] | None = None
     fingerprint: str = ""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A trajectory that was read; is_ltr: its order was missing and taken as left to right."""
-
-    trajectory: Trajectory
-    is_ltr: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """The cells of a row that is being read, each asked for by name and type.
+    """The cells of one row.
 
     place: of the row, for errors. prefix: of the names, where the cells stand inside another.
     Every method raises MalformedRowError, naming place and field, for a cell that is not so.
@@ -61,13 +48,8 @@ class Cells:
 
     values: Mapping[str, Any]
     place: str
-    options: ConvertOptions
+    source: Source
     prefix: str = ""
-
-    @classmethod
-    def of(cls, row: Row, options: ConvertOptions) -> "Cells":
-        """The cells of a row as it was read from its file."""
-        return cls(values=row.cells(), place=row.place, options=options)
 
     def fail(self, name: str, why: str) -> MalformedRowError:
         """The error for a field, to be raised."""
@@ -102,11 +84,11 @@ class Cells:
         return value
 
     def token_ids(self, name: str, *, value: Any = None) -> list[int]:
-        """At least one token id, inside the vocabulary where its size is known."""
-        ids, size = self.integers(name, value=value), self.options.vocabulary.size
+        """At least one token id, inside the vocabulary."""
+        ids, size = self.integers(name, value=value), self.source.vocab_size
         if not ids:
             raise self.fail(name, "it is empty")
-        if size is not None and max(ids) >= size:
+        if max(ids) >= size:
             raise self.fail(name, f"token id {max(ids)} is outside the vocabulary of {size}")
         return ids
 
@@ -115,9 +97,7 @@ class Cells:
         value = self.values.get(name)
         if value is None:
             return None
-        if not isinstance(value, list) or any(
-            v is not None and (isinstance(v, bool) or not isinstance(v, int | float)) for v in value
-        ):
+        if not isinstance(value, list) or {type(v) for v in value} - {int, float, type(None)}:
             raise self.fail(name, "expected a list of numbers and nulls")
         try:
             with np.errstate(over="ignore"):  # too large for float32 is infinite: refused later
@@ -125,44 +105,71 @@ class Cells:
         except OverflowError as error:
             raise self.fail(name, f"a number is too large ({error})") from error
 
-    def steps(self, name: str, *, num_slots: int) -> tuple[list[int], bool]:
-        """The step of each slot, and whether it had to be taken as left to right.
+    def steps(self, name: str, ids: Sequence[int]) -> list[int]:
+        """The step of each slot.
 
-        A missing or short list is malformed without `allow_ltr`, and a longer one always.
+        A missing or short list is malformed without `allow_ltr`; a longer one always is, and so is
+        a slot that was revealed and holds the mask token. ids: of the slots.
         """
         found = "it is missing"
         if self.has(name):
-            value = self.integers(name, least=-1)
-            if len(value) == num_slots:
-                return value, False
-            found = f"it has {len(value)} values for {num_slots} tokens"
-            if len(value) > num_slots:
+            steps = self.integers(name, least=-1)
+            found = f"it has {len(steps)} values for {len(ids)} tokens"
+            if len(steps) > len(ids):
                 raise self.fail(name, found)
-        if not self.options.allow_ltr:
+            if len(steps) == len(ids):
+                return self._unmasked(steps, ids, name)
+        if not self.source.allow_ltr:
             raise self.fail(
                 name,
                 f"{found}: the order is what is learnt from, and it is not guessed; pass "
                 "--allow_ltr to take such rows as decoded left to right",
             )
-        return list(range(num_slots)), True
+        return self._unmasked(list(range(len(ids))), ids, name)
 
-    def check_mask(self, ids: Sequence[int], step: Sequence[int], name: str) -> None:
-        """Refuse a revealed slot that still holds the mask token, where that is known."""
-        mask = self.options.vocabulary.mask_id
-        for slot, (token, at) in enumerate(zip(ids, step, strict=True)):
-            if token == mask and at >= 0:
-                why = f"slot {slot} was revealed at step {at} and holds the mask id {mask}"
+    def _unmasked(self, steps: list[int], ids: Sequence[int], name: str) -> list[int]:
+        mask = self.source.mask_id
+        for slot, (token, step) in enumerate(zip(ids, steps, strict=True)):
+            if token == mask and step >= 0:
+                why = f"slot {slot} was revealed at step {step} and holds the mask id {mask}"
                 raise self.fail(name, why)
+        return steps
 
     def reference(self, default: Any) -> str:
         """The text of `reference_column`, or `default` if no such column was asked for."""
-        name = self.options.reference_column
+        name = self.source.reference_column
         if name is not None and name not in self.values:
             raise self.fail(name, "no such column (--reference_column)")
         value = default if name is None else self.values[name]
         return "" if value is None else str(value)
 
-    def rest(self, *used: str) -> dict[str, Any]:
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Chat-templated ids of one user message, the assistant turn opened."""
+        messages = [{"role": "user", "content": prompt}]
+        tokenizer = self.source.tokenizer
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # the template raises what it likes
+            raise self.fail("", f"the prompt does not go into the template ({error})") from error
+        return self.tokens(text)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of text that carries its special tokens as text; none are added."""
+        try:
+            ids = self.source.tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # tokenizers raise bare ones
+            raise self.fail("", f"its text has no tokens ({error})") from error
+        return [int(i) for i in ids]
+
+    def response(self, ids: Sequence[int]) -> str:
+        """Text up to the first end token, special tokens left out."""
+        ends = (i for i, token in enumerate(ids) if token in self.source.end_ids)
+        shown = list(ids[: next(ends, len(ids))])
+        return str(self.source.tokenizer.decode(shown, skip_special_tokens=True))
+
+    def rest(self, *used: str | None) -> dict[str, Any]:
         """The other cells, for a trajectory's `row`; what JSON cannot hold becomes text."""
         others = {k: v for k, v in self.values.items() if k not in used}
         kept: dict[str, Any] = json.loads(json.dumps(others, default=str))
@@ -179,8 +186,8 @@ class Cells:
         filled: dict[str, Any] = {
             "entropy_N": nothing_N,
             "confidence_N": nothing_N,
-            "num_forwards": max(values["step_N"], default=-1) + 1,
-            "fingerprint": self.options.fingerprint,
+            "num_forwards": max(values["step_N"]) + 1,
+            "fingerprint": self.source.fingerprint,
             **{name: value for name, value in values.items() if value is not None},
         }
         if "id" not in filled:
@@ -188,7 +195,7 @@ class Cells:
             filled["id"] = keys.content_id(
                 filled["prompt"],
                 *(np.asarray(a, dtype=np.int64).tobytes() for a in arrays),
-                canonical_json(filled.get("row", {})),
+                canonical_json(filled["row"]),
             )
         try:
             return Trajectory(**filled)
@@ -199,7 +206,5 @@ class Cells:
 
 
 def _show(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    shown = repr(value)
+    shown = "nothing" if value is None else repr(value)
     return shown if len(shown) <= 40 else f"{shown[:40]}..."

@@ -1,17 +1,16 @@
-"""The trajectory JSON Lines of TABOM's authors ("tabom_jsonl"), and our superset of it.
+"""The trajectory JSON Lines of TABOM's authors, and our superset of it.
 
 Their `decoding_order` is our step: slot -> model call, -1 never. The rules here are those of their
 training script's reader: which prompt key it takes, and which response key with it. What their
 format has no place for travels in a "tabom" block, which their reader does not look at.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from tabom.core.rows import Row
-from tabom.trajectory.convert.fields import Cells, ConvertOptions, Item
-from tabom.trajectory.convert.vocabulary import Vocabulary
+from tabom.trajectory.convert.cells import Cells
 from tabom.trajectory.order import length_to_end, non_left_to_right_slots
 from tabom.trajectory.record import FloatArray, Trajectory
 
@@ -23,7 +22,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "messages": (),
     "question": ("gen_text", "answer", "output", "response"),
 }
-_IDS, _ORDER, _BLOCK, _SCHEMA = "response_token_ids", "decoding_order", "tabom", 1
+_IDS, _ORDER, _BLOCK = "response_token_ids", "decoding_order", "tabom"
 _NAMES = {"step": _ORDER, "response_ids": _IDS, "prompt_ids": f"{_BLOCK}.prompt_token_ids"}
 _NAMES |= {name: f"{_BLOCK}.{name}" for name in ("id", "entropy", "confidence")}
 
@@ -31,41 +30,33 @@ _NAMES |= {name: f"{_BLOCK}.{name}" for name in ("id", "entropy", "confidence")}
 _METHODS = {"confidence": "default", "margin": "topk_margin"}
 
 
-def read(row: Row, options: ConvertOptions) -> Item:
-    """The trajectory of one line.
-
-    Raises: MalformedRowError naming file, line and field.
-    """
-    cells = Cells.of(row, options)
-    known = _read_block(cells)
+def read(cells: Cells) -> Trajectory:
+    """The trajectory of one line. Raises: MalformedRowError naming file, line and field."""
     key = next((k for k in LAYOUTS if cells.has(k)), None)
     if key is None:
         raise cells.fail("prompt", f"none of {', '.join(LAYOUTS)} is there")
+    known = _read_block(cells)
     prompt, response, response_key = _texts(cells, key)
     if not prompt and not known:
         raise cells.fail(key, "the prompt is empty")
     if not cells.has(_IDS):
         raise cells.fail(_IDS, "it is missing: the order says when each token id was revealed")
     ids = cells.token_ids(_IDS)
-    step, is_ltr = cells.steps(_ORDER, num_slots=len(ids))
-    cells.check_mask(ids, step, _IDS)
+    step = cells.steps(_ORDER, ids)
     if "prompt_ids" not in known:
-        known["prompt_ids"] = options.vocabulary.encode_prompt(prompt, place=cells.place)
-    if not response and options.vocabulary.tokenizer is not None:
-        response = options.vocabulary.decode_response(ids, place=cells.place)
-    trajectory = cells.trajectory(
+        known["prompt_ids"] = cells.prompt_ids(prompt)
+    return cells.trajectory(
         _NAMES,
         prompt=prompt,
-        response=response,
+        response=response or cells.response(ids),
         response_ids_N=ids,
         step_N=step,
         task=cells.text("data_source", ""),
-        method=cells.text("method", options.method),
+        method=cells.text("method", cells.source.method),
         reference=cells.reference(known.pop("reference", None)),
-        row=cells.rest(key, str(response_key), _IDS, _ORDER, _BLOCK, "method", "data_source"),
+        row=cells.rest(key, response_key, _IDS, _ORDER, _BLOCK, "method", "data_source"),
         **known,
     )
-    return Item(trajectory, is_ltr)
 
 
 def _texts(cells: Cells, key: str) -> tuple[str, str, str | None]:
@@ -81,11 +72,9 @@ def _texts(cells: Cells, key: str) -> tuple[str, str, str | None]:
         isinstance(m, dict) and all(isinstance(m.get(k), str) for k in ("role", "content"))
         for m in messages
     )
-    if not is_fine:
-        raise cells.fail(key, "expected a list of {role, content} objects")
-    first = {m["role"]: m["content"] for m in reversed(messages)}
+    first = {m["role"]: m["content"] for m in reversed(messages)} if is_fine else {}
     if "user" not in first:
-        raise cells.fail(key, "no message has the role 'user'")
+        raise cells.fail(key, "expected {role, content} objects, one of them of the role user")
     return first["user"], first.get("assistant", ""), None
 
 
@@ -94,10 +83,9 @@ def _read_block(cells: Cells) -> dict[str, Any]:
     values = cells.values.get(_BLOCK)
     if values is None:
         return {}
-    if not isinstance(values, dict) or values.get("schema") != _SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise cells.fail(_BLOCK, f"expected schema {_SCHEMA}, found {found!r}")
-    block = Cells(values=values, place=cells.place, options=cells.options, prefix=f"{_BLOCK}.")
+    if not isinstance(values, dict) or values.get("schema") != 1:
+        raise cells.fail(_BLOCK, "expected an object with schema 1")
+    block = Cells(values=values, place=cells.place, source=cells.source, prefix=f"{_BLOCK}.")
     known: dict[str, Any] = {
         name: block.text(name) for name in ("id", "reference", "fingerprint") if name in values
     }
@@ -108,21 +96,12 @@ def _read_block(cells: Cells) -> dict[str, Any]:
     return known | {f"{name}_N": block.numbers(name) for name in ("entropy", "confidence")}
 
 
-def write(t: Trajectory, vocabulary: Vocabulary) -> dict[str, Any]:
+def write(t: Trajectory, *, end_ids: Collection[int]) -> dict[str, Any]:
     """One line as question and gen_text.
 
     "question", because with "prompt" their reader would not look at gen_text.
+    end_ids: every id that ends a response; without them `non_ltr_positions` is left out.
     """
-    block: dict[str, Any] = {
-        "schema": _SCHEMA,
-        "id": t.id,
-        "prompt_token_ids": t.prompt_ids.tolist(),
-        "nfe": int(t.num_forwards),
-        "entropy": _or_null(t.entropy_N),
-        "confidence": _or_null(t.confidence_N),
-        "reference": t.reference,
-        "fingerprint": t.fingerprint,
-    }
     cells: dict[str, Any] = {
         "question": t.prompt,
         "gen_text": t.response,
@@ -130,15 +109,22 @@ def write(t: Trajectory, vocabulary: Vocabulary) -> dict[str, Any]:
         "data_source": t.task,
         _IDS: t.response_ids_N.tolist(),
         _ORDER: t.step_N.tolist(),
-        _BLOCK: block,
+        _BLOCK: {
+            "schema": 1,
+            "id": t.id,
+            "prompt_token_ids": t.prompt_ids.tolist(),
+            "nfe": int(t.num_forwards),
+            "entropy": _or_null(t.entropy_N),
+            "confidence": _or_null(t.confidence_N),
+            "reference": t.reference,
+            "fingerprint": t.fingerprint,
+        },
     }
-    if vocabulary.end_ids:
-        length = length_to_end(t.response_ids_N, vocabulary.end_ids)
-        has_end = int(t.response_ids_N[length - 1]) in vocabulary.end_ids
-        block["first_eos_index"] = length - 1 if has_end else None
+    if end_ids:
+        length = length_to_end(t.response_ids_N, end_ids)
+        content = length - (int(t.response_ids_N[length - 1]) in end_ids)
         # Theirs has no published definition; these are ours, up to the end.
-        slots = non_left_to_right_slots(t.step_N, length - has_end)
-        cells["non_ltr_positions"] = slots.tolist()
+        cells["non_ltr_positions"] = non_left_to_right_slots(t.step_N, content).tolist()
     return cells
 
 
