@@ -150,7 +150,7 @@ def test_step_map_files_through_a_tokenizer(
     assert read_manifest(tmp_path / "s") is None
     out = convert(capsys, source, tmp_path / "s", *model, "--on_error", "drop", "--accept_all")
     assert {"num_rows: 2", "num_trajectories: 2", "num_dropped: 4"} <= set(out.splitlines())
-    assert f"dropped: {source}, row 1, sample 2, field 'response'" in caplog.text
+    assert f"dropped: {source}, row 0, sample 0, field 'prompt'" in caplog.text
     right, wrong = read_verdicts(tmp_path / "s-verdicts" / "verdicts.parquet").values()
     assert (right.reason, wrong.reason) == ("accepted", "wrong")  # what the file says itself
     # Only what is accepted goes on to the authors.
