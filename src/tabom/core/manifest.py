@@ -225,21 +225,6 @@ def reset(folder: Folder) -> None:
             path.unlink()
 
 
-def verify_files(folder: Folder) -> int:
-    """Recompute the hash of every file that the manifest lists.
-
-    Returns: the number of files.
-    Raises: DataError naming the first file that is missing or changed; StageError if there is no
-        manifest.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise StageError(f"{folder} has no {MANIFEST}: the stage did not finish; run it again")
-    for name, expected in manifest.files.items():
-        check_file(Path(folder) / name, expected)
-    return len(manifest.files)
-
-
 def check_file(path: Path, expected: Mapping[str, Any]) -> None:
     """Recompute the hash of one file. expected: what its manifest says, sha256 and bytes.
 
@@ -271,14 +256,22 @@ def check_once(path: Path, expected: Mapping[str, Any]) -> None:
         _checked.add(key)
 
 
-def check_folder(folder: Folder, manifest: Manifest) -> None:
-    """`check_once` of the files directly in a folder: adapters, verdicts, records.
+def check_folder(folder: Folder) -> None:
+    """`check_once` of the files directly in a folder, if a stage of ours wrote it.
 
-    Those in subfolders (shards, checkpoints) are checked by whoever opens them.
+    Those in subfolders (shards, checkpoints) are checked by whoever opens them. A card may be
+    edited.
     """
-    for name, expected in manifest.files.items():
-        if "/" not in name:
+    found = read_manifest(folder) if _is_ours(Path(folder)) else None
+    for name, expected in (found.files if found else {}).items():
+        if "/" not in name and not name.endswith(".md"):
             check_once(Path(folder) / name, expected)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the manifest.json of a folder is of tabom; other tools have files of that name."""
+    content = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    return isinstance(content, dict) and "fingerprint" in content
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

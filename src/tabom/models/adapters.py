@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError, ModelError
 from tabom.core.keys import fold, text_key
+from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
 
@@ -117,13 +118,14 @@ def load_adapter(
 
     trainable: let its parameters train; the base stays frozen in both cases.
     Raises: `ModelError` if a file is missing, if the adapter is no LoRA or touches the head or
-        embedding, or if any tensor of the file finds no place or does not fit; the model is then
-        left as it was.
+        embedding, or if any tensor of the file finds no place or does not fit; `DataError` if a
+        file changed since a training of ours wrote it. The model is then left as it was.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     _require_bare(model)
     folder = Path(folder)
+    check_folder(folder)
     family = model.family
     config = _read_config(folder)
     if not isinstance(config.target_modules, str):

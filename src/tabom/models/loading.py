@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tabom.core.errors import ModelError, TabomError
+from tabom.core.manifest import check_folder
 from tabom.models.adapters import load_adapter
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family, require_values
@@ -40,9 +41,11 @@ def load_model(
     require_tokenizer: False lets a folder without tokenizer files load with `tokenizer=None`.
     Returns: the model in eval mode.
     Raises: `ModelError` for a missing folder, an unknown family, tensors that are missing, left
-        over or of another shape, or ids that do not fit; its kind `ProbeError` for a failed probe.
+        over or of another shape, or ids that do not fit; its kind `ProbeError` for a failed probe;
+        `DataError` for a file that changed since a training of ours wrote it.
     """
     checkpoint = Checkpoint.find(model_name_or_path)
+    check_folder(checkpoint.folder)
     tokenizer = checkpoint.tokenizer(is_required=require_tokenizer)
     place = pick_device(device)
     lm = load_lm(

@@ -48,7 +48,7 @@ class Output:
         found = manifest.read_manifest(self.folder)
         if found is None or found.fingerprint != self.fingerprint:
             raise StageError(f"{self.folder} does not hold the {self.kind} that is needed; run it")
-        manifest.check_folder(self.folder, found)
+        manifest.check_folder(self.folder)
         return self.folder
 
 

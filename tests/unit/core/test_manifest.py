@@ -36,7 +36,6 @@ def test_life_of_a_folder(tmp_path: Path) -> None:
     assert not (folder / m.STARTED).exists()
     assert m.check_manifest(folder, **RUN) == "complete"
     assert m.begin(folder, **RUN, settings=SETTINGS) == "complete"
-    assert m.verify_files(folder) == 1
     assert written.seconds == 1.235
     assert written.created.endswith("+00:00")
     assert {"python", "tabom", "torch"} <= set(written.versions)
@@ -130,20 +129,25 @@ def test_a_reset_that_is_cut_short_leaves_our_mark(
 
 
 @pytest.mark.parametrize("damage", ["change", "remove"])
-def test_verify_files_names_the_file(tmp_path: Path, damage: str) -> None:
-    finished(tmp_path)
+def test_a_changed_file_is_named_where_it_is_read(tmp_path: Path, damage: str) -> None:
+    found = finished(tmp_path)
     path = tmp_path / "sub" / "a.txt"
+    m.check_once(path, found.files["sub/a.txt"])
     path.write_text("hellO") if damage == "change" else path.unlink()
     with pytest.raises(DataError, match=r"sub/a\.txt: (changed|missing)"):
-        m.verify_files(tmp_path)
+        m.check_once(path, found.files["sub/a.txt"])
+    m.check_folder(tmp_path)  # what lies deeper is checked by whoever opens it
 
 
-def test_verify_and_list_need_what_they_name(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="did not finish"):
-        m.verify_files(tmp_path)
+def test_only_what_we_wrote_is_checked(tmp_path: Path) -> None:
+    m.check_folder(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")  # another tool's
+    m.check_folder(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        m.check_folder(tmp_path)
     with pytest.raises(DataError, match=r"nope\.bin: missing"):
         m.write_manifest(tmp_path, **RUN, counts={}, settings={}, seconds=0, files=["nope.bin"])
-    assert m.read_manifest(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", ["[]", '{"stage": "x"}', "{"])

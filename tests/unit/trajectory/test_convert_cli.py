@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tabom.cli.main import main
-from tabom.core.manifest import read_manifest, verify_files
+from tabom.core.manifest import check_file, read_manifest
 from tabom.toyworld.tokenizer import build_tokenizer
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.store import TrajectoryStore, TrajectoryWriter, finish
@@ -68,7 +68,11 @@ def test_an_authors_file_becomes_a_collection_that_every_verb_reads(
     manifest = read_manifest(store)
     assert manifest is not None
     assert (manifest.stage, manifest.counts["num_trajectories"]) == ("collect", 20)
-    assert verify_files(store) == 2
+    found = read_manifest(store)
+    assert found is not None
+    assert len(found.files) == 2
+    for name, entry in found.files.items():
+        check_file(store / name, entry)
     found = list(TrajectoryStore(store))
     assert [t.response for t in found] == [row["gen_text"] for row in rows(20)]  # the order stays
     assert {t.fingerprint for t in found} == {manifest.fingerprint}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tabom.core import manifest as manifest_module
 from tabom.core.errors import DataError, StageError
-from tabom.core.manifest import begin, verify_files
+from tabom.core.manifest import begin, check_file, read_manifest
 from tabom.trajectory import store as store_module
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.schema import SCHEMA, to_arrow
@@ -58,7 +58,11 @@ def test_from_writers_to_a_store(
     assert sorted(manifest.files) == [
         "README.md", *(f"data/train-0000{k}-of-00003.parquet" for k in range(3))
     ]  # fmt: skip
-    assert verify_files(tmp_path) == 4
+    found = read_manifest(tmp_path)
+    assert found is not None
+    assert len(found.files) == 4
+    for name, entry in found.files.items():
+        check_file(tmp_path / name, entry)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "data", "manifest.json"]
     store = TrajectoryStore(tmp_path)
     assert len(store) == 25
