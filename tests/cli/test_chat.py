@@ -4,7 +4,6 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tabom.cli import live
-from tabom.cli.layout import columns, duration, gib, number, safe, table
+from tabom.cli.layout import columns, table
 from tabom.cli.live import FAINT, PLAIN, Screen, TokenTexts, canvas_slots, certainty_style
 from tabom.cli.main import main
 from tabom.decoding.requests import StepView
@@ -439,32 +438,6 @@ def test_slots_of_a_canvas(random_toy: Path) -> None:
     assert [text for text, _ in slots] == ["a", "\u2591", "b", "\u00b7"]
     colours = [Style(color="color(38)"), FAINT, Style(color="color(203)", underline=True), FAINT]
     assert [style for _, style in slots] == colours
-
-
-def test_a_response_cannot_steer_the_terminal() -> None:
-    assert safe("a\x1b[2Jb\x07\u202e\r\n\tc") == "a\ufffd[2Jb\ufffd\ufffd\ufffd\n\tc"
-    family = "\U0001f468\u200d\U0001f469"
-    assert safe(family) == family
-
-
-@pytest.mark.parametrize(
-    ("function", "value", "text"),
-    [
-        (number, 7_615_616_512, "7.62 G"),
-        (number, 4_608_000, "4.61 M"),
-        (number, 12_345, "12.3 k"),
-        (number, 9999, "9999"),
-        (number, 0.065, "0.065"),
-        (number, 999_999_999, "1 G"),
-        (duration, 0.01, "< 0.1 s"),
-        (duration, 61, "1.0 min"),
-        (duration, 64_000, "17.8 h"),
-        (gib, 15.25 * 2**30, "15.2"),
-        (gib, 2**20, "< 0.001"),
-    ],
-)
-def test_numbers_for_people(function: Callable[[float], str], value: float, text: str) -> None:
-    assert function(value) == text
 
 
 def test_tables_line_up_with_wide_names() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tabom as tabom_package
 from tabom.cli import flags
 from tabom.cli.main import VERBS, build_parser, main
 from tabom.core import configs
 from tabom.core.manifest import read_manifest
 from tabom.stages.recipe import load_recipe
 from tabom.training.config import TrainingConfig
+
+TOY_BASE = Path(tabom_package.__file__).parent / "assets" / "toy-base"
 
 
 def tabom(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -89,7 +93,7 @@ def test_unknown_verb_and_flag_exit_with_two() -> None:
     ("arguments", "facts"),
     [
         (["train", "--objective", "x", "--learning_rte", "1"], ["'--learning_rte'; did you mean "
-         "'--learning_rate'", "usage: tabom train --objective PRESET [FLAGS]"]),
+         "'--learning_rate'", "usage: tabom train --objective TEXT [FLAGS]"]),
         (["collect", "--learning-rate", "1"], ["'--learning_rate'", "usage: tabom collect [F"]),
         (["train"], ["--objective", "usage: tabom train"]),
         (["recipes", "cp"], ["NAME", "usage: tabom recipes cp NAME"]),
@@ -201,7 +205,7 @@ def test_the_verbs_one_by_one(
         assert "prompts@8: 100" in text
     text = run("diagnose", *common, "--trained", out / "t", "--base_evaluation", out / "base",
                "--max_new_tokens", 16, "--output_dir", out / "d")  # fmt: skip
-    assert "order_agreement" in text
+    assert "order agreement: 0." in text
     # Once more: complete, nothing is done.
     manifest = (out / "c" / "manifest.json").stat().st_mtime_ns
     run("collect", *common, *rows, "--prompts_args", args, "--max_new_tokens", 16,
@@ -211,7 +215,9 @@ def test_the_verbs_one_by_one(
     text = run("collect", "--config", tiny_recipe, "--tokens_per_step", 8, "--output_dir",
                out / "r", "--set", "prompts.args.num=4")  # fmt: skip
     assert "decoded: 4" in text
-    assert "forwards: 8" in text
+    found = read_manifest(out / "r")
+    assert found is not None
+    assert found.counts["forwards"] == 8
 
 
 # -- wrong input: one clear error, exit status 2, no half-written result --------------------------
@@ -254,6 +260,42 @@ def test_a_choice_that_yaml_reads_as_false_is_a_word_on_the_command_line() -> No
     mapping = configs.apply_overrides({}, flags.overrides_of(args))
     config = configs.build(TrainingConfig, mapping["training"])
     assert (config.eval_strategy, config.save_strategy, config.bf16) == ("no", "no", False)
+
+
+def test_what_is_not_installed_or_not_known_is_told_before_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["train", "--model_name_or_path", "toy-base", "--objective", "nelbo",
+              "--ground_truth", "--prompts_function", "tabom.toyworld.tasks:prompts",
+              "--prompts_args", "{task: sort, split: train, num: 4}", "--max_new_tokens", "16",
+              "--output_dir", tmp_path / "t"]  # fmt: skip
+    err = refused(capsys, *common, "--optim", "adamw_8bit")
+    assert "adamw_8bit" in err
+    assert "bitsandbytes" in err
+    for flag, value in (("--attn_implementation", "flashy"), ("--dtype", "int4")):
+        with pytest.raises(SystemExit):
+            main([*map(str, common), flag, value])
+        assert f"'{value}'" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_random_model_has_the_flags_that_its_errors_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(TOY_BASE, tokenizer)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = tokenizer / name
+        if path.is_file():
+            facts = json.loads(path.read_text())
+            facts.pop("mask_token", None)
+            path.write_text(json.dumps(facts))
+    common = ["random-model", "--family", "toy", "--tokenizer", tokenizer]
+    err = refused(capsys, *common, tmp_path / "a")
+    assert "--mask_token_id" in err
+    assert main([str(a) for a in (*common, tmp_path / "a", "--mask_token_id", 2)]) == 0
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["mask_token_id"] == 2
 
 
 def test_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

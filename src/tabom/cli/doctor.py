@@ -189,7 +189,8 @@ def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -
 
 def _print(found: dict[str, Any]) -> None:
     """The same for people."""
-    from tabom.cli.layout import number, parameters, records, safe
+    from tabom.cli.layout import records
+    from tabom.core.text import number, parameters, safe
 
     sizes = found["sizes"]
     rows = {key: value for key, value in found["model"].items() if value} | {

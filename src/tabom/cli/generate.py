@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode and print, in the order of the prompts."""
-    from tabom.cli.layout import safe
     from tabom.cli.live import Screen
+    from tabom.core.text import safe
     from tabom.decoding.decoder import Decoder
 
     settings = speak.settings_of(args)

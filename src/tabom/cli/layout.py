@@ -1,10 +1,10 @@
-"""Text on a terminal: columns that line up, numbers one can read, and nothing that steers it."""
+"""Text on a terminal in columns that line up."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-JOINERS = "\u200d\ufe0f"  # they make one emoji of two characters and take no room
+from tabom.core.text import JOINERS, duration, gib, number
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int = 1) -> str:
@@ -39,44 +39,6 @@ def _cell(key: str, value: Any) -> str:
     if key == "seconds":
         return duration(value)
     return number(value) if isinstance(value, float) else str(value)
-
-
-def number(value: float) -> str:
-    """Three digits and a prefix: 7.62 G."""
-    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g} {letter}"
-    if value >= 1e4:
-        return f"{value / 1e3:.3g} k"
-    return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
-
-
-def parameters(value: float) -> str:
-    """A count of parameters as people say it: 7.62 B parameters."""
-    return number(value).replace(" G", " B") + " parameters"
-
-
-def gib(value: float) -> str:
-    """Bytes in GiB, three digits of small ones."""
-    scaled = value / 2**30
-    return f"{scaled:.1f}" if scaled >= 10 else f"{scaled:.3g}" if scaled >= 0.001 else "< 0.001"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes or seconds, whichever is short."""
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds >= 60:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds:.1f} s" if seconds >= 0.1 else "< 0.1 s"
-
-
-def safe(text: str) -> str:
-    """The text without control characters but newline and tab: a model must not steer a terminal.
-
-    Direction marks and other invisible ones go as well; emoji joiners stay.
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" or c in JOINERS else "\ufffd" for c in text)
 
 
 def columns(text: str) -> int:

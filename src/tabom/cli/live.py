@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.style import Style
 from rich.text import Text
 
-from tabom.cli.layout import safe
+from tabom.core.text import safe
 
 if TYPE_CHECKING:
     from tabom.decoding.requests import StepView

@@ -115,7 +115,7 @@ def _notes(
     args: argparse.Namespace, recipe: "Recipe", given: "Given", most_bytes: int
 ) -> list[str]:
     """What the estimate assumes, and what will not fit."""
-    from tabom.cli.layout import parameters
+    from tabom.core.text import parameters
     from tabom.models.sizes import context_problem
 
     device, sizes = given.machine.device, given.machine.sizes

@@ -11,6 +11,7 @@ SIZES = {
     "num_layers": (2, "number of layers (default: 2)"),
     "num_heads": (4, "attention heads (default: 4)"),
     "num_kv_heads": (2, "heads of keys and values (default: 2)"),
+    "mask_token_id": (None, "the mask token, where the tokenizer does not name one"),
     "seed": (0, "key of the random weights (default: 0)"),
 }
 

@@ -15,6 +15,7 @@ from tabom.cli import flags
 from tabom.core import configs
 from tabom.core.errors import ConfigError
 from tabom.core.recipe_file import RecipeFile, read_recipe
+from tabom.core.text import told
 
 if TYPE_CHECKING:
     from tabom.core.progress import Report
@@ -147,7 +148,7 @@ def ready(stage: "Stage", args: argparse.Namespace) -> Iterator["Report"]:
 
 def show(stage: "Stage", counts: "Counts") -> int:
     """Print what a stage did and where it wrote; gives the exit status of a verb that is done."""
-    for name, value in counts.items():
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    for name, value in told(counts):
+        print(f"{name}: {value}")
     print(f"output: {stage.folder}")
     return 0

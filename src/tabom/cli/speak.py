@@ -79,8 +79,8 @@ class Speaker:
 
         Elsewhere its text is written once, when it is finished.
         """
-        from tabom.cli.layout import duration, safe
         from tabom.cli.live import TokenTexts, canvas_slots
+        from tabom.core.text import duration, safe
         from tabom.decoding.decoder import Decoder
 
         model, screen = self.model, self.screen

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from tabom.core.configs import expand_home
+from tabom.core.configs import check, expand_home
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FOLDER, FREE
 
 if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,21 +23,22 @@ class ModelConfig:
     """A local folder, a hub id, or an embedded model ("toy-base")."""
     adapter: str | None = field(default=None, metadata=FOLDER)
     """A LoRA adapter folder that is part of the base."""
-    dtype: str = "auto"
-    """auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16."""
-    attn_implementation: str = "sdpa"
-    """sdpa, eager or flash_attention_2."""
+    dtype: Dtype = "auto"
+    """Of the weights; auto: bfloat16 on CUDA, else float32."""
+    attn_implementation: Attention = "sdpa"
+    """The code that computes attention; flash_attention_2 needs its package."""
     device: str | None = field(default=None, metadata=FREE)
     """cuda, cpu, ...; found if null."""
     mask_token_id: int | None = None
     """Overrides the id found in the checkpoint."""
 
     def __post_init__(self) -> None:
+        check(self)
         # An empty path is the current folder to `pathlib`.
         if not self.model_name_or_path.strip():
-            raise ConfigError("model.model_name_or_path is empty; name a folder or a hub id")
+            raise ConfigError("model_name_or_path is empty; name a folder or a hub id")
         if self.adapter is not None and not self.adapter.strip():
-            raise ConfigError("model.adapter is empty; name a folder, or null for no adapter")
+            raise ConfigError("adapter is empty; name a folder, or null for no adapter")
         expand_home(self, "model_name_or_path", "adapter")
 
     def load(self, *, trained: Path | None = None) -> "MaskedDiffusionModel":

@@ -96,12 +96,18 @@ class Checkpoint:
             groups = " or ".join(" + ".join(group) for group in self.family.tokenizer_files)
             raise ModelError(
                 f"{self.folder} has no tokenizer ({groups}); copy the tokenizer files of the "
-                "checkpoint there, or load with require_tokenizer=False where no text is needed"
+                "checkpoint there"
             )
         try:
             tokenizer = self.family.load_tokenizer(self.folder)
         except (OSError, ValueError, KeyError) as error:
             raise _unreadable(self.folder, error) from error
+        if getattr(tokenizer, "split_special_tokens", False):
+            raise ModelError(
+                f"{self.folder / 'tokenizer_config.json'} says split_special_tokens: true, which "
+                "cuts the roles and ends of the chat template into pieces that no model was "
+                "trained on; set it to false"
+            )
         tokenizer.init_kwargs.pop("auto_map", None)  # else save_pretrained would hand it on
         return tokenizer
 

@@ -39,6 +39,7 @@ def write_random_checkpoint(
     *,
     family: str,
     tokenizer_path: str | Path | None = None,
+    mask_token_id: int | None = None,
     seed: int = 0,
     **sizes: float,
 ) -> Path:
@@ -46,6 +47,7 @@ def write_random_checkpoint(
 
     tokenizer_path: a folder whose tokenizer files are copied and whose ids are used. Without one
         the mask is id vocab_size - 2, and EOS and pad are vocab_size - 3.
+    mask_token_id: the mask, where the tokenizer does not name one.
     seed: each tensor is a function of seed and its name. Matrices and biases are normal with
         deviation `initializer_range` (0.02 as published; about 0.25 gives distinct, peaked
         predictions), norms are 1.
@@ -74,7 +76,7 @@ def write_random_checkpoint(
                 f"family {family} has no vocabulary size of its own: pass vocab_size (at least "
                 "16) or a tokenizer"
             )
-        mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
+        mask, eos, pad = mask_token_id or vocab_size - 2, vocab_size - 3, vocab_size - 3
     else:
         source = Checkpoint(folder=Path(tokenizer_path), config={}, family=row)
         num_tokens = len(source.tokenizer())
@@ -83,7 +85,7 @@ def write_random_checkpoint(
             raise ModelError(
                 f"vocab_size {vocab_size} is below the {num_tokens} tokens of the tokenizer"
             )
-        ids = source.ids()
+        ids = source.ids(mask_token_id=mask_token_id)
         mask, eos, pad = ids.mask, ids.filler, ids.pad
     published = row.random_config(
         {**sizes, "vocab_size": vocab_size},

@@ -15,6 +15,7 @@ from typing import Any
 
 from tabom.core.errors import StageError, TabomError
 from tabom.core.progress import Bars, silent
+from tabom.core.text import told
 from tabom.stages.stage import Stage
 
 
@@ -71,7 +72,8 @@ class _Board:
         self._bars.end(stage.label)
         self._show_study()
         if not self._is_quiet:
-            print(f"{stage.label:<32} {_in_words(counts)}", flush=True)
+            words = ", ".join(f"{name} {value}" for name, value in told(counts))
+            print(f"{stage.label:<32} {words}", flush=True)
 
     def close(self) -> None:
         self._bars.close()
@@ -80,31 +82,6 @@ class _Board:
         if len(self._costs) > 1:
             done = sum(self._shares[label] * cost for label, cost in self._costs.items())
             self._bars("study", done, sum(self._costs.values()))
-
-
-# In the manifest, not on the line that tells that a stage is done.
-_UNTOLD = frozenset(
-    {
-        "prompts", "forwards", "decode_seconds", "num_calls", "num_tokens", "num_responses",
-        "num_verdicts", "peak_memory_bytes", "loss_ce", "kendall_tau",
-    }
-)  # fmt: skip
-
-
-def _in_words(counts: dict[str, Any]) -> str:
-    """The counts of a stage on one line; those that are 0 say nothing."""
-    parts = []
-    for name, value in counts.items():
-        if name in _UNTOLD or (isinstance(value, int) and not value):
-            continue
-        if not isinstance(value, (int, float)):
-            text = str(value)
-        elif abs(value) >= 1000:
-            text = f"{value:,.0f}"
-        else:
-            text = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts.append(f"{name.removeprefix('num_').replace('_', ' ')} {text}")
-    return ", ".join(parts)
 
 
 def _at(stage: Stage, error: TabomError) -> TabomError:

@@ -135,6 +135,14 @@ def test_no_chat_template_is_an_error_in_words(checkpoint: Checkpoint) -> None:
         model.encode_prompt("ab")
 
 
+def test_split_special_tokens_is_an_error(checkpoint: Checkpoint, tokenizer_folder: Path) -> None:
+    folder = checkpoint(tokenizer_path=tokenizer_folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "split_special_tokens": True}))
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json.*split_special_tokens"):
+        load_model(folder)
+
+
 def test_bfloat16_loads_keep_the_rotary_table_in_float32(checkpoint: Checkpoint) -> None:
     model = load_model(checkpoint(), dtype="bfloat16", require_tokenizer=False)
     assert model.head_weight_VD.dtype == torch.bfloat16
