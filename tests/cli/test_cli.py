@@ -215,9 +215,7 @@ def test_the_verbs_one_by_one(
     text = run("collect", "--config", tiny_recipe, "--tokens_per_step", 8, "--output_dir",
                out / "r", "--set", "prompts.args.num=4")  # fmt: skip
     assert "decoded: 4" in text
-    found = read_manifest(out / "r")
-    assert found is not None
-    assert found.counts["forwards"] == 8
+    assert "forwards: 8" in text
 
 
 # -- wrong input: one clear error, exit status 2, no half-written result --------------------------

@@ -7,7 +7,7 @@ JOINERS = "\u200d\ufe0f"  # they make one emoji of two characters and take no ro
 # In the manifest of a stage, but not told at its end.
 _UNTOLD = frozenset(
     {
-        "prompts", "forwards", "decode_seconds", "num_calls", "num_tokens", "num_responses",
+        "prompts", "decode_seconds", "num_calls", "num_tokens", "num_responses",
         "num_verdicts", "loss_ce", "kendall_tau", "mfu",
     }
 )  # fmt: skip

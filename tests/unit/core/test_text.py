@@ -47,7 +47,7 @@ def test_counts_are_told_in_words_with_units_and_zeros_are_not() -> None:
     }
     assert ", ".join(f"{name} {value}" for name, value in told(counts)) == (
         "trajectories 12, took 14 s, train 3.1 s, peak memory 0.545 GiB, "
-        "trajectories per hour 327,654, chain@1 0, hops@1 97.5, steps 1,500"
+        "forwards 19,200, trajectories per hour 327,654, chain@1 0, hops@1 97.5, steps 1,500"
     )
 
 
