@@ -13,9 +13,9 @@ from tabom.core import keys
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE, identity
 from tabom.models.config import ModelConfig
-from tabom.pipeline.trained_on import CARD
 from tabom.stages.evaluate import RECORDS
 from tabom.stages.stage import Counts, Done, Output, Stage, reads
+from tabom.stages.trained_on import CARD
 
 RESPONSES = "responses.jsonl"
 RESULTS = "results.json"

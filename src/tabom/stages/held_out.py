@@ -10,8 +10,8 @@ from tabom.collect.prompts import PromptSource, load_prompts
 from tabom.core import configs
 from tabom.core.errors import DataError
 from tabom.core.identity import identity
-from tabom.pipeline.trained_on import training_prompts
 from tabom.stages.recipe import Recipe
+from tabom.stages.trained_on import training_prompts
 
 
 def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> dict[str, Any]:

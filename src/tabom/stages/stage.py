@@ -174,7 +174,7 @@ class Stage:
 
         Raises: StageError if the folder was removed meanwhile, and part of the result with it.
         """
-        if not _is_first():
+        if not is_first_process():
             return  # under torchrun every rank runs the stage; the first one speaks for all
         if not (self.folder / manifest.STARTED).is_file():
             raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
@@ -189,20 +189,20 @@ class Stage:
         shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
     def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
-        if not _is_first() and not is_shared:
+        if not is_first_process() and not is_shared:
             return nullcontext()  # the first rank holds the folder for all
         manifest.check_ours(self.folder)  # no lock file is left in a folder of somebody else
         return only_one(self.folder, is_shared=is_shared)
 
     def _clear(self) -> None:
         """Leave no half-written result, unless a rerun can go on from it."""
-        if not self.folder.is_dir() or not _is_first():
+        if not self.folder.is_dir() or not is_first_process():
             return
         if not self.resumes or not manifest.holds_results(self.folder):
             manifest.reset(self.folder)
             shutil.rmtree(self.folder)
 
 
-def _is_first() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that writes, of those that torchrun started together."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tabom.collect.prompts import PromptSource, load_prompts, require_ground_truth
 from tabom.core.errors import ConfigError
-from tabom.core.identity import FREE
+from tabom.core.identity import FREE, identity
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.preflight import (
@@ -16,13 +16,15 @@ from tabom.stages.preflight import (
     check_objective,
     check_training,
 )
-from tabom.stages.stage import Counts, Done, Output, Stage, reads
+from tabom.stages.stage import Counts, Done, Output, Stage, is_first_process, reads
+from tabom.stages.trained_on import question_of, write_trained_on
 from tabom.stages.verify import VERDICTS
 from tabom.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
     from tabom.training.dataset import ExampleSet
+    from tabom.trajectory.record import Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +73,23 @@ class Train(Stage):
         from tabom.training.run import train
 
         model = self.model.load()
+        examples, questions = self._data(model)
+        data = {"trajectories": self.trajectories, "verdicts": self.verdicts}
         result = train(
             model=model,
             objective=build_objective(self.objective, **self.options),
-            train_examples=self._examples(model),
+            train_examples=examples,
             config=self.training,
             output_dir=self.folder,
             progress=report,
             extra_card={
-                "data": {
-                    k: v
-                    for k, v in self.settings.items()
-                    if k in ("trajectories", "verdicts", "prompts") and v is not None
-                },
+                "data": identity(data if self.prompts is None else {"prompts": self.prompts}),
                 "arm": {"name": self.arm or self.objective},
                 **({"base": {"adapter": self.model.adapter}} if self.model.adapter else {}),
             },
         )
+        if is_first_process():
+            write_trained_on(self.folder, questions)
         return {
             "num_examples": result.num_examples,
             "num_dropped": sum(result.dropped.values()),
@@ -98,21 +100,30 @@ class Train(Stage):
             **{k: v for k, v in result.metrics.items() if k in ("loss", "loss_ce")},
         }
 
-    def _examples(self, model: "MaskedDiffusionModel") -> "ExampleSet":
+    def _data(self, model: "MaskedDiffusionModel") -> "tuple[ExampleSet, list[str]]":
+        """What is trained on, and the questions behind it."""
         from tabom.training.dataset import examples_from_text, examples_from_trajectories
         from tabom.trajectory.store import TrajectoryStore
         from tabom.trajectory.verdicts import read_verdicts
         from tabom.verify.filters import accepted
 
+        questions: list[str] = []
         if self.trajectories is not None and self.verdicts is not None:
             store = TrajectoryStore(self.trajectories.checked())
             verdicts = read_verdicts(self.verdicts.checked() / VERDICTS)
-            return examples_from_trajectories(accepted(store, verdicts), end_ids=model.ids.eos)
+
+            def noted() -> "Iterator[Trajectory]":
+                for trajectory in accepted(store, verdicts):
+                    questions.append(question_of(trajectory.prompt, trajectory.row))
+                    yield trajectory
+
+            return examples_from_trajectories(noted(), end_ids=model.ids.eos), questions
         assert self.prompts is not None
         prompts = load_prompts(self.prompts, seed=self.training.seed)
         require_ground_truth(prompts, self.prompts)
-        return examples_from_text(
+        examples = examples_from_text(
             [(p.prompt, p.ground_truth) for p in prompts],
             model=model,
             max_new_tokens=(self.decoding or DecodingConfig()).max_new_tokens,
         )
+        return examples, [p.question or p.text for p in prompts]
