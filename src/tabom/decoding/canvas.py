@@ -19,24 +19,24 @@ from tabom.decoding.requests import Decoded, DecodeRequest, StepView
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import TRUNCATED, Trajectory
 
-PER_ROW = (
-    *("open_BN", "step_BN", "entropy_BN", "confidence_BN"),
-    *("num_forwards_B", "is_truncated_B"),
-)
-REFILL_SHARE = 4  # prompts enter when one row in so many is finished
+# What a row takes along when it moves to another canvas.
+SLOT_STATE = ("open_BN", "step_BN", "entropy_BN", "confidence_BN")
+ROW_STATE = (*SLOT_STATE, "num_forwards_B", "is_truncated_B")
+# Prompts enter when one row in so many is finished.
+REFILL_SHARE = 4
 # Tokens of a refilled batch, pads included, over those that are none. Beyond it the batch runs
 # empty first: what an empty seat costs is less than what it costs every other row to be padded.
 MAX_PADDING = 1.02
 
 
-def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step: int | Tensor) -> None:
+def require_finite(entropy_R: Tensor, model: MaskedDiffusionModel, step_R: Tensor) -> None:
     """Raises `ModelError` if an entropy is not finite: then the logits were not.
 
-    step: of all rows, or int64 `[R]` of each.
+    step_R: int64, of the call of each row.
     """
     is_finite_R = torch.isfinite(entropy_R)
     if not bool(is_finite_R.all()):
-        found = step if isinstance(step, int) else int(step[~is_finite_R].min())
+        found = int(step_R[~is_finite_R].min())
         raise ModelError(
             f"{model.name_or_path} gives logits that are not finite at step {found}; the weights "
             "or the dtype are broken (float16 overflows; take bfloat16 or float32)"
@@ -128,8 +128,6 @@ class Canvas:
         """The rows with slots left to decode."""
         return self.open_BN.any(dim=1).nonzero().squeeze(1)
 
-    # -- which prompts are on it ------------------------------------------------------------------
-
     def num_entering(self, waiting: Sequence[DecodeRequest], *, batch_size: int) -> int:
         """How many of the first requests that wait would come in now; 0: it does not pay.
 
@@ -155,11 +153,9 @@ class Canvas:
         staying = [self.requests[b] for b in live_L.tolist()]
         new = Canvas.blank(model, [*staying, *entering], self.num_slots)
         new.response_BN[: len(live_L)] = self.response_BN[live_L]
-        for name in PER_ROW:
+        for name in ROW_STATE:
             getattr(new, name)[: len(live_L)] = getattr(self, name)[live_L]
         return new
-
-    # -- what a model call changes ----------------------------------------------------------------
 
     def asked(self, live_L: Tensor, batch_R: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Ids and attention mask of the live rows, and which of these each of `batch_R` is."""
@@ -183,23 +179,19 @@ class Canvas:
         self.is_truncated_B |= tail_BN.any(dim=1)
         self.open_BN &= ~tail_BN
 
-    # -- what others see of it --------------------------------------------------------------------
+    def reveal(self, revealed_BN: Tensor, entropy_BN: Tensor, confidence_BN: Tensor) -> None:
+        """Note the step, the entropy and the confidence of the slots that a call has revealed.
+
+        A row's step is the number of calls that it took part in before.
+        """
+        self.step_BN = torch.where(revealed_BN, self.num_forwards_B[:, None], self.step_BN)
+        self.entropy_BN = torch.where(revealed_BN, entropy_BN, self.entropy_BN)
+        self.confidence_BN = torch.where(revealed_BN, confidence_BN, self.confidence_BN)
 
     def view(self, *, step: int) -> StepView:
         """Copies of the state after a reveal, for an observer."""
-
-        def copy(value_BN: Tensor) -> Any:
-            return value_BN.cpu().numpy().copy()
-
-        return StepView(
-            step=step,
-            ids=tuple(request.id for request in self.requests),
-            response_ids_BN=copy(self.response_BN),
-            open_BN=copy(self.open_BN),
-            step_BN=copy(self.step_BN),
-            entropy_BN=copy(self.entropy_BN),
-            confidence_BN=copy(self.confidence_BN),
-        )
+        ids = tuple(request.id for request in self.requests)
+        return StepView(step=step, ids=ids, **self._arrays(SLOT_STATE))
 
     def finished(
         self, model: MaskedDiffusionModel, *, method: str, fingerprint: str
@@ -209,37 +201,36 @@ class Canvas:
         method, fingerprint: for the trajectories.
         """
         rows = (~self.open_BN.any(dim=1)).nonzero().squeeze(1).tolist()
-        is_truncated_B = self.is_truncated_B.tolist()
-        response_BN, step_BN = self.response_BN.cpu().numpy(), self.step_BN.cpu().numpy()
-        num_forwards_B = self.num_forwards_B.tolist()
-        entropy_BN = self.entropy_BN.cpu().numpy()
-        confidence_BN = self.confidence_BN.cpu().numpy()
+        arrays = self._arrays(ROW_STATE)
         field_KBN = torch.stack(self.fields).cpu().numpy() if self.fields else None
         decoded = []
         for num_done, b in enumerate(rows, start=1):
-            request, ids = self.requests[b], response_BN[b].tolist()
+            request, num_forwards = self.requests[b], int(arrays["num_forwards_B"][b])
+            ids_N, is_truncated = arrays["response_ids_BN"][b], arrays["is_truncated_B"][b]
             trajectory = Trajectory(
                 id=request.id,
                 prompt=request.prompt,
                 prompt_ids=np.asarray(request.prompt_ids, dtype=np.int32),
-                response="" if model.tokenizer is None else model.decode_response(ids),
-                response_ids_N=response_BN[b],
-                step_N=step_BN[b],
-                entropy_N=entropy_BN[b],
-                confidence_N=confidence_BN[b],
-                num_forwards=num_forwards_B[b],
+                response="" if model.tokenizer is None else model.decode_response(ids_N.tolist()),
+                response_ids_N=ids_N,
+                step_N=arrays["step_BN"][b],
+                entropy_N=arrays["entropy_BN"][b],
+                confidence_N=arrays["confidence_BN"][b],
+                num_forwards=num_forwards,
                 method=method,
                 task=request.task,
                 reference=request.reference,
-                row={**request.row, **({TRUNCATED: True} if is_truncated_B[b] else {})},
+                row={**request.row, TRUNCATED: True} if is_truncated else dict(request.row),
                 fingerprint=fingerprint,
             )
-            field_KN = None
-            if field_KBN is not None:
-                field_KN = field_KBN[: num_forwards_B[b], b].copy()
+            field_KN = None if field_KBN is None else field_KBN[:num_forwards, b].copy()
+            num_left = len(rows) - num_done
             decoded.append(
-                Decoded(
-                    trajectory=trajectory, field_KN=field_KN, num_following=len(rows) - num_done
-                )
+                Decoded(trajectory=trajectory, field_KN=field_KN, num_following=num_left)
             )
         return decoded
+
+    def _arrays(self, names: Sequence[str]) -> dict[str, Any]:
+        """Copies, on the CPU, of the responses and of some attributes."""
+        arrays = {name: getattr(self, name).cpu().numpy().copy() for name in names}
+        return {"response_ids_BN": self.response_BN.cpu().numpy().copy(), **arrays}

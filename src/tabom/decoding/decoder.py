@@ -9,6 +9,7 @@ with slots left to decode).
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,13 +111,8 @@ class Decoder:
                     canvas = Canvas.blank(self.model, waiting[: self.batch_size], num_slots)
                     del waiting[: self.batch_size]
                 if self.config.is_official:
-                    steps = OfficialDecoding(
-                        model=self.model,
-                        canvas=canvas,
-                        config=self.config,
-                        generator=generator,
-                        every_slot=every_slot,
-                    ).steps()
+                    official = OfficialDecoding(self.model, self.config, generator, every_slot)
+                    steps = official.steps(canvas)
                 else:
                     steps = self.steps(canvas, is_cached=is_cached, every_slot=every_slot)
                 num_entering = 0
@@ -132,6 +128,9 @@ class Decoder:
                         num_entering = canvas.num_entering(waiting, batch_size=self.batch_size)
                         if num_entering:
                             break
+                if not num_entering:
+                    # What an official function has left masked at its end stays so.
+                    canvas.open_BN.fill_(False)
                 finished = canvas.finished(
                     self.model, method=self.config.policy, fingerprint=self.fingerprint
                 )
@@ -145,16 +144,10 @@ class Decoder:
             # Out of the context, which would else reach into the caller's code.
             yield from finished
 
-    def in_order(
-        self,
-        requests: Iterable[DecodeRequest],
-        *,
-        record_field: bool = False,
-        on_step: Observer | None = None,
-    ) -> Iterator[Decoded]:
+    def in_order(self, requests: Iterable[DecodeRequest], **options: Any) -> Iterator[Decoded]:
         """As `decode`, in the order of the requests: each response waits for those before it."""
         requests, found = list(requests), dict[str, Decoded]()
-        decoded = self.decode(requests, record_field=record_field, on_step=on_step)
+        decoded = self.decode(requests, **options)
         for request in requests:
             while request.id not in found:
                 item = next(decoded)
@@ -226,10 +219,7 @@ class Decoder:
         chosen_BN = select(score_BN, candidates_BN, quota(score_BN, candidates_BN, self.config))
         revealed_BN = chosen_BN & (token_BN != self.model.ids.mask)
         canvas.response_BN[revealed_BN] = token_BN[revealed_BN]
-        canvas.step_BN = torch.where(revealed_BN, canvas.num_forwards_B[:, None], canvas.step_BN)
-        canvas.entropy_BN[revealed_BN] = entropy_BN[revealed_BN]
-        canvas.confidence_BN[revealed_BN] = confidence_BN[revealed_BN]
-        # A row's step is the number of calls that it took part in before.
+        canvas.reveal(revealed_BN, entropy_BN, confidence_BN)
         canvas.num_forwards_B += canvas.open_BN.any(dim=1)
         canvas.open_BN &= ~chosen_BN
         if self.config.stop == "text":

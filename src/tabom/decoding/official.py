@@ -66,44 +66,45 @@ def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OfficialDecoding:
-    """The published function of the model's family at work on one batch.
+    """The published function of the model's family.
 
-    canvas: written in place. generator: seeded like the published function's global one, it gives
-    the same draws. every_slot: record the entropies of all masked slots, not of the revealed alone.
+    generator: seeded like the published function's global one, it gives the same draws.
+    every_slot: record the entropies of all masked slots, not of the revealed alone.
     """
 
     model: MaskedDiffusionModel
-    canvas: Canvas
     config: DecodingConfig
     generator: torch.Generator
     every_slot: bool
 
-    def steps(self) -> Iterator[Tensor]:
-        """Make its model calls; yields the entropies of each, float32 `[B, N]`, NaN elsewhere."""
-        is_dream = self.model.family.official_decoding == "dream"
-        return self._dream() if is_dream else self._llada()
+    def steps(self, canvas: Canvas) -> Iterator[Tensor]:
+        """Make the calls for one batch; yields entropies, float32 `[B, N]`, NaN elsewhere.
 
-    def _dream(self) -> Iterator[Tensor]:
-        config, ids_BS, mask_id = self.config, self.canvas.ids_BS, self.model.ids.mask
+        canvas: written in place.
+        """
+        is_dream = self.model.family.official_decoding == "dream"
+        return self._dream(canvas) if is_dream else self._llada(canvas)
+
+    def _dream(self, canvas: Canvas) -> Iterator[Tensor]:
+        config, ids_BS, mask_id = self.config, canvas.ids_BS, self.model.ids.mask
         steps = config.steps or config.max_new_tokens
         time = torch.linspace(1, config.eps or 1e-3, steps + 1, device=ids_BS.device)
         for step in range(steps):
             masked_BS = ids_BS == mask_id
-            logits_BSV = self._logits(ids_BS, self.canvas.attention_mask_BS)
+            logits_BSV = self._logits(ids_BS, canvas.attention_mask_BS)
             logits_MV = logits_BSV[masked_BS]
             share = 1 - time[step + 1] / time[step] if step < steps - 1 else 1
             before_BS = ids_BS.clone()
             if config.policy == "origin":
                 token_M = torch.full_like(ids_BS[masked_BS], mask_id)
-                picked_M = self._random(token_M.shape) < share
+                picked_M = self._random(token_M) < share
                 token_M[picked_M] = self._sample(logits_MV[picked_M])[1]
                 ids_BS[masked_BS] = token_M
             else:
                 score_M, token_M = self._sample(logits_MV)
-                num_masks = masked_BS.sum() / masked_BS.shape[0]
-                count = int(num_masks * share)
+                count = int(masked_BS.sum() / masked_BS.shape[0] * share)
                 if count > 0:
                     score_BS = torch.full_like(ids_BS, -torch.inf, dtype=logits_BSV.dtype)
                     score_BS[masked_BS] = score_M
@@ -115,8 +116,7 @@ class OfficialDecoding:
                     token_BS = torch.full_like(ids_BS, mask_id)
                     token_BS[masked_BS] = token_M
                     ids_BS.scatter_(1, chosen, token_BS.gather(1, chosen))
-            yield self._record(before_BS, logits_BSV, step=step)
-        self.canvas.open_BN.fill_(False)  # what is still masked stays so
+            yield self._record(canvas, before_BS, logits_BSV)
 
     def _sample(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         """Dream's score and token of each row, in the dtype of the logits."""
@@ -150,8 +150,8 @@ class OfficialDecoding:
             score_R = (probability_RV * (probability_RV + 1e-10).log()).sum(dim=-1)
         return score_R, token_R
 
-    def _llada(self) -> Iterator[Tensor]:
-        config, ids_BS, mask_id = self.config, self.canvas.ids_BS, self.model.ids.mask
+    def _llada(self, canvas: Canvas) -> Iterator[Tensor]:
+        config, ids_BS, mask_id = self.config, canvas.ids_BS, self.model.ids.mask
         num_slots, num_prompt = config.max_new_tokens, ids_BS.shape[1] - config.max_new_tokens
         length, steps = config.block_length or num_slots, config.steps or num_slots
         per_block = steps // (num_slots // length)
@@ -165,7 +165,7 @@ class OfficialDecoding:
                 masks_B = (ids_BS[:, end - length : end] == mask_id).sum(dim=1)
             quota_B = masks_B // per_block + (call < masks_B % per_block)
             masked_BS = ids_BS == mask_id
-            logits_BSV = self._guided(given_BS)
+            logits_BSV = self._guided(canvas, given_BS)
             if config.logits_eos_inf:
                 logits_BSV[..., eos] = -torch.inf
             noisy_BSV = self._with_noise(logits_BSV)
@@ -180,7 +180,7 @@ class OfficialDecoding:
                 probability_BSV = logits_BSV.softmax(dim=-1)
                 score_BS = probability_BSV.gather(-1, token_BS[..., None]).squeeze(-1)
             else:
-                score_BS = self._random(token_BS.shape)
+                score_BS = self._random(token_BS)
             score_BS[:, end:] = -torch.inf
             token_BS = torch.where(masked_BS, token_BS, ids_BS)
             score_BS = torch.where(masked_BS, score_BS, -torch.inf)
@@ -188,12 +188,11 @@ class OfficialDecoding:
             for row, quota in enumerate(quota_B.tolist()):
                 chosen = torch.topk(score_BS[row], quota).indices
                 ids_BS[row, chosen] = token_BS[row, chosen]
-            yield self._record(before_BS, plain_BSV, step=step)
-        self.canvas.open_BN.fill_(False)  # what is still masked stays so
+            yield self._record(canvas, before_BS, plain_BSV)
 
-    def _guided(self, given_BS: Tensor) -> Tensor:
+    def _guided(self, canvas: Canvas, given_BS: Tensor) -> Tensor:
         """Logits, moved away from those without a prompt if there is guidance."""
-        ids_BS, mask_BS = self.canvas.ids_BS, self.canvas.attention_mask_BS
+        ids_BS, mask_BS = canvas.ids_BS, canvas.attention_mask_BS
         scale = self.config.cfg_scale
         if scale <= 0:
             return self._logits(ids_BS, mask_BS)
@@ -207,12 +206,12 @@ class OfficialDecoding:
         temperature = self.config.temperature
         if temperature == 0:
             return logits_BSV
-        uniform_BSV = self._random(logits_BSV.shape, torch.float64)
+        uniform_BSV = self._random(logits_BSV, torch.float64)
         return logits_BSV.double().exp() / (-torch.log(uniform_BSV)) ** temperature
 
-    def _random(self, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
-        device = self.canvas.ids_BS.device
-        return torch.rand(shape, dtype=dtype, device=device, generator=self.generator)
+    def _random(self, like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A uniform number for each value of `like`."""
+        return torch.rand(like.shape, dtype=dtype, device=like.device, generator=self.generator)
 
     def _logits(self, ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
         """Logits `[B, S, V]` of every position, those at p predicting the token at p."""
@@ -224,10 +223,9 @@ class OfficialDecoding:
             logits_BSV[..., self.model.ids.mask] = torch.finfo(logits_BSV.dtype).min
         return logits_BSV
 
-    def _record(self, before_BS: Tensor, logits_BSV: Tensor, *, step: int) -> Tensor:
+    def _record(self, canvas: Canvas, before_BS: Tensor, logits_BSV: Tensor) -> Tensor:
         """Note what a call revealed (or masked again); a slot keeps its last reveal."""
-        canvas, mask_id = self.canvas, self.model.ids.mask
-        response_BN = canvas.response_BN
+        response_BN, mask_id = canvas.response_BN, self.model.ids.mask
         was_open_BN = before_BS[:, -canvas.num_slots :] == mask_id
         canvas.open_BN = response_BN == mask_id
         revealed_BN, masked_again_BN = was_open_BN & ~canvas.open_BN, ~was_open_BN & canvas.open_BN
@@ -235,20 +233,15 @@ class OfficialDecoding:
         rows_RV = logits_BSV[:, -canvas.num_slots :][asked_BN].float()
         rows = RunningSoftmax.of_logits(rows_RV, without=mask_id)
         entropy_R = rows.entropy_nats()
-        require_finite(entropy_R, self.model, step)
+        require_finite(entropy_R, self.model, canvas.num_forwards_B[asked_BN.nonzero()[:, 0]])
         rows_RV[:, mask_id] = -torch.inf
-        token_R = torch.where(response_BN == mask_id, 0, response_BN)[asked_BN]
-        logit_R = rows_RV.gather(1, token_R[:, None]).squeeze(1)
+        logit_R = rows_RV.gather(1, response_BN[asked_BN][:, None]).squeeze(1)
         entropy_BN = torch.full_like(canvas.entropy_BN, torch.nan)
-        confidence_BN = torch.full_like(canvas.confidence_BN, torch.nan)
+        confidence_BN = entropy_BN.clone()
         entropy_BN[asked_BN], confidence_BN[asked_BN] = entropy_R, rows.probability(logit_R)
-        canvas.step_BN[revealed_BN] = step
+        canvas.reveal(revealed_BN, entropy_BN, confidence_BN)
         canvas.step_BN[masked_again_BN] = -1
-        for noted_BN, value_BN in (
-            (canvas.entropy_BN, entropy_BN),
-            (canvas.confidence_BN, confidence_BN),
-        ):
-            noted_BN[revealed_BN] = value_BN[revealed_BN]
+        for noted_BN in (canvas.entropy_BN, canvas.confidence_BN):
             noted_BN[masked_again_BN] = torch.nan
         canvas.num_forwards_B += 1
         return entropy_BN

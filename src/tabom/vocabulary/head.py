@@ -112,7 +112,7 @@ class _LinearCeEntropy(torch.autograd.Function):
         grad_VD = torch.empty_like(weight_VD) if needs_weight else None
         product_RD = None if grad_RD is None else torch.empty_like(grad_RD)
         with torch.autocast(device_type=hidden_RD.device.type, enabled=False):
-            for tile in tiles.again(kept):
+            for tile in tiles.walk(kept):
                 log_p_RT = tile.logits_RT.sub_(greatest_R[:, None]).sub_(log_total_R[:, None])
                 p_RT = torch.exp(log_p_RT.clamp_(min=LEAST), out=tile.weight_RT)
                 grad_RT = _logit_gradient(p_RT, log_p_RT, grad_ce_R, grad_entropy_R, entropy_R)

@@ -144,17 +144,17 @@ class RunningSoftmax:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(new, name, value.clone())
-        if new.second_R is not None:
-            least_R = torch.minimum(logit_R, self.greatest_R)
-            new.second_R = torch.maximum(new.second_R, least_R)
-        is_tie_R = (logit_R == self.greatest_R) & (token < self.token_R)
-        is_new_R = logit_R > self.greatest_R
-        new.token_R[is_new_R | is_tie_R] = token
-        new._raise_to(torch.maximum(logit_R, self.greatest_R), is_new_R.nonzero().squeeze(1))
-        lag_R = (new.greatest_R - logit_R).clamp(max=-LEAST).double()
-        weight_R = (-lag_R).exp().masked_fill(is_new_R, 0.0)
-        new.sum_R += weight_R
-        new.spread_R += weight_R * lag_R
+        column_R1 = logit_R[:, None].clone()
+        tile = Tile(
+            first_id=token,
+            logits_RT=column_R1,
+            shifted_RT=column_R1,
+            weight_RT=torch.empty_like(column_R1),
+        )
+        new.without = None
+        new.add_(tile)
+        # Tiles come in the order of their ids but for this one, so that a tie is not decided yet.
+        new.token_R[(logit_R == self.greatest_R) & (token < self.token_R)] = token
         return new
 
     @property

@@ -68,25 +68,21 @@ class HeadTiles:
         self._scratch = [self.rows_RD.new_empty(size, dtype=self.dtype) for _ in range(2)]
 
     def __iter__(self) -> Iterator[Tile]:
+        return self.walk([])
+
+    def walk(self, known: list[Tensor]) -> Iterator[Tile]:
+        """All tiles. known: the logits of the first ones, which were kept; they are let go of."""
         num_rows, num_tokens = len(self.rows_RD), len(self.weight_VD)
         for start in range(0, num_tokens, self.width):
-            end = min(start + self.width, num_tokens)
-            logits_RT = None
+            if known:
+                yield self._tile(start, known.pop(0))
+                continue
+            end, logits_RT = min(start + self.width, num_tokens), None
             if num_rows * end * self.dtype.itemsize <= self.keep_bytes:
                 logits_RT = self.rows_RD.new_empty(num_rows, end - start, dtype=self.dtype)
                 self.kept.append(logits_RT)
             tile = self._tile(start, logits_RT)
             self.mm(self.rows_RD, self.weight(tile).t(), tile.logits_RT)
-            yield tile
-
-    def again(self, kept: list[Tensor]) -> Iterator[Tile]:
-        """The tiles once more; the first ones have the logits that were kept, which are let go."""
-        for start in range(0, len(self.weight_VD), self.width):
-            if kept:
-                tile = self._tile(start, kept.pop(0))
-            else:
-                tile = self._tile(start)
-                self.mm(self.rows_RD, self.weight(tile).t(), tile.logits_RT)
             yield tile
 
     def weight(self, tile: Tile) -> Tensor:
