@@ -55,8 +55,7 @@ def left_padded(
     mask_BP = np.zeros_like(ids_BP)
     for b, row in enumerate(rows):
         ids_BP[b, width - len(row) :], mask_BP[b, width - len(row) :] = row, 1
-    has_pads = not mask_BP.all()
-    return torch.from_numpy(ids_BP), torch.from_numpy(mask_BP) if has_pads else None
+    return torch.from_numpy(ids_BP), None if mask_BP.all() else torch.from_numpy(mask_BP)
 
 
 @dataclass(kw_only=True)

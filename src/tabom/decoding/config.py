@@ -1,40 +1,27 @@
 """How a response is decoded. Part of the fingerprint of everything that decoding produced."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, get_args
 
 from tabom.core.configs import Bound, Count, NonNegative, Share, check
 from tabom.core.errors import ConfigError
 
-Policy = Literal[
-    "entropy",
-    "confidence",
-    "margin",
-    "random",
-    "maskgit_plus",
-    "topk_margin",
-    "origin",
-    "low_confidence",
-]
+OwnPolicy = Literal["entropy", "confidence", "margin", "random"]
+Policy = Literal[OwnPolicy, "maskgit_plus", "topk_margin", "origin", "low_confidence"]
 Schedule = Literal["fixed", "threshold", "factor", "official"]
 Approximate = Literal["prefix", "dual"]
 Stop = Literal["full", "text"]
-OWN_POLICIES = ("entropy", "confidence", "margin", "random")
+LLADA_SWITCHES = ("logits_eos_inf", "confidence_eos_eot_inf")
 OFFICIAL_POLICIES = {
     "dream": ("entropy", "maskgit_plus", "topk_margin", "origin"),
     "llada": ("low_confidence", "random"),
 }
-# Options of one schedule only: name -> (schedule, the value that means "not given").
-OPTIONS_OF: dict[str, tuple[Schedule, Any]] = {
-    "tokens_per_step": ("fixed", 1),
-    "threshold": ("threshold", None),
-    "factor": ("factor", None),
-    "steps": ("official", None),
-    "eps": ("official", None),
-    "alg_temp": ("official", None),
-    "cfg_scale": ("official", 0.0),
-    "logits_eos_inf": ("official", False),
-    "confidence_eos_eot_inf": ("official", False),
+# Options of one schedule only; whatever a schedule does not know keeps its default.
+OPTIONS_OF: dict[Schedule, tuple[str, ...]] = {
+    "fixed": ("tokens_per_step",),
+    "threshold": ("threshold",),
+    "factor": ("factor",),
+    "official": ("steps", "eps", "alg_temp", "cfg_scale", *LLADA_SWITCHES),
 }
 
 
@@ -108,20 +95,25 @@ class DecodingConfig:
     def is_mask_suppressed(self) -> bool:
         return not self.is_official if self.suppress_mask is None else self.suppress_mask
 
+    def is_given(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        return bool(getattr(self, name) != getattr(DecodingConfig, name))
+
     def __post_init__(self) -> None:
         check(self)
         self._check_policy()
-        for name, (schedule, neutral) in OPTIONS_OF.items():
-            if getattr(self, name) != neutral and schedule != self.schedule:
-                raise ConfigError(
-                    f"{name} = {getattr(self, name)!r} belongs to schedule {schedule!r}, "
-                    f"and schedule is {self.schedule!r}; leave one of them out"
-                )
+        for schedule, names in OPTIONS_OF.items():
+            for name in names:
+                if self.is_given(name) and schedule != self.schedule:
+                    raise ConfigError(
+                        f"{name} = {getattr(self, name)!r} belongs to schedule {schedule!r}, "
+                        f"and schedule is {self.schedule!r}; leave one of them out"
+                    )
         self._check_schedule()
 
     def _check_policy(self) -> None:
         official = {policy for names in OFFICIAL_POLICIES.values() for policy in names}
-        allowed = sorted(official) if self.is_official else list(OWN_POLICIES)
+        allowed = sorted(official) if self.is_official else list(get_args(OwnPolicy))
         if self.policy not in allowed:
             raise ConfigError(
                 f"policy {self.policy!r} does not go with schedule {self.schedule!r}, "

@@ -6,7 +6,6 @@ Legend: B batch; L rows and S columns of one call.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tabom.decoding.config import DecodingConfig
 from tabom.models.costs import forward_flops
 from tabom.models.sizes import ModelSizes
 
@@ -42,15 +41,6 @@ class DecodeCounts:
         """Note the end of a call: its rows through the head."""
         self.num_calls += 1
         self.num_rows += num_rows
-
-    def add_official(
-        self, ids_BS: "Tensor", mask_BS: "Tensor | None", config: DecodingConfig
-    ) -> None:
-        """Note a call of a published function: every position, twice where there is guidance."""
-        num_passes = 2 if config.cfg_scale > 0 else 1
-        for _ in range(num_passes):
-            self.add_tokens(mask_BS, num_tokens=ids_BS.numel(), num_keys=ids_BS.shape[1])
-        self.add_call(num_rows=num_passes * ids_BS.numel())
 
     @property
     def padding(self) -> float:

@@ -93,6 +93,7 @@ class Decoder:
         on_step: called after every reveal with copies of the batch's state; it changes no result.
         Raises: `DataError` on a bad prompt, `ModelError` if the logits are not finite.
         """
+        # The published functions draw from one stream, so for them the order of requests counts.
         waiting = list(requests) if self.config.is_official else by_length(requests)
         for request in waiting:
             check_request(request, vocab_size=self.model.vocab_size)
@@ -111,15 +112,13 @@ class Decoder:
                     canvas = Canvas.blank(self.model, waiting[: self.batch_size], num_slots)
                     del waiting[: self.batch_size]
                 if self.config.is_official:
-                    official = OfficialDecoding(self.model, self.config, generator, every_slot)
-                    steps = official.steps(canvas)
+                    steps = OfficialDecoding(
+                        self.model, self.config, self.counts, generator, every_slot
+                    ).steps(canvas)
                 else:
                     steps = self.steps(canvas, is_cached=is_cached, every_slot=every_slot)
                 num_entering = 0
                 for step, entropy_BN in enumerate(steps):
-                    if self.config.is_official:
-                        mask_BS = canvas.attention_mask_BS
-                        self.counts.add_official(canvas.ids_BS, mask_BS, self.config)
                     if record_field:
                         canvas.fields.append(entropy_BN)
                     if on_step is not None:
@@ -196,11 +195,7 @@ class Decoder:
         )
 
     def _reveal(
-        self,
-        canvas: Canvas,
-        candidates_BN: Tensor,
-        asked: tuple[Tensor, Tensor],
-        stats: RowStats,
+        self, canvas: Canvas, candidates_BN: Tensor, asked: tuple[Tensor, Tensor], stats: RowStats
     ) -> Tensor:
         """Write the best answers of each row to the canvas; returns the entropies `[B, N]`.
 

@@ -26,13 +26,15 @@ from torch.nn.functional import linear
 
 from tabom.core.errors import ConfigError
 from tabom.decoding.canvas import Canvas, require_finite
-from tabom.decoding.config import OFFICIAL_POLICIES, OPTIONS_OF, DecodingConfig
+from tabom.decoding.config import LLADA_SWITCHES, OFFICIAL_POLICIES, DecodingConfig
+from tabom.decoding.counts import DecodeCounts
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.vocabulary.softmax import RunningSoftmax
 
+# Options that one family's function alone has.
 ONLY = {
     "dream": ("eps", "alg_temp", "top_p", "top_k"),
-    "llada": ("block_length", "cfg_scale", "logits_eos_inf", "confidence_eos_eot_inf"),
+    "llada": ("block_length", "cfg_scale", *LLADA_SWITCHES),
 }
 
 
@@ -52,8 +54,7 @@ def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
         )
     for other, names in ONLY.items():
         for name in names:
-            neutral = OPTIONS_OF[name][1] if name in OPTIONS_OF else None
-            if other != family and getattr(config, name) != neutral:
+            if other != family and config.is_given(name):
                 raise ConfigError(
                     f"decoding {name} is no option of the official {family} function; leave it out"
                 )
@@ -76,6 +77,7 @@ class OfficialDecoding:
 
     model: MaskedDiffusionModel
     config: DecodingConfig
+    counts: DecodeCounts
     generator: torch.Generator
     every_slot: bool
 
@@ -131,8 +133,7 @@ class OfficialDecoding:
             dropped_RV = torch.zeros_like(drop_RV).scatter_(-1, order_RV, drop_RV)
             logits_RV = logits_RV.masked_fill(dropped_RV, lowest)
         if config.top_k is not None:
-            top_k = min(config.top_k, logits_RV.shape[-1])
-            kth_R1 = logits_RV.topk(top_k).values[..., -1:]
+            kth_R1 = logits_RV.topk(min(config.top_k, logits_RV.shape[-1])).values[..., -1:]
             logits_RV = logits_RV.masked_fill(logits_RV < kth_R1, lowest)
         probability_RV = logits_RV.softmax(dim=-1)
         if config.temperature > 0 and len(probability_RV):
@@ -215,6 +216,9 @@ class OfficialDecoding:
 
     def _logits(self, ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
         """Logits `[B, S, V]` of every position, those at p predicting the token at p."""
+        num_tokens, num_keys = ids_BS.numel(), ids_BS.shape[1]
+        self.counts.add_tokens(attention_mask_BS, num_tokens=num_tokens, num_keys=num_keys)
+        self.counts.add_call(num_rows=num_tokens)
         hidden_BSD = self.model.hidden_states(ids_BS, attention_mask_BS)
         logits_BSV = linear(hidden_BSD, self.model.head_weight_VD)
         if self.model.family.alignment == "shift_right":

@@ -74,6 +74,7 @@ def select(score_BN: Tensor, candidates_BN: Tensor, quota_B: Tensor) -> Tensor:
     score_BN: values at slots that are no candidates do not matter.
     """
     score_BN = score_BN.masked_fill(~candidates_BN, -torch.inf)
+    # The sort is stable, which gives a tie to the lowest slot.
     order_BN = score_BN.sort(dim=1, descending=True, stable=True).indices
     taken_BN = torch.arange(score_BN.shape[1], device=score_BN.device) < quota_B[:, None]
     return torch.zeros_like(candidates_BN).scatter(1, order_BN, taken_BN) & candidates_BN

@@ -64,6 +64,7 @@ class StepView:
     confidence_BN: FloatArray
 
 
+# It is called while a batch is decoded, so it had better be quick.
 Observer = Callable[[StepView], None]
 
 

@@ -72,21 +72,18 @@ class BlockWindows:
         width_L = high_L - low_L
         low_B = torch.zeros_like(self.origin_B).index_copy_(0, live_L, low_L)
         width_B = torch.zeros_like(self.origin_B).index_copy_(0, live_L, width_L)
-        hidden_RD = self.model.head_weight_VD.new_empty(
-            len(batch_R), self.model.head_weight_VD.shape[1]
-        )
+        weight_VD, mask_BS = self.model.head_weight_VD, self.canvas.attention_mask_BS
+        hidden_RD = weight_VD.new_empty(len(batch_R), weight_VD.shape[1])
         for width in width_L.unique().tolist():
             row_G = live_L[width_L == width]
             column_GW = low_B[row_G][:, None] + torch.arange(width, device=live_L.device)
-            num_keys = self.num_columns
-            if self.approximate is None:
-                num_keys = int(column_GW.max()) + 1
-            mask_BS = self.canvas.attention_mask_BS
+            # With an exact cache nothing behind the block is ever seen.
+            num_keys = int(column_GW.max()) + 1 if self.approximate is None else self.num_columns
             mask_GW = None if mask_BS is None else mask_BS[row_G[:, None], column_GW]
             self.counts.add_tokens(mask_GW, num_tokens=column_GW.numel(), num_keys=num_keys)
             hidden_GWD = self.model.hidden_columns(
                 self.canvas.ids_BS,
-                self.canvas.attention_mask_BS,
+                mask_BS,
                 row_L=row_G,
                 column_LW=column_GW,
                 num_keys=num_keys,

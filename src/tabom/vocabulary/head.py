@@ -89,6 +89,7 @@ class _LinearCeEntropy(torch.autograd.Function):
             hidden_RD, weight_VD, labels_R, softmax.greatest_R, softmax.log_total(), entropy_R
         )
         ctx.kept, ctx.num_kept, ctx.tile_size = tiles.kept, len(tiles.kept), tile_size
+        # Where only one of the two results is used, the other's gradient stays None.
         ctx.set_materialize_grads(False)
         return _cross_entropy(softmax), entropy_R
 
@@ -112,6 +113,7 @@ class _LinearCeEntropy(torch.autograd.Function):
         grad_VD = torch.empty_like(weight_VD) if needs_weight else None
         product_RD = None if grad_RD is None else torch.empty_like(grad_RD)
         with torch.autocast(device_type=hidden_RD.device.type, enabled=False):
+            # Logits become log-probabilities and these a gradient, all in the memory of the tile.
             for tile in tiles.walk(kept):
                 log_p_RT = tile.logits_RT.sub_(greatest_R[:, None]).sub_(log_total_R[:, None])
                 p_RT = torch.exp(log_p_RT.clamp_(min=LEAST), out=tile.weight_RT)

@@ -144,15 +144,9 @@ class RunningSoftmax:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(new, name, value.clone())
-        column_R1 = logit_R[:, None].clone()
-        tile = Tile(
-            first_id=token,
-            logits_RT=column_R1,
-            shifted_RT=column_R1,
-            weight_RT=torch.empty_like(column_R1),
-        )
         new.without = None
-        new.add_(tile)
+        z_R1 = logit_R[:, None].clone()
+        new.add_(Tile(first_id=token, logits_RT=z_R1, shifted_RT=z_R1, weight_RT=z_R1.clone()))
         # Tiles come in the order of their ids but for this one, so that a tie is not decided yet.
         new.token_R[(logit_R == self.greatest_R) & (token < self.token_R)] = token
         return new
