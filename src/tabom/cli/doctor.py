@@ -164,8 +164,8 @@ def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -
         ("train LoRA", train(WINDOW)),
         ("train LoRA, checkpointing", train(WINDOW, **again)),
         ("train LoRA, all slots masked", train(args.max_new_tokens)),
-        ("train all weights", train(WINDOW, use_peft=False)),
-        ("train all weights, checkpointing", train(WINDOW, use_peft=False, **again)),
+        ("all weights", train(WINDOW, use_peft=False)),
+        ("all weights, checkpointing", train(WINDOW, use_peft=False, **again)),
     ):
         size = args.batch_size if peak is decode else args.per_device_train_batch_size
         memory = peak(size)
