@@ -97,6 +97,10 @@ class Decoder:
         waiting = list(requests) if self.config.is_official else by_length(requests)
         for request in waiting:
             check_request(request, vocab_size=self.model.vocab_size)
+        longest = max((len(request.prompt_ids) for request in waiting), default=0)
+        self.model.require_positions(
+            prompt_tokens=longest, max_new_tokens=self.config.max_new_tokens
+        )
         generator = torch.Generator(device=self.model.device).manual_seed(self.seed)
         # A field needs the slots behind the block, which a block-causal cache leaves out.
         is_cached = self.config.approximate is not None or (

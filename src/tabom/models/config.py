@@ -31,6 +31,8 @@ class ModelConfig:
     """cuda, cpu, ...; found if null."""
     mask_token_id: int | None = None
     """Overrides the id found in the checkpoint."""
+    allow_long_context: bool = field(default=False, metadata=FREE)
+    """Let prompts and their slots go beyond the positions that config.json allows."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -57,10 +59,12 @@ class ModelConfig:
             "mask_token_id": self.mask_token_id,
         }
         if trained is not None and not (trained / "adapter_config.json").is_file():
-            return load_model(str(trained), **common)
-        model = load_model(self.model_name_or_path, adapter=self.adapter, **common)
-        if self.adapter is not None:
-            merge_adapter(model)
-        if trained is not None:
-            load_adapter(model, trained)
+            model = load_model(str(trained), **common)
+        else:
+            model = load_model(self.model_name_or_path, adapter=self.adapter, **common)
+            if self.adapter is not None:
+                merge_adapter(model)
+            if trained is not None:
+                load_adapter(model, trained)
+        model.allows_long_context = self.allow_long_context
         return model

@@ -17,6 +17,7 @@ from tabom.models.cache import CanvasCache
 from tabom.models.family import Family
 from tabom.models.ids import TokenIds
 from tabom.models.rows import group_by_row
+from tabom.models.sizes import context_problem
 
 # Implementations of transformers that take a mask [B, 1, queries, keys], fewer queries than keys.
 DENSE_ATTENTION = ("sdpa", "eager")
@@ -55,6 +56,7 @@ class MaskedDiffusionModel(nn.Module):
                     )
         # Our own networks take `asked_columns`; one of transformers' as it is does not.
         self._takes_asked_columns = bool(getattr(self.base_lm, "takes_asked_columns", False))
+        self.allows_long_context = False  # `ModelConfig.load` may allow it
         self.has_compiled_layers = False  # `compile_layers` says when they are
 
     @property
@@ -88,8 +90,20 @@ class MaskedDiffusionModel(nn.Module):
     @property
     def max_positions(self) -> int | None:
         """The longest prompt plus slots that the published config allows; None if it says none."""
-        found = getattr(self.base_lm.config, "max_position_embeddings", None)
-        return None if found is None else int(found)  # type: ignore[arg-type]
+        config = getattr(self.base_lm, "config", None)
+        found = getattr(config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    def require_positions(self, *, prompt_tokens: int, max_new_tokens: int) -> None:
+        """Raise `ModelError` for a prompt with slots beyond `max_positions`, unless allowed."""
+        problem = context_problem(
+            self.max_positions, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
+        )
+        if problem is not None and not self.allows_long_context:
+            raise ModelError(
+                f"{problem}; lower max_new_tokens, leave out the longest prompts, or allow it with "
+                "model.allow_long_context"
+            )
 
     @property
     def attn_implementation(self) -> str:

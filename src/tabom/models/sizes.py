@@ -142,12 +142,3 @@ def context_problem(
         f"{prompt_tokens} prompt tokens and {max_new_tokens} slots are {length} positions, and the "
         f"model's config.json allows {max_positions}: positions beyond it were never trained"
     )
-
-
-def require_context(max_positions: int | None, *, prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raise `ModelError` with `context_problem`, if there is one."""
-    problem = context_problem(
-        max_positions, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
-    )
-    if problem is not None:
-        raise ModelError(f"{problem}; lower max_new_tokens or leave out the longest prompts")

@@ -103,6 +103,11 @@ def train(
         examples, eval_examples = split_held_out(
             examples, size=config.eval_size, fraction=config.eval_fraction, seed=config.seed
         )
+    for example in examples:
+        num_slots = len(example.response_ids_N)
+        model.require_positions(
+            prompt_tokens=example.num_tokens - num_slots, max_new_tokens=num_slots
+        )
     dataset = ResponseDataset(examples, dropped=dropped)
     eval_dataset = ResponseDataset(list(eval_examples), dropped={}) if eval_examples else None
     for part in (dataset, eval_dataset):

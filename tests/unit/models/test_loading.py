@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tabom.core.errors import ModelError
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.families import family_names
 from tabom.models.loading import load_model, save_model
 from tabom.models.random_checkpoint import write_random_checkpoint
-from tabom.models.sizes import require_context
+from tabom.models.sizes import context_problem
 
 Checkpoint = Callable[..., Path]
 
@@ -340,7 +342,13 @@ def test_a_prompt_beyond_the_positions_is_refused(checkpoint: Checkpoint) -> Non
     model = load_model(checkpoint("sdar"), require_tokenizer=False)
     limit = model.max_positions
     assert limit == 32768
-    require_context(limit, prompt_tokens=limit - 8, max_new_tokens=8)
+    model.require_positions(prompt_tokens=limit - 8, max_new_tokens=8)
     with pytest.raises(ModelError, match=r"32769 positions.* allows 32768"):
-        require_context(limit, prompt_tokens=limit - 7, max_new_tokens=8)
-    require_context(None, prompt_tokens=10**9, max_new_tokens=8)
+        model.require_positions(prompt_tokens=limit - 7, max_new_tokens=8)
+    decoder = Decoder(model, DecodingConfig(max_new_tokens=8))
+    request = DecodeRequest(id="long", prompt_ids=[5] * (limit - 7))
+    with pytest.raises(ModelError, match=r"32769 positions.*allow_long_context"):
+        list(decoder.decode([request]))
+    model.allows_long_context = True
+    model.require_positions(prompt_tokens=limit, max_new_tokens=8)
+    assert context_problem(None, prompt_tokens=10**9, max_new_tokens=8) is None
