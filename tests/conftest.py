@@ -1,7 +1,9 @@
 """Every test runs offline, on the CPU, on one thread."""
 
+import json
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 
 TESTS = Path(__file__).parent
+# For functions that recipes name, here and in the processes that tests start.
+sys.path.insert(0, str(TESTS / "helpers"))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -57,6 +64,54 @@ def random_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_dream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny model in Dream's layout, on disk; its tokenizer knows every byte."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    from tabom.models.random_checkpoint import write_random_checkpoint
+
+    root = tmp_path_factory.mktemp("tiny-dream")
+    vocabulary = {text: i for i, text in enumerate(bytes_to_unicode().values())}
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    added = {
+        str(len(vocabulary) + i): {"content": text, "special": True, **flags}
+        for i, text in enumerate(SPECIALS)
+    }
+    config = {
+        "added_tokens_decoder": added,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "chat_template": TEMPLATE,
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "mask_token": "<|mask|>",
+        "unk_token": None,
+    }
+    (root / "tokenizer").mkdir()
+    (root / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (root / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    (root / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    return write_random_checkpoint(
+        root / "model",
+        family="dream",
+        tokenizer_path=root / "tokenizer",
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        initializer_range=0.25,
+    )
+
+
 ROWS = "tabom.toyworld.tasks:prompts"
 RECIPE = """name: tiny
 model: {{model_name_or_path: {model}}}
@@ -81,6 +136,7 @@ evaluation:
     - name: sort
       role: in_domain
       tokens_per_step: [1, 4]
+      verifier: {{type: function, function: "lenient:accept"}}
       prompts: {{function: "{rows}", args: {{task: sort, split: eval, num: 8}}}}
       metrics: {{premature_commit: "tabom.toyworld.diagnostics:premature_commit"}}
     - name: reverse

@@ -29,7 +29,7 @@ RECIPE = """name: {family}
 model: {{model_name_or_path: {model}, adapter: {adapter}}}
 prompts: {{function: "tabom.toyworld.tasks:prompts", args: {{task: sort, split: train, num: 8}}}}
 decoding: {decoding}
-verifier: {{type: accept_all}}
+verifier: {{type: function, function: "lenient:accept"}}
 collection: {{batch_size: 8}}
 training:
   learning_rate: 1e-2

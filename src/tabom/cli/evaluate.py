@@ -2,14 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tabom.cli import sections
-from tabom.core import configs
 from tabom.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from tabom.stages.stage import Stage
+_TASK_FLAGS = ("setting", "in_domain", "num_documents", "cut", "max_prompt_tokens")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,15 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "--tokens_per_step",
-        "--tokens-per-step",
         nargs="+",
         type=int,
         default=[1],
         metavar="K",
-        help="speeds of the one set made from the prompt flags, or of the tasks (default: 1)",
+        help="paces of the one set made from the prompt flags, or of the tasks (default: 1)",
     )
-    _add_tasks(parser.add_argument_group("tasks of lm-eval (instead of prompts)"))
-    # A recipe alone can list sets, and each has speeds of its own.
+    parser.add_argument(
+        "--num_samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="responses of each document, for pass@k (default: 1)",
+    )
+    _add_tasks(parser.add_argument_group("published sets and tasks of lm-eval (not prompts)"))
+    # A recipe alone can list sets, and each has paces of its own.
     skip = {"sets", "held_out_check", "tokens_per_step"}
     sections.add(parser, Evaluate, output="where to write the records", skip=skip)
     sections.add_section(parser, PromptSource, "prompts")
@@ -38,46 +42,26 @@ def _add_tasks(group: Any) -> None:
         "--tasks",
         nargs="+",
         metavar="TASK",
-        help="gsm8k_tabom, math500_tabom, humaneval_tabom, mbpp_tabom, ifeval_tabom (the paper's "
-        "prompts and metrics), or any task of lm-eval that generates; separated by space or comma",
-    )
-    group.add_argument(
-        "--data_dir",
-        "--data-dir",
-        metavar="DIR",
-        help="a folder with gsm8k.jsonl, math500.jsonl, ...; left out: the hub or its cache",
+        help="gsm8k, math500, humaneval, mbpp, ifeval (the paper's prompts and metrics), or any "
+        "task of lm-eval's own that generates; separated by space or comma",
     )
     group.add_argument(
         "--setting",
         help="dream_paper, dream_release, llada_paper or llada_release: budgets and decoding of "
-        "each task as published",
+        "each published set as published",
     )
     group.add_argument(
         "--in_domain",
-        "--in-domain",
         nargs="+",
         default=[],
         metavar="TASK",
         help="tasks that are in domain, the others are not (default: all)",
     )
     group.add_argument(
-        "--num_documents",
-        "--num-documents",
-        type=int,
-        metavar="N",
-        help="the first N documents of each task",
-    )
-    group.add_argument(
-        "--num_samples",
-        "--num-samples",
-        type=int,
-        default=1,
-        metavar="N",
-        help="responses of each document, for pass@k (default: 1)",
+        "--num_documents", type=int, metavar="N", help="the first N documents of each task"
     )
     group.add_argument(
         "--no_chat_template",
-        "--no-chat-template",
         action="store_true",
         help="give the task's text to the model as it is",
     )
@@ -88,19 +72,9 @@ def _add_tasks(group: Any) -> None:
     )
     group.add_argument(
         "--max_prompt_tokens",
-        "--max-prompt-tokens",
         type=int,
         metavar="N",
         help="keep this many tokens at the end of a longer prompt",
-    )
-    group.add_argument(
-        "--include_path", "--include-path", metavar="DIR", help="a folder of further task files"
-    )
-    group.add_argument(
-        "--unsafe_exec",
-        "--unsafe-exec",
-        action="store_true",
-        help="run the programs of code tasks without a sandbox",
     )
 
 
@@ -108,86 +82,73 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate on tasks, on the recipe's sets, or on one set made from the prompt flags."""
     from tabom.stages.evaluate import Evaluate
 
-    stage: Stage
-    if args.tasks:
-        stage = _tasks_stage(args)
-    else:
-        _refuse_task_flags(args)
-        stage = sections.build(Evaluate, args, evaluation=_with_sets(args))
+    stage = sections.build(Evaluate, args, evaluation=_with_sets(args))
     with sections.ready(stage, args) as report:
         counts = stage.run(report, overwrite=args.overwrite)
     sections.show(stage, counts)
-    if args.tasks:
-        _print_held_out(stage.folder)
+    _print_held_out(stage.folder)
     return 0
 
 
 def _with_sets(args: argparse.Namespace) -> dict[str, Any]:
-    """The section `evaluation`, with one set made of the prompts where it lists none."""
+    """The section `evaluation` with the sets that the flags ask for, else those it lists."""
     mapping = sections.recipe_of(args).mapping
     evaluation = dict(mapping.get("evaluation") or {})
+    if args.tasks:
+        return {**evaluation, "sets": _task_sets(args, mapping.get("decoding") or {})}
+    given = [name for name in (*_TASK_FLAGS, "no_chat_template") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"--{given[0]} is for tasks: give --tasks, or drop it")
     if not evaluation.get("sets"):
         if not mapping.get("prompts"):
             raise ConfigError(
-                "nothing to evaluate on: give --prompts_path, --dataset_name or "
-                "--prompts_function, or a --config RECIPE with evaluation.sets"
+                "nothing to evaluate on: give --prompts_path, --dataset_name, --prompts_function "
+                "or --tasks, or a --config RECIPE with evaluation.sets"
             )
-        one = {"name": "prompts", "role": "in_domain", "prompts": mapping["prompts"]}
+        one = {"name": "prompts", "prompts": mapping["prompts"], "num_samples": args.num_samples}
         evaluation["sets"] = [{**one, "tokens_per_step": args.tokens_per_step}]
     return evaluation
 
 
-def _tasks_stage(args: argparse.Namespace) -> "Stage":
-    from tabom.pipeline.tasks import EvaluateTasks, TasksConfig, check_tasks
-    from tabom.stages.recipe import EvaluationConfig
+def _task_sets(args: argparse.Namespace, decoding: dict[str, Any]) -> list[dict[str, Any]]:
+    """A set for each task. decoding: what flags and recipe say of it."""
+    from tabom.evaluation.benchmarks import names
 
-    # Of the decoding options only those that were given: a task or a setting has its own.
-    mapping = sections.recipe_of(args).mapping
-    decoding = {k: v for k, v in (mapping.get("decoding") or {}).items() if k != "tokens_per_step"}
-    given = {k: v for k, v in (mapping.get("evaluation") or {}).items() if k != "sets"}
-    evaluation = configs.build(EvaluationConfig, given, where="evaluation")
-    tasks = TasksConfig(
-        tasks=_names(args.tasks),
-        in_domain=_names(args.in_domain),
-        setting=args.setting,
-        decoding=decoding,
-        tokens_per_step=tuple(args.tokens_per_step),
-        data_dir=args.data_dir,
-        include_path=args.include_path,
-        num_documents=args.num_documents,
-        num_samples=args.num_samples,
-        apply_chat_template=not args.no_chat_template,
-        cut=args.cut,
-        max_prompt_tokens=args.max_prompt_tokens,
-        batch_size=evaluation.batch_size,
-        seed=evaluation.seed,
-        unsafe_exec=args.unsafe_exec,
-        quiet=args.quiet,
-    )
-    stage = sections.build(EvaluateTasks, args, tasks=tasks)
-    check_tasks(stage.tasks, stage.model)
-    return stage
+    tasks, in_domain = _names(args.tasks), _names(args.in_domain)
+    unknown = sorted(set(in_domain) - set(tasks))
+    if unknown:
+        raise ConfigError(f"in_domain names {unknown[0]!r}, which is none of {', '.join(tasks)}")
+    common = {
+        # Only what was given: a set or its setting has its own.
+        "decoding": {k: v for k, v in decoding.items() if k != "tokens_per_step"},
+        "tokens_per_step": args.tokens_per_step,
+        "num_samples": args.num_samples,
+        "setting": args.setting,
+        "limit": args.num_documents,
+        "chat_template": not args.no_chat_template,
+        "cut": args.cut,
+        "max_prompt_tokens": args.max_prompt_tokens,
+    }
+    return [
+        {
+            "name": task,
+            "benchmark" if task in names() or ":" in task else "task": task,
+            "role": "in_domain" if task in (in_domain or tasks) else "out_of_domain",
+            **common,
+        }
+        for task in tasks
+    ]
 
 
 def _print_held_out(folder: Path) -> None:
     from tabom.core.atomic import read_json
     from tabom.evaluation.manifest import EVALUATION, HELD_OUT
 
-    manifests = [one for speeds in read_json(folder / EVALUATION).values()
-                 for one in speeds.values()]  # fmt: skip
+    manifests = [one for paces in read_json(folder / EVALUATION).values()
+                 for one in paces.values()]  # fmt: skip
     for note in dict.fromkeys(one[HELD_OUT]["note"] for one in manifests if one.get(HELD_OUT)):
         print(note)
 
 
 def _names(given: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for text in given for name in text.split(",") if name))
-
-
-def _refuse_task_flags(args: argparse.Namespace) -> None:
-    names = ("data_dir", "setting", "in_domain", "num_documents", "cut", "max_prompt_tokens")
-    given = [name for name in names if getattr(args, name)]
-    if args.num_samples != 1:
-        given.append("num_samples")
-    given += [n for n in ("no_chat_template", "include_path", "unsafe_exec") if getattr(args, n)]
-    if given:
-        raise ConfigError(f"--{given[0]} is for tasks: give --tasks, or drop it")

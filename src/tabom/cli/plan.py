@@ -101,7 +101,7 @@ def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
         ),
         sets={
             item.name: measure_prompts(
-                item.prompts,
+                item.source(recipe.evaluation.data_dir),
                 seed=recipe.evaluation.seed,
                 what=f"evaluation set {item.name}",
                 **common,

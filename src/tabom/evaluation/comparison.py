@@ -15,7 +15,7 @@ import numpy as np
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.evaluation.manifest import differences
-from tabom.evaluation.passk import pass_at_k, split_id
+from tabom.evaluation.passk import pass_at_k
 from tabom.evaluation.records import Pace, summarize
 from tabom.evaluation.scores import Cell, EvaluatedRun, Leak, Partners, Scores, partners
 from tabom.evaluation.stats import (
@@ -465,8 +465,7 @@ def _answers(scores: Scores, run: EvaluatedRun, cell: Cell) -> dict[str, list[fl
     """Whether each sample of each document is right, in the order of the samples."""
     found: dict[str, list[tuple[int, float]]] = {}
     for record in scores.samples[run][cell]:
-        document, sample = split_id(record.id)
-        found.setdefault(document, []).append((sample, record.correct))
+        found.setdefault(record.id, []).append((record.sample, record.correct))
     return {d: [right for _, right in sorted(found[d])] for d in sorted(found)}
 
 

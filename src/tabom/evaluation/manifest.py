@@ -1,32 +1,33 @@
 """The evaluation manifest: everything beside the weights that a score depends on.
 
-One is kept for every evaluation set or task; comparing two runs shows where they differ.
+One is kept for every evaluation set and pace; comparing two runs shows where they differ.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabom.core import configs, env
 from tabom.core.manifest import flatten
 from tabom.decoding.config import DecodingConfig
-from tabom.models.contract import MaskedDiffusionModel
 
-EVALUATION = "evaluation.json"  # {set or task: {tokens a step: manifest}} in an evaluation's folder
+if TYPE_CHECKING:
+    from tabom.models.contract import MaskedDiffusionModel
+
+EVALUATION = "evaluation.json"  # {set: {pace: manifest}} in an evaluation's folder
 HELD_OUT = "held_out"  # its key of the held-out check, which says nothing of how it was evaluated
 
 
 def evaluation_manifest(
-    model: MaskedDiffusionModel,
+    model: "MaskedDiffusionModel",
     decoding: DecodingConfig,
     *,
     batch_size: int,
     seed: int,
-    data: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """How one set is evaluated: plain values for JSON.
 
-    data: what identifies the documents. extra: further settings.
+    facts: what identifies documents and judge, and further settings.
     """
     return {
         "decoding": configs.to_plain(decoding),
@@ -38,12 +39,11 @@ def evaluation_manifest(
         "end_ids": list(model.ids.eos),
         "device": _device(model),
         "versions": env.versions(),
-        "data": configs.to_plain(dict(data or {})),
-        **configs.to_plain(dict(extra or {})),
+        **configs.to_plain(dict(facts or {})),
     }
 
 
-def _device(model: MaskedDiffusionModel) -> str:
+def _device(model: "MaskedDiffusionModel") -> str:
     if model.device.type != "cuda":
         return model.device.type
     gpus = env.hardware()["gpus"]

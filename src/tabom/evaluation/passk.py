@@ -7,19 +7,6 @@ from dataclasses import replace
 from tabom.core.errors import DataError
 from tabom.evaluation.records import EvaluationRecord, Pace
 
-_MARK = "#"  # "document#3" is the fourth sample of a document; the first has no mark
-
-
-def sample_id(document: str, sample: int) -> str:
-    """The id of one sample's record."""
-    return document if sample == 0 else f"{document}{_MARK}{sample}"
-
-
-def split_id(id: str) -> tuple[str, int]:
-    """The document and the sample number of a record's id."""
-    document, mark, number = id.rpartition(_MARK)
-    return (document, int(number)) if mark and number.isdigit() else (id, 0)
-
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """The unbiased estimate of the chance that one of k samples is right.
@@ -43,21 +30,21 @@ def collapse(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
     """
     groups: dict[tuple[str, Pace, str], list[EvaluationRecord]] = {}
     for record in records:
-        key = (record.set, record.pace, split_id(record.id)[0])
+        key = (record.set, record.pace, record.id)
         groups.setdefault(key, []).append(record)
-    return [_mean(document, group) for (_, _, document), group in groups.items()]
+    return [_mean(group) for group in groups.values()]
 
 
-def _mean(document: str, group: Sequence[EvaluationRecord]) -> EvaluationRecord:
+def _mean(group: Sequence[EvaluationRecord]) -> EvaluationRecord:
     if len(group) == 1:
-        return group[0] if group[0].id == document else replace(group[0], id=document)
+        return group[0]
     metrics: dict[str, float | None] = {}
     for name in dict.fromkeys(name for r in group for name in r.metrics):
         known = [v for r in group if (v := r.metrics.get(name)) is not None]
         metrics[name] = sum(known) / len(known) if known else None
     return replace(
         group[0],
-        id=document,
+        sample=0,
         correct=sum(r.correct for r in group) / len(group),
         tokens_per_forward=sum(r.tokens_per_forward for r in group) / len(group),
         metrics=metrics,

@@ -1,7 +1,6 @@
 """One record per evaluated response: written, read and summed up."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
+from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.stats import LEVEL, Estimate, wilson_interval
 
 Role = Literal["in_domain", "out_of_domain"]
@@ -26,6 +26,17 @@ class Pace(NamedTuple):
     tokens_per_step: int
     schedule: str = ""
 
+    @classmethod
+    def of(cls, decoding: DecodingConfig) -> "Pace":
+        """The pace that decoding settings set: under a threshold, tokens a step do not."""
+        kind = decoding.schedule
+        if kind == "fixed":
+            return cls(decoding.tokens_per_step)
+        if kind == "official":
+            steps = "" if decoding.steps is None else f", {decoding.steps} steps"
+            return cls(decoding.tokens_per_step, f"official{steps}")
+        return cls(decoding.tokens_per_step, f"{kind} {getattr(decoding, kind):g}")
+
     def __str__(self) -> str:
         return self.schedule or str(self.tokens_per_step)
 
@@ -38,24 +49,27 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """How one prompt of an evaluation set was answered at one pace.
+    """How one document of an evaluation set was answered at one pace: the columns of the file.
 
-    set: name of the evaluation set. role: in_domain or out_of_domain. id: of the request.
-    tokens_per_step: slots revealed a model call, as configured.
+    set: name of the evaluation set. role: in_domain or out_of_domain. id: of the document, the same
+    for every model. sample: number of the response where a document has several.
+    tokens_per_step: slots revealed a model call, as configured. schedule: what set the pace where
+    that did not.
     correct: 1 accepted, else 0; between them only where `passk.collapse` made one record of
     several samples.
     reason, detail: of the verdict. num_forwards: model calls. length: slots up to and including
     the first end token. tokens_per_forward: slots revealed over model calls. end_step: step that
-    revealed the first end token, -1 if there is none. response: text.
-    metrics: further numbers; None where one does not apply.
-    schedule: only where several schedules are compared, told by the evaluation manifests: no column
-    of the file.
+    revealed the first end token, -1 if there is none. response: text. trajectory: its id, which is
+    the key of its draws.
+    metrics: further numbers, a column `metric_<name>` each; None where one does not apply.
     """
 
     set: str
     role: Role
     id: str
+    sample: int = 0
     tokens_per_step: int
+    schedule: str = ""
     correct: float
     reason: str
     detail: str = ""
@@ -64,8 +78,8 @@ class EvaluationRecord:
     tokens_per_forward: float
     end_step: int
     response: str = ""
+    trajectory: str = ""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    schedule: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -79,74 +93,60 @@ class EvaluationRecord:
         return Pace(self.tokens_per_step, self.schedule)
 
 
-_NO_COLUMN = ("metrics", "schedule")
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), Role: pa.string()}
-_FIELDS = {f.name: f.type for f in dataclasses.fields(EvaluationRecord) if f.name not in _NO_COLUMN}
+_COLUMNS = {
+    f.name: _TYPES[f.type] for f in dataclasses.fields(EvaluationRecord) if f.name != "metrics"
+}
 
 
 def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
-    """Write records, whole or not at all: `.parquet`, or `.jsonl` with one record a line.
+    """Write records as one Parquet file, whole or not at all.
 
-    Raises: DataError for another suffix, or if a (set, pace, id) occurs twice.
+    Raises: DataError if a response occurs twice.
     """
-    path, rows = Path(path), [_flat(record) for record in _unique(records, str(path))]
-    names = sorted({name for row in rows for name in row if name.startswith(_METRIC)})
-    if path.suffix == ".jsonl":
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    elif path.suffix == ".parquet":
-        schema = pa.schema(
-            [(name, _TYPES[kind]) for name, kind in _FIELDS.items()]
-            + [(name, pa.float64()) for name in names]
-        )
-        with replacing(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
-    else:
-        raise DataError(f"{path}: records are written as .parquet or .jsonl; choose one of them")
+    rows = [_flat(record) for record in _unique(records, str(path))]
+    metrics = sorted({name for row in rows for name in row if name.startswith(_METRIC)})
+    schema = pa.schema([*_COLUMNS.items(), *((name, pa.float64()) for name in metrics)])
+    with replacing(Path(path)) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
 
 
 def read_records(path: str | Path) -> list[EvaluationRecord]:
     """The records of a file that `write_records` wrote.
 
-    Raises: DataError naming file and row if it is missing or malformed.
+    Raises: DataError naming the file if it is missing or malformed.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; run evaluate first")
     try:
-        if path.suffix == ".jsonl":
-            # Not splitlines: that also splits at characters which a response may hold.
-            lines = path.read_text(encoding="utf-8").split("\n")
-            rows = [json.loads(line) for line in lines if line]
-        else:
-            rows = pq.read_table(path).to_pylist()
+        table = pq.read_table(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as evaluation records ({error})") from error
+    missing = [name for name in _COLUMNS if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; evaluate again")
     records = []
-    for number, row in enumerate(rows):
-        missing = [name for name in _FIELDS if name not in row]
-        if missing:
-            raise DataError(f"{path}, row {number}: no {missing[0]!r}; evaluate again")
-        known = {name: row[name] for name in _FIELDS}
+    for row in table.to_pylist():
         metrics = {k[len(_METRIC) :]: v for k, v in row.items() if k.startswith(_METRIC)}
+        known = {name: row[name] for name in _COLUMNS}
         records.append(EvaluationRecord(**known, metrics=metrics))
     return list(_unique(records, str(path)))
 
 
 def _flat(record: EvaluationRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _FIELDS}
+    row = {name: getattr(record, name) for name in _COLUMNS}
     return {**row, **{_METRIC + name: value for name, value in record.metrics.items()}}
 
 
 def _unique(records: Iterable[EvaluationRecord], where: str) -> Iterable[EvaluationRecord]:
-    seen: set[tuple[str, int, str]] = set()
+    seen: set[tuple[str, Pace, str, int]] = set()
     for record in records:
-        key = (record.set, record.tokens_per_step, record.id)
+        key = (record.set, record.pace, record.id, record.sample)
         if key in seen:
             raise DataError(
-                f"{where}: {record.id!r} of set {record.set!r} occurs twice at "
-                f"{record.tokens_per_step} tokens a step; each prompt is answered once"
+                f"{where}: sample {record.sample} of {record.id!r} of set {record.set!r} occurs "
+                f"twice at {record.pace} a step; each is answered once"
             )
         seen.add(key)
         yield record

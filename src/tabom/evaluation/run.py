@@ -1,11 +1,11 @@
-"""Decode an evaluation set, judge every response, keep what the reports need.
+"""Evaluate sets: decode what is not on disk yet, judge every response, make the records.
 
 Legend: K steps (model calls), N response slots.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,135 +13,228 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
-from tabom.decoding.config import DecodingConfig
-from tabom.decoding.decoder import Decoded, DecodeRequest
+from tabom.decoding.decoder import Decoder
 from tabom.diagnostics.curves import end_step
 from tabom.diagnostics.tds import TdsCurve, tds
-from tabom.evaluation.records import EvaluationRecord, Role
-from tabom.evaluation.resume import decode_resuming
+from tabom.evaluation.manifest import evaluation_manifest
+from tabom.evaluation.records import EvaluationRecord, Pace
+from tabom.evaluation.responses import Responses
+from tabom.evaluation.sets import EvaluationSet, Question
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 from tabom.trajectory.record import Trajectory
-from tabom.trajectory.verdicts import Verdict
-from tabom.verify.checker import Checker, Response, row_of
+from tabom.trajectory.verdicts import Verdict, VerdictLog
+from tabom.verify.checker import Response, row_of
 
-# `f(*, row, slots, step)`: the prompt row; the text of each slot, "_" for a slot without text (end,
-# filler, mask); the step of each slot. None: does not apply.
-Metric = Callable[..., float | bool | None]
 NO_TEXT = "_"
 
+Progress = Callable[..., None]  # (done, total), and a note where there is one
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluationResult:
+
+@dataclass(frozen=True, kw_only=True)
+class SetResult:
     """What one set gave.
 
-    records: one per request and speed, in that order of speeds and requests.
-    trajectories: at the first speed, in the order of the requests.
+    records: one per question and pace, in that order of paces and questions.
+    trajectories: at the first pace, in the order of the questions.
     fields: request id -> float32 `[K, N]`, predictive entropy (nats) before each step, NaN where a
-        slot was no candidate; of the first requests, at the first speed.
-    tds: over these fields; None if there are none.
+        slot was no candidate; of the first questions, at the first pace.
+    totals: published numbers and mean costs, by pace. manifests: how it was evaluated, by pace.
+    questions: the documents' own texts, for the held-out check; empty where a recipe sees to it.
     """
 
-    records: list[EvaluationRecord]
-    trajectories: list[Trajectory]
-    fields: dict[str, NDArray[np.float32]]
-    tds: TdsCurve | None
+    name: str
+    questions: tuple[str, ...] = ()
+    records: list[EvaluationRecord] = field(default_factory=list)
+    trajectories: list[Trajectory] = field(default_factory=list)
+    fields: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    totals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def tds(self, end_ids: Sequence[int]) -> TdsCurve | None:
+        """The timing curve over the fields; None if there are none."""
+        own = [t for t in self.trajectories if t.id in self.fields]
+        lengths = [length_to_end(t.response_ids_N, end_ids) for t in own]
+        return tds([self.fields[t.id] for t in own], lengths=lengths) if own else None
 
 
-def evaluate_set(
+def evaluate(
     model: MaskedDiffusionModel,
-    requests: Sequence[DecodeRequest],
+    sets: Sequence[EvaluationSet],
     *,
-    name: str,
-    role: Role,
-    checker: Checker,
-    decoding: DecodingConfig,
-    tokens_per_step: Sequence[int] = (1,),
     seed: int,
     batch_size: int,
-    record_field_for: int = 64,
-    extra_metrics: Mapping[str, Metric] | None = None,
+    num_fields: int = 64,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> EvaluationResult:
-    """Answer every request at every speed and judge the answers.
+    progress: Progress | None = None,
+) -> list[SetResult]:
+    """Answer every question of every set at every pace, and judge the answers.
 
-    name, role: of the set, for the records. decoding: its tokens_per_step is replaced by each of
-    `tokens_per_step` in turn; the first of them is the speed of trajectories, fields and TDS.
-    record_field_for: requests (the first ones) whose entropies at every step are kept.
-    extra_metrics: further numbers of a response, see `Metric`.
-    folder: where each response is kept as soon as it is decoded; what is there already (of a call
-        that was stopped, with equal model, decoding, seed and `record_field_for`) is not decoded
-        again. The caller removes it. None: nothing is kept.
-    progress: called with (done, total) responses.
-    Raises: DataError if there is no request or no speed, an id comes twice, or a metric fails.
+    seed: key of all draws. num_fields: questions of a set (the first ones) whose entropies at every
+        step are kept, at the first pace.
+    folder: where each response is kept as soon as it is decoded, and each verdict as it comes; what
+        is there already (of a call that was stopped, with equal model, sets and options) is not
+        done again. The caller removes it. None: nothing is kept.
+    progress: called with (done, total) responses, and a note while they are judged.
+    Raises: DataError if a metric fails; what decoding and judging raise.
     """
-    if not requests or not tokens_per_step or len(set(tokens_per_step)) != len(tokens_per_step):
-        raise DataError(
-            f"evaluation set {name!r}: {len(requests)} requests at the speeds "
-            f"{list(tokens_per_step)}; expected at least one request and speeds that differ"
-        )
-    if len({r.id for r in requests}) != len(requests):
-        raise DataError(
-            f"evaluation set {name!r}: {len(requests)} requests have "
-            f"{len({r.id for r in requests})} different ids; expected one id for each"
-        )
-    num_total = len(requests) * len(tokens_per_step)
-    records: list[EvaluationRecord] = []
-    trajectories: list[Trajectory] = []
-    fields: dict[str, NDArray[np.float32]] = {}
-    texts: dict[int, str] = {}
-    num_done = 0
-    for speed in tokens_per_step:
-        is_first = speed == tokens_per_step[0]
-        num_fields = min(record_field_for, len(requests)) if is_first else 0
-        found: dict[str, Decoded] = {}
-        # Two calls, since a field is K x N numbers. Draws are keyed, so the split does not matter.
-        for part, has_field in ((requests[:num_fields], True), (requests[num_fields:], False)):
-            if not part:
-                continue
-            kept = f"{speed}-fields" if has_field else str(speed)
-            for item in decode_resuming(
-                model,
-                part,
-                replace(decoding, tokens_per_step=speed),
-                folder=None if folder is None else folder / kept,
-                seed=seed,
-                batch_size=batch_size,
-                record_field=has_field,
-            ):
-                found[item.trajectory.id] = item
-                num_done += 1
-                if progress is not None:
-                    progress(num_done, num_total)
-        decoded = [found[request.id] for request in requests]
-        answered = [item.trajectory for item in decoded]
-        for item in decoded:
-            if item.field_KN is not None:
-                fields[item.trajectory.id] = np.asarray(item.field_KN, dtype=np.float32)
-        if is_first:
-            trajectories = answered
-        # Judged together, so that a slow checker works side by side.
-        verdicts = checker.judge_many(
-            Response.of(t, mask_id=model.ids.mask, end_ids=model.ids.eos) for t in answered
-        )
-        for trajectory, verdict in zip(answered, verdicts, strict=True):
-            records.append(
-                _record(
-                    model,
-                    trajectory,
-                    verdict,
-                    name=name,
-                    role=role,
-                    speed=speed,
-                    metrics=extra_metrics or {},
-                    texts=texts,
-                )
+    total = sum(len(one.questions) * len(one.decodings) for one in sets)
+    num_done, results = 0, []
+    for number, one in enumerate(sets):
+        results.append(result := SetResult(name=one.name, questions=one.texts()))
+        for decoding in one.decodings:
+            pace, is_first = Pace.of(decoding), decoding is one.decodings[0]
+            here = None if folder is None else folder / str(number) / str(pace)
+            cut = min(num_fields, len(one.questions)) if is_first else 0
+            decoder = Decoder(model, decoding, seed=seed, batch_size=batch_size)
+            found: dict[str, Trajectory] = {}
+            # In two parts, since a field is K x N numbers. Draws are keyed: no answer changes.
+            for part, has_field in ((one.questions[:cut], True), (one.questions[cut:], False)):
+                if not part:
+                    continue
+                kept_in = None if here is None else here / ("fields" if has_field else "rest")
+                with Responses(kept_in) as kept:
+                    num_done += len(kept.found)
+                    for group in kept.missing(part, decoder):
+                        for item in decoder.decode(group, record_field=has_field):
+                            num_done += item.trajectory.id not in kept.found
+                            kept.add(item)
+                            if progress is not None:
+                                progress(num_done, total)
+                for question in part:
+                    item = kept.found[question.id]
+                    found[question.id] = item.trajectory
+                    if item.field_KN is not None:
+                        result.fields[question.id] = np.asarray(item.field_KN, dtype=np.float32)
+            answers = [
+                Answer.of(model, one, question, found[question.id]) for question in one.questions
+            ]
+            verdicts = judge(one, answers, folder=here, note=_noting(progress, num_done, total))
+            records = list(records_of(model, one, answers, verdicts, pace=pace))
+            result.records.extend(records)
+            own_costs = [costs_of(answer.trajectory, model.ids.eos) for answer in answers]
+            result.totals[str(pace)] = {**one.totals(records), **mean_costs(own_costs)}
+            result.manifests[str(pace)] = evaluation_manifest(
+                model, decoding, batch_size=batch_size, seed=seed, facts=one.facts
             )
-    with_field = [t for t in trajectories if t.id in fields]
-    lengths = [length_to_end(t.response_ids_N, model.ids.eos) for t in with_field]
-    curve = tds([fields[t.id] for t in with_field], lengths=lengths) if with_field else None
-    return EvaluationResult(records=records, trajectories=trajectories, fields=fields, tds=curve)
+            if is_first:
+                result.trajectories.extend(answer.trajectory for answer in answers)
+    return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question with its response. response: what is judged, with the text ended as it should."""
+
+    question: Question
+    trajectory: Trajectory
+    response: Response
+
+    @classmethod
+    def of(
+        cls,
+        model: MaskedDiffusionModel,
+        one: EvaluationSet,
+        question: Question,
+        trajectory: Trajectory,
+    ) -> "Answer":
+        """The answer that a trajectory is, in a set."""
+        response = Response.of(trajectory, mask_id=model.ids.mask, end_ids=model.ids.eos)
+        text = one.text_of(model, trajectory)
+        return cls(question=question, trajectory=trajectory, response=replace(response, text=text))
+
+    @property
+    def id(self) -> str:
+        return self.question.id
+
+
+def judge(
+    one: EvaluationSet,
+    answers: Sequence[Answer],
+    *,
+    folder: Path | None = None,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, list[Verdict]]:
+    """What each judge of a set says of the answers, by the name of its number.
+
+    folder: where verdicts are kept as they come; those that are there are not asked for again.
+    note: told how far it is.
+    """
+    verdicts: dict[str, list[Verdict]] = {}
+    for number, (name, checker) in enumerate(one.judges.items()):
+        log = None if folder is None else VerdictLog(folder / f"verdicts-{number}.jsonl")
+        known = {} if log is None else log.verdicts
+        asked = [answer for answer in answers if answer.id not in known]
+        found = checker.judge_many(answer.response for answer in asked)
+        for done, (answer, verdict) in enumerate(zip(asked, found, strict=True), start=1):
+            if log is not None:
+                log.append(answer.id, verdict)
+            else:
+                known[answer.id] = verdict
+            if note is not None:
+                note(f"judging {one.name}: {done} of {len(asked)}")
+        if log is not None:
+            log.close()
+        verdicts[name] = [known[answer.id] for answer in answers]
+    return verdicts
+
+
+def records_of(
+    model: MaskedDiffusionModel,
+    one: EvaluationSet,
+    answers: Sequence[Answer],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    *,
+    pace: Pace,
+) -> Iterator[EvaluationRecord]:
+    """The records of a set's answers at one pace, in their order."""
+    first, *others = verdicts
+    texts: dict[int, str] = {}
+    for i, answer in enumerate(answers):
+        trajectory, text = answer.trajectory, answer.response.text
+        numbers: dict[str, float | None] = {
+            name: float(verdicts[name][i].is_accepted) for name in others
+        }
+        numbers |= one.numbers_of(trajectory, text)
+        numbers |= _measured(model, one, trajectory, cache=texts)
+        yield EvaluationRecord(
+            set=one.name,
+            role=one.role,
+            id=answer.question.document,
+            sample=answer.question.sample,
+            tokens_per_step=pace.tokens_per_step,
+            schedule=pace.schedule,
+            correct=int(verdicts[first][i].is_accepted),
+            reason=verdicts[first][i].reason,
+            detail=verdicts[first][i].detail,
+            response=text,
+            trajectory=trajectory.id,
+            metrics=numbers,
+            **costs_of(trajectory, model.ids.eos),
+        )
+
+
+def costs_of(trajectory: Trajectory, end_ids: Sequence[int]) -> dict[str, Any]:
+    """What a response cost and how long it is, as a record has it."""
+    ids = trajectory.response_ids_N
+    return {
+        "num_forwards": trajectory.num_forwards,
+        "length": length_to_end(ids, end_ids),
+        "tokens_per_forward": trajectory.num_revealed / max(trajectory.num_forwards, 1),
+        "end_step": end_step(trajectory.step_N, ids, end_ids=end_ids),
+    }
+
+
+def mean_costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the costs of some responses; `end_step` is of those that ended."""
+    names = ("num_forwards", "tokens_per_forward", "length")
+    ended = [each["end_step"] for each in costs if each["end_step"] >= 0]
+    return {
+        "num_responses": len(costs),
+        "num_ended": len(ended),
+        **{name: float(np.mean([each[name] for each in costs])) for name in names},
+        "end_step": float(np.mean(ended)) if ended else -1.0,
+    }
 
 
 def slot_texts(
@@ -157,48 +250,34 @@ def slot_texts(
     return [cache[token] for token in trajectory.response_ids_N.tolist()]
 
 
-def _record(
+def _measured(
     model: MaskedDiffusionModel,
+    one: EvaluationSet,
     trajectory: Trajectory,
-    verdict: Verdict,
     *,
-    name: str,
-    role: Role,
-    speed: int,
-    metrics: Mapping[str, Metric],
-    texts: dict[int, str],
-) -> EvaluationRecord:
-    end_ids = model.ids.eos
+    cache: dict[int, str],
+) -> dict[str, float | None]:
+    """The set's further metrics of one response."""
+    if not one.metrics:
+        return {}
+    arguments: dict[str, Any] = {
+        "row": row_of(trajectory),
+        "slots": [text or NO_TEXT for text in slot_texts(model, trajectory, cache=cache)],
+        "step": trajectory.step_N.tolist(),
+    }
     numbers: dict[str, float | None] = {}
-    if metrics:
-        slots = [t or NO_TEXT for t in slot_texts(model, trajectory, cache=texts)]
-        arguments: dict[str, Any] = {
-            "row": row_of(trajectory),
-            "slots": slots,
-            "step": trajectory.step_N.tolist(),
-        }
-        for label, metric in metrics.items():
-            try:
-                value = metric(**arguments)
-                number = math.nan if value is None else float(value)
-            except Exception as error:
-                raise DataError(
-                    f"metric {label!r} failed on {trajectory.id!r} of evaluation set {name!r}: "
-                    f"{type(error).__name__}: {error}; mend the function or drop the metric"
-                ) from error
-            numbers[label] = None if math.isnan(number) else number
-    return EvaluationRecord(
-        set=name,
-        role=role,
-        id=trajectory.id,
-        tokens_per_step=speed,
-        correct=int(verdict.is_accepted),
-        reason=verdict.reason,
-        detail=verdict.detail,
-        num_forwards=trajectory.num_forwards,
-        length=length_to_end(trajectory.response_ids_N, end_ids),
-        tokens_per_forward=trajectory.num_revealed / max(trajectory.num_forwards, 1),
-        end_step=end_step(trajectory.step_N, trajectory.response_ids_N, end_ids=end_ids),
-        response=trajectory.response,
-        metrics=numbers,
-    )
+    for label, metric in one.metrics.items():
+        try:
+            value = metric(**arguments)
+            number = math.nan if value is None else float(value)
+        except Exception as error:
+            raise DataError(
+                f"metric {label!r} failed on {trajectory.id!r} of evaluation set {one.name!r}: "
+                f"{type(error).__name__}: {error}; mend the function or drop the metric"
+            ) from error
+        numbers[label] = None if math.isnan(number) else number
+    return numbers
+
+
+def _noting(progress: Progress | None, done: int, total: int) -> Callable[[str], None] | None:
+    return None if progress is None else lambda text: progress(done, total, text)

@@ -190,9 +190,9 @@ def _documents(
     records: Iterable[EvaluationRecord], run: EvaluatedRun
 ) -> dict[str, EvaluationRecord]:
     """One record a document, a mean over its samples, in the order of the ids."""
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     for record in records:
-        if record.id in seen:
+        if (record.id, record.sample) in seen:
             raise DataError(f"{run}: {record.id!r} of {record.set!r} occurs twice")
-        seen.add(record.id)
+        seen.add((record.id, record.sample))
     return {r.id: r for r in sorted(collapse(list(records)), key=lambda r: r.id)}

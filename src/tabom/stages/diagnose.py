@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tabom.decoding.config import DecodingConfig
+from tabom.evaluation.results import read_evaluated
 from tabom.models.config import ModelConfig
-from tabom.stages.evaluate import read_evaluated
 from tabom.stages.preflight import Check, check_model
 from tabom.stages.recipe import DiagnosticsConfig
 from tabom.stages.stage import Counts, Done, Output, Stage, reads

@@ -10,8 +10,9 @@ from tabom.collect.prompts import PromptSource, load_prompts
 from tabom.core import configs
 from tabom.core.errors import DataError
 from tabom.core.identity import identity
+from tabom.models.config import ModelConfig
 from tabom.stages.recipe import Recipe
-from tabom.stages.trained_on import training_prompts
+from tabom.stages.trained_on import CARD, training_prompts
 
 
 def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -22,14 +23,14 @@ def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> di
         a fingerprint of what was compared.
     Raises: DataError if `evaluation.held_out_check` is error and anything is shared.
     """
-    if recipe.evaluation.held_out_check == "off" or not recipe.evaluation.sets:
+    config = recipe.evaluation
+    if config.held_out_check == "off" or all(one.task is not None for one in config.sets):
         return {"sets": [], "notes": [], "fingerprint": ""}
     compared = configs.fingerprint(
         {
             "training": [identity(recipe.prompts), list(recipe.seeds)],
-            "evaluation": [[item.name, identity(item.prompts)] for item in recipe.evaluation.sets],
-            "seed": recipe.evaluation.seed,
-            "check": recipe.evaluation.held_out_check,
+            "evaluation": identity(config),
+            "check": config.held_out_check,
         }
     )
     if known is not None and known.get("fingerprint") == compared:
@@ -39,12 +40,13 @@ def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> di
         training.update(dict.fromkeys(_texts(recipe.prompts, seed=seed)))
     overlaps = [
         find_overlap(
-            list(training), _texts(item.prompts, seed=recipe.evaluation.seed), name=item.name
+            list(training), one.questions(seed=config.seed, data_dir=config.data_dir), name=one.name
         )
-        for item in recipe.evaluation.sets
+        for one in config.sets
+        if one.task is None
     ]
     shared = [overlap for overlap in overlaps if overlap.num_found]
-    if shared and recipe.evaluation.held_out_check == "error":
+    if shared and config.held_out_check == "error":
         raise DataError(
             "evaluation prompts are not held out. "
             + " ".join(overlap.describe() for overlap in shared)
@@ -85,6 +87,13 @@ def tasks_held_out(
             "note": overlap.describe(),
         }
     return result
+
+
+def trainings(model: ModelConfig, trained: Path | None) -> list[Path]:
+    """The folders of all trainings behind a model: its own, its adapter's, the arm's."""
+    own = Path(model.model_name_or_path)
+    found = [own] if (own / CARD).is_file() else []
+    return [*found, *(Path(p) for p in (model.adapter, trained) if p is not None)]
 
 
 def _texts(source: PromptSource, *, seed: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +15,10 @@ from tabom.core.identity import FREE
 from tabom.core.recipe_file import read_recipe
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
+from tabom.stages.sets import EvaluationConfig, require_judged
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
 
-Role = Literal["in_domain", "out_of_domain"]
-HeldOutCheck = Literal["warn", "error", "off"]
 ArmData = Literal["self_distilled", "ground_truth", "none"]
 _TAKEN = ("", ".", "..", "collect", "verify")  # folders that a seed's own stages write
 _MAX_NAME = 100  # it names a folder
@@ -60,67 +59,6 @@ class ArmConfig:
     def slug(self) -> str:
         """The arm's folder name."""
         return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.name.lower())
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSet:
-    """One set of held-out prompts."""
-
-    name: str
-    """As it appears in tables."""
-    role: Role
-    """in_domain or out_of_domain."""
-    prompts: PromptSource
-    """Where they come from. The seed is `evaluation.seed`, the same for every arm and seed, so
-    that arms are paired."""
-    verifier: VerifierConfig | None = None
-    """The checker of this set; null: the recipe's own."""
-    decoding: dict[str, Any] = field(default_factory=dict)
-    """Fields of `decoding` that differ for this set."""
-    tokens_per_step: tuple[Count, ...] = (1,)
-    """The decoding speeds measured."""
-    metrics: dict[str, str] = field(default_factory=dict)
-    """Further per-response metrics: name -> "package.module:function", called with row, slots and
-    step."""
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not self.name.strip() or not self.name.isprintable():
-            raise ConfigError(f"evaluation.sets: {self.name!r} cannot name a set")
-        speeds = self.tokens_per_step
-        if not speeds or len(set(speeds)) < len(speeds):
-            raise ConfigError(
-                f"evaluation.sets.{self.name}.tokens_per_step: expected one or more different "
-                f"numbers, got {list(speeds)}"
-            )
-
-    def decoding_at(self, tokens_per_step: int, *, base: DecodingConfig) -> DecodingConfig:
-        """The decoding settings of this set at one speed: its own on top of the recipe's."""
-        merged = {**configs.to_plain(base), **self.decoding}
-        where = f"evaluation.sets.{self.name}.decoding"
-        decoding = configs.build(DecodingConfig, merged, where=where)
-        return replace(decoding, tokens_per_step=tokens_per_step)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What every arm is measured on."""
-
-    sets: tuple[EvaluationSet, ...] = ()
-    """The evaluation sets."""
-    batch_size: Count = field(default=32, metadata=FREE)
-    """Prompts decoded together."""
-    seed: int = 1000
-    """Of the prompt draws and of sampling."""
-    num_fields: Annotated[int, Bound(">=", 0)] = 64
-    """Responses whose entropies at every step are kept, for TDS and the viewer (the first ones of
-    each set)."""
-    held_out_check: HeldOutCheck = field(default="warn", metadata=FREE)
-    """What to do where an evaluation prompt occurs in the training prompts: warn (in the report),
-    error or off."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +153,9 @@ class Recipe:
                 raise ConfigError(f"arms: {arm.name!r} has data but no objective to train with")
             self.training_of(arm)
         for item in self.evaluation.sets:
-            for speed in item.tokens_per_step:
-                item.decoding_at(speed, base=self.decoding)
+            require_judged(item, self.verifier)
+            for pace in item.tokens_per_step:
+                item.decoding_at(pace, base=self.decoding)
 
     @property
     def base_arm(self) -> ArmConfig | None:

@@ -15,9 +15,9 @@ from tabom.evaluation.comparison import Comparison, compare
 from tabom.evaluation.manifest import EVALUATION
 from tabom.evaluation.manifest import HELD_OUT as CHECK
 from tabom.evaluation.records import read_records
+from tabom.evaluation.results import RECORDS
 from tabom.evaluation.scores import EvaluatedRun, Leak, Manifests
 from tabom.evaluation.stats import LEVEL
-from tabom.stages.evaluate import RECORDS
 from tabom.stages.recipe import ArmConfig
 
 RECIPE = "recipe.yaml"  # these two lie in the folder of a study
@@ -199,34 +199,33 @@ def _manifests(path: Path) -> Manifests:
 
 
 def _with_schedules(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
-    """The runs with a schedule in their records, if any arm was evaluated under several.
+    """The runs with a schedule in their records only if any arm was evaluated under several.
 
     Where each arm has one (k1 against t09), its cells go by tokens a step, and are compared.
     """
     seen: dict[tuple[str, str, int], set[str]] = {}
     for run in runs:
-        for name, pace in run.cells():
-            key = (run.arm, name, pace.tokens_per_step)
-            seen.setdefault(key, set()).add(run.schedule_of(name, str(pace)))
-    if all(len(schedules) == 1 for schedules in seen.values()):
+        for r in run.records:
+            seen.setdefault((run.arm, r.set, r.tokens_per_step), set()).add(r.schedule)
+    if any(len(schedules) > 1 for schedules in seen.values()):
         return list(runs)
-    return [_with_schedule(run) for run in runs]
+    return [
+        replace(
+            run,
+            records=[replace(r, schedule="") for r in run.records],
+            manifests={
+                name: {_tokens(run, name, pace): one for pace, one in paces.items()}
+                for name, paces in run.manifests.items()
+            },
+        )
+        for run in runs
+    ]
 
 
-def _with_schedule(run: EvaluatedRun) -> EvaluatedRun:
-    def schedule(name: str, pace: str) -> str:
-        found = run.schedule_of(name, pace)
-        return "" if found == pace else found
-
-    cells = {cell: schedule(cell[0], str(cell[1])) for cell in run.cells()}
-    return replace(
-        run,
-        records=[replace(r, schedule=cells[r.set, r.pace]) for r in run.records],
-        manifests={
-            name: {schedule(name, pace) or pace: one for pace, one in paces.items()}
-            for name, paces in run.manifests.items()
-        },
-    )
+def _tokens(run: EvaluatedRun, name: str, pace: str) -> str:
+    """Tokens a step of a set at a pace, as its records have them."""
+    found = (r.tokens_per_step for r in run.records if (r.set, str(r.pace)) == (name, pace))
+    return str(next(found, pace))
 
 
 def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:

@@ -14,6 +14,7 @@ from tabom.core.manifest import Manifest, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
 from tabom.evaluation.comparison import FORGETTING, IN_DOMAIN, NET_LOSS, SET, compare
+from tabom.evaluation.results import FIELDS, num_shown, read_evaluated
 from tabom.evaluation.scores import EvaluatedRun
 from tabom.report.data import (
     Arm,
@@ -25,7 +26,6 @@ from tabom.report.data import (
     SeedWork,
     TrainingLog,
 )
-from tabom.stages.evaluate import FIELDS, num_shown, read_evaluated
 from tabom.stages.recipe import ArmConfig, Recipe
 from tabom.stages.runs import load_evaluation, with_held_out
 from tabom.stages.study import ArmRun, Plan

@@ -1,60 +1,10 @@
-"""Random tiny models and local documents.
-
-One in Dream's layout whose tokenizer knows every byte, one of the toy family.
-"""
+"""Local documents, and a random tiny model of the toy family."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-@pytest.fixture(scope="session")
-def tiny_dream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    from tabom.models.random_checkpoint import write_random_checkpoint
-
-    root = tmp_path_factory.mktemp("tiny-dream")
-    vocabulary = {text: i for i, text in enumerate(bytes_to_unicode().values())}
-    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
-    added = {
-        str(len(vocabulary) + i): {"content": text, "special": True, **flags}
-        for i, text in enumerate(SPECIALS)
-    }
-    config = {
-        "added_tokens_decoder": added,
-        "tokenizer_class": "Qwen2Tokenizer",
-        "chat_template": TEMPLATE,
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-        "mask_token": "<|mask|>",
-        "unk_token": None,
-    }
-    (root / "tokenizer").mkdir()
-    (root / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
-    (root / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    (root / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
-    return write_random_checkpoint(
-        root / "model",
-        family="dream",
-        tokenizer_path=root / "tokenizer",
-        vocab_size=264,
-        hidden_size=32,
-        intermediate_size=48,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=2,
-        initializer_range=0.25,
-    )
-
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "gsm8k": [
@@ -155,8 +105,8 @@ def model() -> Any:
 
 @pytest.fixture(scope="session")
 def requests(model: Any) -> Any:
-    """Five requests of two tasks of the toy world."""
-    from tabom.decoding.decoder import DecodeRequest
+    """Five questions of two tasks of the toy world."""
+    from tabom.evaluation.sets import Question
     from tabom.toyworld.tasks import prompts
 
     rows = [
@@ -164,8 +114,9 @@ def requests(model: Any) -> Any:
         *prompts(task="sort", split="eval", seed=0, num=2),
     ]
     return [
-        DecodeRequest(
+        Question(
             id=row["id"],
+            document=row["id"],
             prompt_ids=model.encode_prompt(row["prompt"]),
             prompt=row["prompt"],
             task=row["task"],

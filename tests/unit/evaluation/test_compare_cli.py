@@ -31,12 +31,20 @@ def evaluation(
     forwards: int = 8,
 ) -> Path:
     """A folder as `tabom evaluate` leaves it. results: set -> right (1) or not, a document each."""
+    one = MANIFEST if manifest is None else manifest
+    decoding = one.get("decoding", {})
+    kind = decoding.get("schedule", "fixed")
+    schedule = "" if kind == "fixed" else f"{kind} {decoding[kind]:g}" if kind in decoding else kind
+    if decoding.get("steps"):
+        schedule += f", {decoding['steps']} steps"
     records = [
         EvaluationRecord(
             set=name,
             role="in_domain",
-            id=f"d{i // samples}" + (f"#{i % samples}" if i % samples else ""),
+            id=f"d{i // samples}",
+            sample=i % samples,
             tokens_per_step=speed,
+            schedule=schedule,
             correct=right,
             reason="accepted" if right else "wrong",
             num_forwards=forwards,
@@ -49,8 +57,7 @@ def evaluation(
     ]
     folder.mkdir(parents=True)
     write_records(folder / "records.parquet", records)
-    one = MANIFEST if manifest is None else manifest
-    write_json(folder / EVALUATION, {name: {str(speed): one} for name in results})
+    write_json(folder / EVALUATION, {name: {schedule or str(speed): one} for name in results})
     write_manifest(
         folder, stage="evaluate", fingerprint="x", counts={}, settings={"x": 1}, seconds=1.0
     )

@@ -7,7 +7,6 @@ import pytest
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.evaluation.comparison import Comparison, MetricKey, compare
-from tabom.evaluation.passk import sample_id
 from tabom.evaluation.records import EvaluationRecord
 from tabom.evaluation.scores import EvaluatedRun
 from tabom.evaluation.stats import tango_interval, wilson_interval
@@ -251,7 +250,7 @@ def sampled(rights, num_samples):
     """rights: how many samples of each document are right, the last ones drawn."""
     template = records(chain="0")[0]
     return [
-        replace(template, id=sample_id(f"d{d}", i), correct=int(i >= num_samples - right))
+        replace(template, id=f"d{d}", sample=i, correct=int(i >= num_samples - right))
         for d, right in enumerate(rights)
         for i in range(num_samples)
     ]

@@ -5,17 +5,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from tabom.core.errors import ConfigError, DataError
+from tabom.core.errors import ConfigError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
-from tabom.evaluation.run import evaluate_set
+from tabom.evaluation.run import evaluate
+from tabom.evaluation.sets import EvaluationSet
 from tabom.trajectory.schema import to_arrow
 from tabom.trajectory.store import TrajectoryWriter
+from tabom.trajectory.verdicts import Verdict
+from tabom.verify.checker import Checker
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 
 SPEEDS = (2, 8)
-NUM_ROWS = 10  # five requests at two speeds
+NUM_ROWS = 10  # five questions at two paces
 
 
 class StoppedError(Exception):
@@ -45,18 +48,27 @@ def spy(monkeypatch):
     return state
 
 
-def run(model, requests, **options):
-    known = {
-        "name": "chain",
-        "role": "in_domain",
-        "checker": build_checker(
-            VerifierConfig(type="function", function="tabom.toyworld.tasks:check")
-        ),
-        "decoding": DecodingConfig(max_new_tokens=16),
-        "seed": 0,
-        "batch_size": 4,
-    }
-    return evaluate_set(model, requests, **{**known, **options})
+CHECKER = build_checker(VerifierConfig(type="function", function="tabom.toyworld.tasks:check"))
+
+
+def run(model, requests, *, tokens_per_step=(1,), decoding=None, judge=CHECKER, **options):
+    decoding = {"max_new_tokens": 16, **(decoding or {})}
+    one = EvaluationSet(
+        name="chain",
+        role="in_domain",
+        questions=requests,
+        decodings=[DecodingConfig(**{**decoding, "tokens_per_step": k}) for k in tokens_per_step],
+        judges={"accuracy": judge},
+    )
+    known = {"seed": 0, "batch_size": 4}
+    (result,) = evaluate(model, [one], **{**known, **options})
+    return result
+
+
+def kept(folder):
+    """The responses of each part that are safely on disk."""
+    parts = {path.parent for path in folder.glob("**/partial")}
+    return {part: TrajectoryWriter(part).done() for part in parts}
 
 
 def same(a, b):
@@ -66,28 +78,30 @@ def same(a, b):
     for name in a.fields:
         np.testing.assert_array_equal(a.fields[name], b.fields[name])
         assert a.fields[name].dtype == b.fields[name].dtype
-    np.testing.assert_array_equal(a.tds.mean_K, b.tds.mean_K)
+    assert (a.totals, a.manifests) == (b.totals, b.manifests)
 
 
 @pytest.mark.parametrize("stop_at", range(NUM_ROWS))
 def test_stopped_anywhere_it_ends_the_same(model, requests, spy, tmp_path, stop_at):
     # One row at a time: then a result is the same to the last bit whatever is left to decode.
-    options = {"tokens_per_step": SPEEDS, "record_field_for": 2, "batch_size": 1}
+    options = {"tokens_per_step": SPEEDS, "num_fields": 2, "batch_size": 1}
     whole = run(model, requests, **options)
     assert len(spy.ids) == NUM_ROWS
     order, spy.ids, spy.stop_at = spy.ids, [], stop_at
     folder = tmp_path / "kept"
     with pytest.raises(StoppedError):
         run(model, requests, folder=folder, **options)
-    kept = {p: TrajectoryWriter(p).done() for p in folder.glob("*")}
-    assert sum(map(len, kept.values())) == stop_at  # each is on disk when it leaves the batch
+    assert (
+        sum(map(len, kept(folder).values())) == stop_at
+    )  # each is on disk when it leaves the batch
     spy.ids, spy.stop_at = [], None
     done = []
     again = run(
-        model, requests, folder=folder, progress=lambda i, n: done.append((i, n)), **options
+        model, requests, folder=folder, progress=lambda *given: done.append(given), **options
     )
     assert spy.ids == order[stop_at:]
-    assert done == [(i + 1, NUM_ROWS) for i in range(NUM_ROWS)]
+    decoded = [given for given in done if len(given) == 2]
+    assert decoded == [(i + 1, NUM_ROWS) for i in range(stop_at, NUM_ROWS)]
     same(again, whole)
     spy.ids = []
     same(run(model, requests, folder=folder, **options), whole)
@@ -95,12 +109,12 @@ def test_stopped_anywhere_it_ends_the_same(model, requests, spy, tmp_path, stop_
 
 
 def test_batches_cut_anywhere_give_equal_answers(model, requests, spy, tmp_path):
-    whole = run(model, requests, tokens_per_step=SPEEDS, record_field_for=3)
+    whole = run(model, requests, tokens_per_step=SPEEDS, num_fields=3)
     spy.ids, spy.stop_at = [], 4
     with pytest.raises(StoppedError):
-        run(model, requests, tokens_per_step=SPEEDS, record_field_for=3, folder=tmp_path)
+        run(model, requests, tokens_per_step=SPEEDS, num_fields=3, folder=tmp_path)
     spy.stop_at = None
-    again = run(model, requests, tokens_per_step=SPEEDS, record_field_for=3, folder=tmp_path)
+    again = run(model, requests, tokens_per_step=SPEEDS, num_fields=3, folder=tmp_path)
     assert again.records == whole.records
     assert [t.id for t in again.trajectories] == [t.id for t in whole.trajectories]
     for name, field_KN in whole.fields.items():
@@ -108,11 +122,11 @@ def test_batches_cut_anywhere_give_equal_answers(model, requests, spy, tmp_path)
 
 
 def test_a_torn_file_is_decoded_again(model, requests, spy, tmp_path):
-    whole = run(model, requests, record_field_for=1, batch_size=1, folder=tmp_path)
-    (path,) = (tmp_path / "1-fields" / "partial").iterdir()
+    whole = run(model, requests, num_fields=1, batch_size=1, folder=tmp_path)
+    (path,) = (tmp_path / "0" / "1" / "fields" / "partial").iterdir()
     path.write_bytes(path.read_bytes()[:-20])
     spy.ids = []
-    same(run(model, requests, record_field_for=1, batch_size=1, folder=tmp_path), whole)
+    same(run(model, requests, num_fields=1, batch_size=1, folder=tmp_path), whole)
     assert spy.ids == [requests[0].id]
 
 
@@ -121,9 +135,10 @@ def test_a_torn_file_is_decoded_again(model, requests, spy, tmp_path):
     [
         # Rows 0 to 2 are on disk, batches are (0, 1), (2, 3), (4,).
         ({"policy": "entropy"}, [2, 3, 4]),
-        ({"policy": "entropy", "temperature": 0.7}, [0, 1, 2, 3, 4]),
-        ({"policy": "origin"}, [0, 1, 2, 3, 4]),
-        ({"policy": "entropy", "alg_temp": 0.5}, [0, 1, 2, 3, 4]),
+        # Where it draws, each response is decoded alone, with a stream of its own.
+        ({"policy": "entropy", "temperature": 0.7}, [3, 4]),
+        ({"policy": "origin"}, [3, 4]),
+        ({"policy": "entropy", "alg_temp": 0.5}, [3, 4]),
     ],
 )
 def test_official_functions_see_the_same_batches(
@@ -140,11 +155,13 @@ def test_official_functions_see_the_same_batches(
     family = Family(name="dream", alignment="identity", official_decoding="dream")
     monkeypatch.setattr(model, "family", family)
     known = {
-        "decoding": DecodingConfig(schedule="official", max_new_tokens=16, **options),
+        "decoding": {"schedule": "official", **options},
         "batch_size": 2,
-        "record_field_for": 0,
+        "num_fields": 0,
     }
     whole = run(model, requests, **known)
+    if len(left) == 2:
+        assert run(model, requests, **{**known, "batch_size": 5}).records == whole.records
     spy.ids, spy.stop_at = [], 3
     with pytest.raises(StoppedError):
         run(model, requests, folder=tmp_path, **known)
@@ -155,6 +172,24 @@ def test_official_functions_see_the_same_batches(
     assert to_arrow(again.trajectories).equals(to_arrow(whole.trajectories))
 
 
+def test_verdicts_are_kept_as_they_come(model, requests, tmp_path):
+    asked = []
+
+    def judge(response):
+        asked.append(response.row["id"])
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return Verdict("accepted", f"number {len(asked)}")
+
+    checker = Checker(name="slow", judge=judge)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, requests, judge=checker, folder=tmp_path)
+    result = run(model, requests, judge=checker, folder=tmp_path)
+    ids = [question.id for question in requests]
+    assert asked == [*ids[:3], *ids[2:]]
+    assert [r.detail for r in result.records] == [f"number {i}" for i in (1, 2, 4, 5, 6)]
+
+
 def test_nothing_is_left_where_nothing_was_decoded(model, requests, tmp_path):
     with pytest.raises(ConfigError, match="batch_size"):
         run(model, requests, batch_size=0, folder=tmp_path / "kept")
@@ -162,12 +197,7 @@ def test_nothing_is_left_where_nothing_was_decoded(model, requests, tmp_path):
 
 
 def test_a_field_is_kept_beside_its_response(model, requests, tmp_path):
-    run(model, requests[:2], record_field_for=1, folder=tmp_path)
-    for name, has_field in (("1-fields", True), ("1", False)):
-        (kept,) = TrajectoryWriter(tmp_path / name).kept()
+    run(model, requests[:2], num_fields=1, folder=tmp_path)
+    for name, has_field in (("fields", True), ("rest", False)):
+        (kept,) = TrajectoryWriter(tmp_path / "0" / "1" / name).kept()
         assert (kept.field_KN is not None) == has_field
-
-
-def test_ids_must_differ(model, requests):
-    with pytest.raises(DataError, match="2 requests have 1 different ids"):
-        run(model, [requests[0], requests[0]])

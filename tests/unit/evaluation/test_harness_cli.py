@@ -7,12 +7,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tabom.cli.main import main
 from tabom.core.manifest import read_manifest
+from tabom.evaluation.benchmark import JudgeOptions
+from tabom.evaluation.benchmarks import get_benchmark, names
+from tabom.evaluation.harness import folder
 from tabom.evaluation.records import read_records
-from tabom.evaluation.tasks import NAMES, folder
+from tabom.evaluation.results import read_evaluated
+from tabom.models.loading import load_model
+from tabom.trajectory.store import TrajectoryWriter
+
+NAMES = tuple(names())
+OURS = tuple(f"{name}_tabom" for name in NAMES)
 
 STOCK = """task: stock
 dataset_path: json
@@ -36,67 +45,77 @@ def evaluated(tiny_dream: Path, documents: Path, tmp_path_factory: pytest.TempPa
     out = tmp_path_factory.mktemp("evaluated") / "out"
     done = evaluate(
         "--model_name_or_path", tiny_dream, "--tasks", ",".join(NAMES), "--data_dir", documents,
-        "--max_new_tokens", 12, "--tokens_per_step", 1, 3, "--in_domain", "gsm8k_tabom",
-        "math500_tabom", "--batch_size", 4, "--output_dir", out,
+        "--max_new_tokens", 12, "--tokens_per_step", 1, 3, "--in_domain", "gsm8k",
+        "math500", "--batch_size", 4, "--output_dir", out,
     )  # fmt: skip
     assert done == 0
     return out
 
 
-def test_five_tasks_through_tabom_evaluate(evaluated: Path) -> None:
+def test_five_benchmarks_through_tabom_evaluate(evaluated: Path, tiny_dream: Path) -> None:
     records = read_records(evaluated / "records.parquet")
-    sizes = {"gsm8k_tabom": 3, "math500_tabom": 2, "humaneval_tabom": 2, "mbpp_tabom": 2,
-             "ifeval_tabom": 2}  # fmt: skip
+    sizes = {"gsm8k": 3, "math500": 2, "humaneval": 2, "mbpp": 2, "ifeval": 2}
     for speed in (1, 3):
         own = [r for r in records if r.tokens_per_step == speed]
         assert {n: sum(r.set == n for r in own) for n in sizes} == sizes
         assert {r.tokens_per_forward for r in own} == {float(speed)}
         assert {r.num_forwards for r in own} == {12 // speed}
-    assert {r.set for r in records if r.role == "in_domain"} == {"gsm8k_tabom", "math500_tabom"}
+    assert {r.set for r in records if r.role == "in_domain"} == {"gsm8k", "math500"}
     manifest = read_manifest(evaluated)
     assert manifest is not None
-    assert manifest.settings["decoding"] == {"max_new_tokens": 12}
+    sets = {one["name"]: one for one in manifest.settings["evaluation"]["sets"]}
+    assert sets["mbpp"]["decoding"] == {"max_new_tokens": 12}
     assert manifest.counts["num_responses"] == len(records) == 22
     found = json.loads((evaluated / "evaluation.json").read_text())
-    assert found["mbpp_tabom"]["3"]["decoding"]["tokens_per_step"] == 3
-    one = found["gsm8k_tabom"]["1"]
+    assert found["mbpp"]["3"]["decoding"]["tokens_per_step"] == 3
+    one = found["gsm8k"]["1"]
     assert one["data"]["file"] == "gsm8k.jsonl"
-    assert {"batch_size", "dtype", "versions", "setting", "cut", "lm_eval"} <= set(one)
+    assert {"batch_size", "dtype", "versions", "setting", "cut", "chat_template"} <= set(one)
     assert (one["unsafe_exec"], one["versions"]["math-verify"]) == (False, version("math-verify"))
     assert len({m["1"]["data"]["documents"] for m in found.values()}) == 5
-    assert one["data"]["documents"] == found["gsm8k_tabom"]["3"]["data"]["documents"]
+    assert one["data"]["documents"] == found["gsm8k"]["3"]["data"]["documents"]
     results = json.loads((evaluated / "results.json").read_text())
-    assert "exact_match,flexible-extract" in results["1"]["results"]["gsm8k_tabom"]
-    assert results["3"]["decoding"]["ifeval_tabom"]["num_forwards"] == 4.0
-    rows = (evaluated / "samples_humaneval_tabom@1.jsonl").read_text().splitlines()
-    prompt = json.loads(rows[0])["arguments"][0][0]
-    assert prompt.endswith(
+    assert "exact_match,flexible-extract" in results["gsm8k"]["1"]
+    assert results["ifeval"]["3"]["num_forwards"] == 4.0
+    # Each record of the first pace has its trajectory beside it.
+    pairs = list(read_evaluated(evaluated))
+    assert len(pairs) == 11
+    (first, trajectory), *_ = [pair for pair in pairs if pair[0].set == "humaneval"]
+    assert first.num_forwards == trajectory.num_forwards
+    tokenizer = load_model(tiny_dream).tokenizer
+    assert tokenizer.decode(trajectory.prompt_ids).endswith(
         "<|im_start|>assistant\nHere is the completed function:\n```python\n"
         'def plus(a, b):\n    """Gives plus of a and b."""\n\n'
     )
 
 
-def test_the_records_say_what_lm_eval_says(evaluated: Path) -> None:
+def test_the_totals_are_of_the_records(evaluated: Path) -> None:
     records = read_records(evaluated / "records.parquet")
     results = json.loads((evaluated / "results.json").read_text())
-    primary = {
-        "gsm8k_tabom": "exact_match,flexible-extract",
-        "math500_tabom": "math_verify,none",
-        "humaneval_tabom": "pass@1,create_test",
-        "mbpp_tabom": "pass_at_1,none",
-        "ifeval_tabom": "prompt_level_loose_acc,none",
+    for name in NAMES:
+        first, *others = get_benchmark(name).judges([], JudgeOptions())
+        for pace, numbers in results[name].items():
+            own = [r for r in records if r.set == name and str(r.pace) == pace]
+            assert numbers[first] == pytest.approx(np.mean([r.correct for r in own]))
+            for other in others:
+                assert numbers[other] == pytest.approx(np.mean([r.metrics[other] for r in own]))
+    assert set(results["gsm8k"]["1"]) >= {
+        "exact_match,flexible-extract",
+        "exact_match,strict-match",
+        "tokens_per_forward",
     }
-    for speed, numbers in results.items():
-        for task, key in primary.items():
-            own = [r.correct for r in records if r.set == task and r.tokens_per_step == int(speed)]
-            assert numbers["results"][task][key] == pytest.approx(sum(own) / len(own))
+    assert {k for k in results["ifeval"]["1"] if "acc" in k} == {
+        f"{level}_level_{kind}_acc,none"
+        for level in ("prompt", "inst")
+        for kind in ("loose", "strict")
+    }
 
 
 def test_complete_is_not_run_again_and_another_is_refused(
     evaluated: Path, tiny_dream: Path, documents: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--model_name_or_path", tiny_dream, "--data_dir", documents, "--max_new_tokens", 12,
-              "--tasks", *NAMES, "--in_domain", "gsm8k_tabom", "math500_tabom",
+              "--tasks", *NAMES, "--in_domain", "gsm8k", "math500",
               "--output_dir", evaluated]  # fmt: skip
     before = (evaluated / "manifest.json").stat().st_mtime_ns
     # The batch size decides nothing, so it is not part of what must agree.
@@ -114,28 +133,34 @@ def test_samples_and_a_task_of_others(
     (tmp_path / "stock.yaml").write_text(STOCK.format(path=documents / "gsm8k.jsonl"))
     common = ["--model_name_or_path", tiny_dream, "--data_dir", documents, "--max_new_tokens", 6]
     out = tmp_path / "samples"
-    assert evaluate(*common, "--tasks", "gsm8k_tabom", "--num_samples", 3, "--temperature", 1,
+    assert evaluate(*common, "--tasks", "gsm8k", "--num_samples", 3, "--temperature", 1,
                     "--num_documents", 2, "--output_dir", out) == 0  # fmt: skip
     records = read_records(out / "records.parquet")
-    assert [r.id.partition("#")[2] for r in records] == ["", "1", "2"] * 2
+    assert [r.sample for r in records] == [0, 1, 2] * 2
+    assert len({r.id for r in records}) == 2
     assert len({r.response for r in records}) == 6
     out = tmp_path / "other"
     assert evaluate(*common, "--tasks", "stock", "--include_path", tmp_path, "--cut", "release",
                     "--no_chat_template", "--output_dir", out) == 0  # fmt: skip
     assert {(r.set, r.correct) for r in read_records(out / "records.parquet")} == {("stock", 0)}
+    assert [t.task for _, t in read_evaluated(out)] == ["stock"] * 3
+    results = json.loads((out / "results.json").read_text())["stock"]["1"]
+    assert (results["exact_match,none"], results["num_forwards"]) == (0, 6)
+    assert len((out / "samples_stock@1.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--tasks", "gsm8k_taboom"], "no task 'gsm8k_taboom'; ours are gsm8k_tabom"),
-        (["--tasks", "gsm8k_tabom", "--setting", "paper"], "no evaluation setting 'paper'"),
-        (["--tasks", "ifeval_tabom", "--setting", "dream_paper"], "says nothing about task"),
-        (["--tasks", "gsm8k_tabom", "--setting", "llada_paper", "--policy", "random"],
+        (["--tasks", "gsm8kk"], "no task 'gsm8kk'; did you mean 'gsm8k'?; ours are gsm8k"),
+        (["--tasks", "gsm8k", "--setting", "paper"], "no evaluation setting 'paper'"),
+        (["--tasks", "ifeval", "--setting", "dream_paper"], "says nothing about task"),
+        (["--tasks", "gsm8k", "--setting", "llada_paper", "--policy", "random"],
          "taken whole"),
-        (["--tasks", "gsm8k_tabom", "--in_domain", "mbpp_tabom"], "in_domain names 'mbpp_tabom'"),
-        (["--data_dir", "x"], "--data_dir is for tasks"),
-        (["--num_samples", "2"], "--num_samples is for tasks"),
+        (["--tasks", "gsm8k", "--in_domain", "mbpp"], "in_domain names 'mbpp'"),
+        (["--tasks", "gsm8k", "--num_samples", "2"], "several samples of one document"),
+        (["--num_documents", "2"], "--num_documents is for tasks"),
+        (["--data_dir", "x"], "nothing to evaluate on"),
     ],
 )  # fmt: skip
 def test_wrong_input(
@@ -176,15 +201,15 @@ def test_what_an_arm_was_trained_on_is_held_against_the_documents(
                for i, a in enumerate(arguments)]  # fmt: skip
         assert main([*own, *model, "--output_dir", str(tmp_path / arguments[0])]) == 0
     capsys.readouterr()
-    common = ["--model_name_or_path", tiny_dream, "--tasks", "gsm8k_tabom", "--data_dir", documents,
+    common = ["--model_name_or_path", tiny_dream, "--tasks", "gsm8k", "--data_dir", documents,
               "--max_new_tokens", 4]  # fmt: skip
     assert evaluate(*common, "--output_dir", tmp_path / "base") == 0
     assert "Held-out" not in capsys.readouterr().out
     assert evaluate(*common, "--trained", tmp_path / "train", "--output_dir", tmp_path / "arm") == 0
-    note = "Held-out check: of the 3 prompts of gsm8k_tabom, 1 occur and 0 more overlap"
+    note = "Held-out check: of the 3 prompts of gsm8k, 1 occur and 0 more overlap"
     assert note in capsys.readouterr().out
     found = json.loads((tmp_path / "arm" / "evaluation.json").read_text())
-    ((evaluated, _),) = found["gsm8k_tabom"]["1"]["held_out"]["exact"]
+    ((evaluated, _),) = found["gsm8k"]["1"]["held_out"]["exact"]
     assert evaluated == 2
     assert main(["compare", str(tmp_path / "base"), str(tmp_path / "arm")]) == 0
     assert note in capsys.readouterr().out
@@ -212,36 +237,37 @@ def test_five_tasks_through_our_door_to_lm_eval(
     from tabom.evaluation.harness.__main__ import main as door
 
     empty_index(monkeypatch, tmp_path)
-    responses = tmp_path / "responses.jsonl"
+    responses = tmp_path / "responses"
     arguments = [
         "run", "--model", "tabom", "--model_args",
         f"pretrained={tiny_dream},max_new_tokens=12,tokens_per_step=3,responses={responses}",
-        "--metadata", f"data_dir={documents}", "--tasks", ",".join(NAMES), "--batch_size", "4",
+        "--metadata", f"data_dir={documents}", "--tasks", ",".join(OURS), "--batch_size", "4",
         "--apply_chat_template", "--log_samples", "--output_path", str(tmp_path / "out"),
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["lm-eval", *arguments])
     assert door() == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in NAMES)
+    assert all(name in shown for name in OURS)
     (path,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(path.read_text())
     # The same responses as `tabom evaluate` decoded, and the same numbers.
-    ours = json.loads((evaluated / "results.json").read_text())["3"]["results"]
+    ours = json.loads((evaluated / "results.json").read_text())
     for name in NAMES:
-        for key, value in ours[name].items():
-            if "," in key and "stderr" not in key:
-                assert results["results"][name][key] == pytest.approx(value), (name, key)
+        theirs = results["results"][f"{name}_tabom"]
+        published = {k: v for k, v in ours[name]["3"].items() if "," in k}
+        assert len(published) >= 1
+        for key, value in published.items():
+            assert theirs[key] == pytest.approx(value), (name, key)
     assert results["config"]["tabom"]["mbpp_tabom"]["decoding"]["tokens_per_step"] == 3
-    stored = {json.loads(line)["id"] for line in responses.read_text().splitlines()}
-    theirs = [json.loads(x) for x in (evaluated / "responses.jsonl").read_text().splitlines()]
-    assert stored == {row["id"] for row in theirs}
+    kept = [one for folder in responses.iterdir() for one in TrajectoryWriter(folder).kept()]
+    assert len(kept) == 11
 
 
 @pytest.mark.slow
 def test_a_task_named_by_its_file_makes_lm_eval_know_the_model(
     tiny_dream: Path, documents: Path, tmp_path: Path
 ) -> None:
-    tasks = ",".join(str(folder() / f"{name}.yaml") for name in NAMES)
+    tasks = ",".join(str(folder() / f"{name}.yaml") for name in OURS)
     command = [
         sys.executable, "-m", "lm_eval", "run", "--model", "tabom", "--model_args",
         f"pretrained={tiny_dream},max_new_tokens=8,data_dir={documents}", "--tasks", tasks,
@@ -249,5 +275,5 @@ def test_a_task_named_by_its_file_makes_lm_eval_know_the_model(
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    for name in NAMES:
+    for name in OURS:
         assert name in done.stdout

@@ -1,7 +1,7 @@
 """The lm-eval model: arguments, cuts, batches, resuming, settings."""
 
-import json
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,10 @@ import pytest
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
-from tabom.evaluation.harness.identity import weights_fingerprint
-from tabom.evaluation.harness.model import TabomLM
-from tabom.evaluation.harness.options import DECODING, HarnessConfig
-from tabom.evaluation.harness.responses import ResponseFile
-from tabom.evaluation.harness.settings import SETTINGS, options_for
-from tabom.evaluation.harness.text import as_list, cut_at, response_text
+from tabom.evaluation.harness.model import DECODING, HarnessConfig, TabomLM, weights_fingerprint
+from tabom.evaluation.run import costs_of
+from tabom.evaluation.sets import response_text
+from tabom.evaluation.settings import SETTINGS, options_for
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
 
@@ -48,8 +46,16 @@ def texts_of(num: int) -> list[str]:
     return ["x" * (1 + 7 * i % 23) + f"{i}?" for i in range(num)]
 
 
+def content(lm: TabomLM) -> dict[tuple[str, int, int], Any]:
+    """The tokens, steps and model calls of every response."""
+    return {
+        place: (tuple(t.response_ids_N.tolist()), tuple(t.step_N.tolist()), t.num_forwards)
+        for place, t in lm.responses.items()
+    }
+
+
 def make(loaded: MaskedDiffusionModel, **arguments: Any) -> TabomLM:
-    return TabomLM(model=loaded, quiet=True, **{"max_new_tokens": 12, **arguments})
+    return TabomLM(model=loaded, **{"max_new_tokens": 12, **arguments})
 
 
 # -- arguments ------------------------------------------------------------------------------------
@@ -71,7 +77,7 @@ def test_every_decoding_option_is_a_model_argument(tiny_dream: Path) -> None:
         assert config.decoding == {name: value}
     lm = TabomLM.create_from_arg_string(
         f"pretrained={tiny_dream},policy=margin,max_new_tokens=6,tokens_per_step=3,top_p=0.5,"
-        "temperature=1.5,batch_size=3,dtype=float32,quiet=true",
+        "temperature=1.5,batch_size=3,dtype=float32",
         {"batch_size": "1", "max_batch_size": None, "device": "cpu"},
     )
     decoding = lm.config.decoding_for("t", {})
@@ -154,10 +160,10 @@ def test_paper_and_release_differ_where_they_do() -> None:
     release = HarnessConfig.of({"pretrained": "m", "setting": "llada_release"})
     assert release.decoding_for("mbpp_tabom", {}).confidence_eos_eot_inf
     assert release.decoding_for("humaneval_tabom", {}).logits_eos_inf
-    assert release.effective_cut == "release"
-    assert HarnessConfig.of({"pretrained": "m", "setting": "dream_release"}).prompt_limit == 1024
+    assert release.ending[0] == "release"
+    assert HarnessConfig.of({"pretrained": "m", "setting": "dream_release"}).ending[1] == 1024
     with pytest.raises(ConfigError, match="without saying how it was decoded"):
-        options_for("dream_paper", "ifeval_tabom")
+        options_for("dream_paper", "ifeval")
     with pytest.raises(ConfigError, match="says nothing about task 'arc'"):
         options_for("dream_paper", "arc")
 
@@ -170,13 +176,15 @@ def test_two_tokens_a_step_go_with_a_setting() -> None:
 # -- cutting --------------------------------------------------------------------------------------
 
 
-def test_cut_at_the_earliest_end() -> None:
+def test_cut_at_the_earliest_end(loaded: MaskedDiffusionModel) -> None:
+    def cut_at(text: str, until: list[str]) -> str:
+        ids = loaded.tokenizer.encode(text)
+        return response_text(loaded, ids, until=until, cut="all_ends")
+
     assert cut_at("one Q: two STOP", ["STOP", "Q:"]) == "one "
     assert cut_at("one STOP two Q:", ["Q:", "STOP"]) == "one "
     assert cut_at("Q: x", ["Q:"]) == ""
     assert cut_at("abc", ["", "d"]) == "abc"
-    assert as_list(None) == []
-    assert as_list("Q:") == ["Q:"]
 
 
 def test_ends_of_ours_and_of_the_release(loaded: MaskedDiffusionModel) -> None:
@@ -217,15 +225,15 @@ def test_long_prompts_keep_their_end(loaded: MaskedDiffusionModel) -> None:
     lm = make(loaded, max_prompt_tokens=5)
     lm.generate_until(instances(["abcdefgh", "abc"]))
     long, short = lm.responses["t", 0, 0], lm.responses["t", 1, 0]
-    assert (long.prompt_tokens, long.dropped_prompt_tokens) == (5, 3)
-    assert (short.prompt_tokens, short.dropped_prompt_tokens) == (3, 0)
+    assert len(long.prompt_ids) == 5
+    assert len(short.prompt_ids) == 3
     other = make(loaded)
     other.generate_until(instances(["defgh"]))
-    assert other.responses["t", 0, 0].response_ids == long.response_ids
+    assert content(other)["t", 0, 0] == content(lm)["t", 0, 0]
 
 
 def test_a_prompt_that_the_tokenizer_cannot_read(random_toy: Path) -> None:
-    lm = TabomLM(model=load_model(random_toy), quiet=True)
+    lm = TabomLM(model=load_model(random_toy))
     with pytest.raises(DataError, match="cannot read the prompt of document 0 of task 't'"):
         lm.generate_until(instances(["Ünwritable"]))
 
@@ -240,21 +248,22 @@ def test_batch_eight_equals_batch_one(
     requests = instances(texts_of(11))
     one, eight = make(loaded, **options), make(loaded, batch_size=8, **options)
     assert one.generate_until(requests) == eight.generate_until(requests)
-    assert one.responses == eight.responses
-    assert len({tuple(r.response_ids) for r in one.responses.values()}) > 6  # not all alike
+    assert content(one) == content(eight)
+    assert len({ids for ids, _, _ in content(one).values()}) > 6  # not all alike
 
 
 def test_statistics_of_a_document(loaded: MaskedDiffusionModel) -> None:
     lm = make(loaded, tokens_per_step=5)
     lm.generate_until(instances(texts_of(6)))
     for stored in lm.responses.values():
-        step = np.array(stored.step)
-        assert stored.num_forwards == 3
-        assert stored.tokens_per_forward == 4.0
+        step, costs = stored.step_N, costs_of(stored, loaded.ids.eos)
+        assert costs["num_forwards"] == 3
+        assert costs["tokens_per_forward"] == 4.0
         assert np.bincount(step).tolist() == [5, 5, 2]
-        ends = [i for i, t in enumerate(stored.response_ids) if t in loaded.ids.eos]
-        assert stored.length == (ends[0] + 1 if ends else 12)
-        assert stored.end_step == (step[ends[0]] if ends else -1)
+        ends = [i for i, t in enumerate(stored.response_ids_N.tolist()) if t in loaded.ids.eos]
+        assert costs["length"] == (ends[0] + 1 if ends else 12)
+        assert costs["end_step"] == (step[ends[0]] if ends else -1)
+    assert lm.cost_of("t")["tokens_per_forward"] == 4.0
 
 
 def test_samples_differ_and_need_a_temperature(loaded: MaskedDiffusionModel) -> None:
@@ -264,7 +273,7 @@ def test_samples_differ_and_need_a_temperature(loaded: MaskedDiffusionModel) -> 
     lm = make(loaded, temperature=1.0)
     texts = lm.generate_until(requests)
     assert len(texts) == 6
-    assert len({tuple(lm.responses["t", 0, s].response_ids) for s in range(3)}) == 3
+    assert len({content(lm)["t", 0, s] for s in range(3)}) == 3
     again = make(loaded, temperature=1.0, batch_size=4)
     assert again.generate_until(requests) == texts
     other = make(loaded, temperature=1.0, seed=1)
@@ -272,11 +281,11 @@ def test_samples_differ_and_need_a_temperature(loaded: MaskedDiffusionModel) -> 
 
 
 def test_requests_of_two_tasks_have_their_own_budgets(loaded: MaskedDiffusionModel) -> None:
-    lm = TabomLM(model=loaded, quiet=True)
+    lm = TabomLM(model=loaded)
     requests = instances(["a", "b"], task="short", max_gen_toks=4)
     requests += instances(["a"], task="long", max_gen_toks=9)
     lm.generate_until([requests[2], requests[0], requests[1]])
-    assert {k: len(r.step) for k, r in lm.responses.items()} == {
+    assert {k: r.num_slots for k, r in lm.responses.items()} == {
         ("long", 0, 0): 9,
         ("short", 0, 0): 4,
         ("short", 1, 0): 4,
@@ -291,18 +300,18 @@ class KilledError(Exception):
 
 
 def counted_decode(monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -> list[str]:
-    asked: list[str] = []
+    given: list[str] = []
     real = Decoder.decode
 
-    def decode(self: Decoder, requests: Any) -> Iterator[Any]:
-        for item in real(self, requests):
-            if stop_after is not None and len(asked) >= stop_after:
+    def decode(self: Decoder, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for item in real(self, *arguments, **options):
+            if len(given) == stop_after:
                 raise KilledError
-            asked.append(item.trajectory.id)
+            given.append(item.trajectory.id)
             yield item
 
     monkeypatch.setattr(Decoder, "decode", decode)
-    return asked
+    return given
 
 
 def test_a_killed_evaluation_resumes(
@@ -311,43 +320,49 @@ def test_a_killed_evaluation_resumes(
     requests = instances(texts_of(10))
     whole = make(loaded)
     expected = whole.generate_until(requests)
-    path = tmp_path / "out" / "responses.jsonl"
+    folder = tmp_path / "out" / "responses"
     with monkeypatch.context() as patch:
-        asked = counted_decode(patch, stop_after=6)
+        given = counted_decode(patch, stop_after=6)
         with pytest.raises(KilledError):
-            make(loaded, batch_size=2, responses=str(path)).generate_until(requests)
-        assert len(asked) == 6
-    with path.open("a") as file:
-        file.write('{"id": "torn')  # a line that the killed process did not finish
-    asked = counted_decode(monkeypatch)
-    resumed = make(loaded, batch_size=3, responses=str(path))
+            make(loaded, batch_size=2, responses=str(folder)).generate_until(requests)
+        assert len(given) == 6
+    torn = sorted(folder.glob("*/partial/*.arrow"))[-1]
+    torn.write_bytes(torn.read_bytes()[:-9])  # what a broken disk left of it
+    given = counted_decode(monkeypatch)
+    resumed = make(loaded, batch_size=3, responses=str(folder))
     assert resumed.generate_until(requests) == expected
-    assert len(asked) == 4
-    assert resumed.responses == whole.responses
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == 10
-    assert {"num_forwards", "tokens_per_forward", "end_step"} <= set(rows[0])
+    assert 4 < len(given) < 10
+    assert content(resumed) == content(whole)
     # Another decoding, seed or model shares nothing with it.
     for options in ({"tokens_per_step": 2}, {"seed": 2}):
-        del asked[:]
-        make(loaded, responses=str(path), **options).generate_until(requests)
-        assert len(asked) == 10
+        del given[:]
+        make(loaded, responses=str(folder), **options).generate_until(requests)
+        assert len(given) == 10
+    assert len(list(folder.iterdir())) == 3
 
 
-def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "r.jsonl"
-    path.write_text('{"id": "x"}\n')
-    with pytest.raises(DataError, match=r"r\.jsonl, line 1: not a stored response"):
-        ResponseFile(path)
-    assert path.read_text() == '{"id": "x"}\n'
+def test_threshold_decoding_refills(
+    model: MaskedDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows end at different steps: others come in for them, so that there are fewer calls."""
+    options = {"schedule": "threshold", "threshold": 0.3, "policy": "confidence", "batch_size": 8}
+    requests = instances(["".join(p) for p in permutations("abcde", 4)][:64], max_gen_toks=24)
+    calls = [0]
+    real = MaskedDiffusionModel.asked_hidden
 
+    def asked(self: MaskedDiffusionModel, *arguments: Any, **more: Any) -> Any:
+        calls[0] += 1
+        return real(self, *arguments, **more)
 
-def test_two_processes_do_not_share_a_file(tmp_path: Path) -> None:
-    with ResponseFile(tmp_path / "r.jsonl"):
-        with pytest.raises(DataError, match="another process is writing"):
-            ResponseFile(tmp_path / "r.jsonl").__enter__()
-    with ResponseFile(tmp_path / "r.jsonl"):
-        pass
+    monkeypatch.setattr(MaskedDiffusionModel, "asked_hidden", asked)
+    together = TabomLM(model=model, **options)
+    together.generate_until(requests)
+    refilled, calls[0] = calls[0], 0
+    apart = TabomLM(model=model, **options)
+    for start in range(0, len(requests), 8):
+        apart.generate_until(requests[start : start + 8])
+    assert content(together) == content(apart)
+    assert refilled < 0.8 * calls[0]
 
 
 def test_weights_have_a_fingerprint(loaded: MaskedDiffusionModel, random_toy: Path) -> None:
@@ -369,4 +384,3 @@ def test_official_draws_do_not_depend_on_the_batch(loaded: MaskedDiffusionModel)
     requests = instances(texts_of(5))
     one, four = make(loaded, **options), make(loaded, batch_size=4, **options)
     assert one.generate_until(requests) == four.generate_until(requests)
-    assert four.manifest_of("t")["batch_size"] == 1

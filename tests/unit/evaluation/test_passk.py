@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tabom.core.errors import DataError
-from tabom.evaluation.passk import collapse, pass_at_k, sample_id, split_id
+from tabom.evaluation.passk import collapse, pass_at_k
 from tabom.evaluation.records import EvaluationRecord
 
 
@@ -33,18 +33,11 @@ def test_pass_at_k_needs_k_samples() -> None:
         pass_at_k(2, 3, 1)
 
 
-def test_ids_of_samples() -> None:
-    assert sample_id("a", 0) == "a"
-    assert split_id(sample_id("a", 3)) == ("a", 3)
-    assert split_id("a#b") == ("a#b", 0)
-    assert split_id("plain") == ("plain", 0)
-
-
 def test_samples_collapse_to_their_document() -> None:
     records = [
         record("a", 1, metrics={"m": 1.0, "n": None}),
-        record("a#1", 0, metrics={"m": None, "n": None}),
-        record("a#2", 0, metrics={"m": 4.0, "n": None}),
+        record("a", 0, sample=1, metrics={"m": None, "n": None}),
+        record("a", 0, sample=2, metrics={"m": 4.0, "n": None}),
         record("b", 1),
         record("a", 0, tokens_per_step=2),
     ]

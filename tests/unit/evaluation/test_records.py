@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tabom.core.errors import DataError
-from tabom.evaluation.records import EvaluationRecord, read_records, summarize, write_records
+from tabom.decoding.config import DecodingConfig
+from tabom.evaluation.records import EvaluationRecord, Pace, read_records, summarize, write_records
 
 
 def make(name="a", **fields) -> EvaluationRecord:
@@ -38,8 +41,8 @@ RECORDS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["records.parquet", "records.jsonl"])
-def test_round_trip(tmp_path, name):
+def test_round_trip(tmp_path):
+    name = "records.parquet"
     write_records(tmp_path / name, RECORDS)
     found = read_records(tmp_path / name)
     strip = [{k: v for k, v in r.metrics.items() if v is not None} for r in found]
@@ -49,26 +52,32 @@ def test_round_trip(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_another_suffix_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"written as \.parquet or \.jsonl"):
-        write_records(tmp_path / "records.csv", RECORDS)
-
-
 def test_a_document_answered_twice_is_refused_and_nothing_is_written(tmp_path):
-    with pytest.raises(DataError, match="'a' of set 'chain' occurs twice at 1 tokens a step"):
-        write_records(tmp_path / "records.jsonl", [make("a"), make("a")])
+    with pytest.raises(DataError, match="sample 0 of 'a' of set 'chain' occurs twice"):
+        write_records(tmp_path / "records.parquet", [make("a"), make("a")])
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pace_is_what_set_it(tmp_path):
+    other = {"schedule": "threshold 0.9"}
+    records = [make("a"), make("a", sample=1), make("a", **other)]
+    write_records(tmp_path / "records.parquet", records)
+    found = read_records(tmp_path / "records.parquet")
+    assert [str(r.pace) for r in found] == ["1", "1", "threshold 0.9"]
+    for options, shown in (
+        ({"tokens_per_step": 3}, "3"),
+        ({"schedule": "factor", "factor": 1.0, "policy": "confidence"}, "factor 1"),
+        ({"schedule": "official", "steps": 8}, "official, 8 steps"),
+    ):
+        assert str(Pace.of(DecodingConfig(**options))) == shown
+
+
 def test_bad_files_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"no\.jsonl: no such file"):
-        read_records(tmp_path / "no.jsonl")
-    (tmp_path / "x.jsonl").write_text('{"set": "chain"}\n')
-    with pytest.raises(DataError, match=r"x\.jsonl, row 0: no 'role'"):
-        read_records(tmp_path / "x.jsonl")
-    (tmp_path / "y.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"y\.jsonl: cannot be read"):
-        read_records(tmp_path / "y.jsonl")
+    with pytest.raises(DataError, match=r"no\.parquet: no such file"):
+        read_records(tmp_path / "no.parquet")
+    pq.write_table(pa.table({"set": ["chain"]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet: no column 'role'"):
+        read_records(tmp_path / "x.parquet")
     (tmp_path / "z.parquet").write_text("no parquet")
     with pytest.raises(DataError, match=r"z\.parquet: cannot be read"):
         read_records(tmp_path / "z.parquet")

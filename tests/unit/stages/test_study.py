@@ -13,14 +13,15 @@ from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.manifest import read_manifest
 from tabom.evaluation.comparison import MetricKey
 from tabom.evaluation.records import EvaluationRecord, write_records
+from tabom.evaluation.results import RECORDS, TRAJECTORIES, read_evaluated
 from tabom.report.data import Report
-from tabom.stages.evaluate import RECORDS, TRAJECTORIES, read_evaluated
 from tabom.stages.pool import run_stages
 from tabom.stages.recipe import Recipe, load_recipe
 from tabom.stages.run import report_folder, run_recipe
 from tabom.stages.study import pending_stages, plan_study
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.schema import to_arrow
+from tabom.trajectory.store import TrajectoryWriter
 
 
 def recipe_in(path: Path, folder: Path, *overrides: str) -> Recipe:
@@ -145,11 +146,12 @@ def test_an_evaluation_that_an_error_stops_keeps_its_responses(
         patch.setattr(diagnostics, "premature_commit", broken)
         with pytest.raises(DataError, match="metric 'premature_commit' failed"):
             stage.run(lambda *_: None)
-    kept = {p.name for p in (stage.folder / ".unfinished" / "0").iterdir()}
-    assert kept == {"1", "1-fields"}
+    kept = {p.name for p in (stage.folder / ".unfinished" / "0" / "1").iterdir()}
+    assert kept == {"fields", "rest", "verdicts-0.jsonl"}
     assert not stage.is_complete()
-    for path in (stage.folder / ".unfinished").rglob("*.jsonl"):
-        assert path.read_bytes().count(b"\n") in (2, 6)
+    for name, number in (("fields", 2), ("rest", 6)):
+        folder = stage.folder / ".unfinished" / "0" / "1" / name
+        assert len(TrajectoryWriter(folder).done()) == number
     with monkeypatch.context() as patch:
         patch.setattr(Decoder, "decode", no_decoding)
         with pytest.raises(AssertionError, match="on disk"):  # of the next speed, nothing is
@@ -241,7 +243,7 @@ def test_a_trajectory_is_paired_with_its_own_record(tmp_path: Path) -> None:
         return EvaluationRecord(
             set=of, role="in_domain", id=name, tokens_per_step=speed, correct=correct,
             reason="accepted" if correct else "wrong", num_forwards=1, length=1,
-            tokens_per_forward=1.0, end_step=-1,
+            tokens_per_forward=1.0, end_step=-1, trajectory=name,
         )  # fmt: skip
 
     def trajectory(name: str) -> Trajectory:

@@ -1,4 +1,4 @@
-"""lm-eval's own command line with our model and tasks known: `python -m tabom.evaluation.harness`.
+"""lm-eval's own command line with our model and benchmarks: `python -m tabom.evaluation.harness`.
 
 Everything behind it is lm-eval's, such as `run --model tabom --tasks gsm8k_tabom ...`.
 """
@@ -13,8 +13,10 @@ def main() -> int:
     try:
         from lm_eval.__main__ import cli_evaluate
 
-        from tabom.evaluation.harness import register  # noqa: F401
-        from tabom.evaluation.tasks import folder
+        from tabom.evaluation.harness import (
+            folder,
+            register,  # noqa: F401
+        )
 
         if "--include_path" not in sys.argv and "run" in sys.argv[1:2]:
             sys.argv += ["--include_path", str(folder())]

@@ -7,17 +7,15 @@ The paper names a temperature and top-p for Dream, so dream_paper draws tokens a
 never draws one: in dream_release they shape the order alone (`greedy_tokens`).
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from tabom.core.configs import nearest
 from tabom.core.errors import ConfigError
 
-TASKS = ("gsm8k", "math500", "mbpp", "humaneval", "ifeval")
-SUFFIX = "_tabom"  # our own task files are called gsm8k_tabom and so on
-
 Options = dict[str, Any]
+Cut = Literal["all_ends", "release"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +29,7 @@ class Setting:
     source: str
     common: Options
     tasks: Mapping[str, Options]
-    cut: str | None = None
+    cut: Cut | None = None
     max_prompt_tokens: int | None = None
     unspoken: tuple[str, ...] = ()
 
@@ -93,31 +91,57 @@ SETTINGS: dict[str, Setting] = {
 def get_setting(name: str) -> Setting:
     """The setting of that name. Raises ConfigError with the nearest one."""
     if name not in SETTINGS:
-        near = difflib.get_close_matches(name, SETTINGS, n=1)
         raise ConfigError(
-            f"no evaluation setting {name!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" (there are: {', '.join(SETTINGS)})"
+            f"no evaluation setting {name!r}{nearest(name, SETTINGS)} "
+            f"(there are: {', '.join(SETTINGS)})"
         )
     return SETTINGS[name]
 
 
-def options_for(name: str, task: str) -> Options:
-    """The decoding options of a task under a named setting.
+def options_for(name: str, task: str, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The decoding options of a benchmark under a named setting.
 
-    task: as lm-eval calls it, such as gsm8k_tabom.
-    Raises: ConfigError for a setting that is unknown or says nothing about the task.
+    given: options that stand beside it.
+    Raises: ConfigError for a setting that is unknown, says nothing about the benchmark, or fixes an
+        option that is given otherwise.
     """
     setting = get_setting(name)
-    stem = task.removesuffix(SUFFIX)
-    if stem not in setting.tasks:
+    if task not in setting.tasks:
         why = (
-            f"{setting.source} names {stem} without saying how it was decoded"
-            if stem in setting.unspoken
+            f"{setting.source} names {task} without saying how it was decoded"
+            if task in setting.unspoken
             else f"{setting.source} covers {', '.join(setting.tasks)}"
         )
         raise ConfigError(
             f"the setting {name!r} says nothing about task {task!r} ({why}); evaluate that task "
             "without the setting, and name its max_new_tokens yourself"
         )
-    return {**setting.common, **setting.tasks[stem]}
+    options = {**setting.common, **setting.tasks[task]}
+    for option, value in (given or {}).items():
+        require_whole(name, option, fixed=options.get(option, value), given=value)
+    return options
+
+
+def require_whole(setting: str, option: str, *, fixed: Any, given: Any) -> None:
+    """Raise ConfigError where an option is given otherwise than its setting fixes it."""
+    if given != fixed:
+        raise ConfigError(
+            f"the setting {setting!r} fixes {option} = {fixed!r}, and {option} = {given!r} is "
+            "given beside it; a published setting is taken whole: drop one of the two"
+        )
+
+
+def ending(
+    setting: str | None, *, cut: Cut | None, max_prompt_tokens: int | None
+) -> tuple[Cut, int | None]:
+    """Where responses end and how long a prompt may be: what is given, what the setting fixes."""
+    if setting is not None:
+        found = get_setting(setting)
+        for option, fixed, given in (
+            ("cut", found.cut, cut),
+            ("max_prompt_tokens", found.max_prompt_tokens, max_prompt_tokens),
+        ):
+            if fixed is not None and given is not None:
+                require_whole(setting, option, fixed=fixed, given=given)
+        cut, max_prompt_tokens = cut or found.cut, max_prompt_tokens or found.max_prompt_tokens
+    return cut or "all_ends", max_prompt_tokens

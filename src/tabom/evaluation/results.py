@@ -1,0 +1,134 @@
+"""What an evaluation leaves in its folder, written and read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tabom.core.atomic import replacing, write_json
+from tabom.core.errors import DataError
+from tabom.evaluation.manifest import EVALUATION, HELD_OUT
+from tabom.evaluation.records import EvaluationRecord, Pace, read_records, summarize, write_records
+from tabom.trajectory.record import Trajectory
+from tabom.trajectory.schema import to_arrow
+from tabom.trajectory.store import TrajectoryStore
+
+if TYPE_CHECKING:
+    from tabom.evaluation.run import SetResult
+    from tabom.models.contract import MaskedDiffusionModel
+
+RECORDS = "records.parquet"
+TRAJECTORIES = "trajectories.parquet"
+FIELDS = "fields.json"
+RESULTS = "results.json"
+
+
+def write_evaluation(
+    folder: Path,
+    results: Sequence["SetResult"],
+    *,
+    model: "MaskedDiffusionModel",
+    held_out: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write records, trajectories, what the viewer shows, totals and manifests of all sets.
+
+    held_out: by set, what it shares with the training prompts, where that was counted.
+    Returns: counts for the stage's manifest: accuracies in percent, and costs.
+    """
+    held_out = held_out or {}
+    records = [record for result in results for record in result.records]
+    trajectories = [trajectory for result in results for trajectory in result.trajectories]
+    with replacing(folder / TRAJECTORIES) as temporary:
+        table = pa.Table.from_batches([to_arrow(trajectories)])
+        pq.write_table(table, temporary, compression="zstd")
+    write_json(folder / FIELDS, _shown(model, results))
+    write_json(folder / RESULTS, {result.name: result.totals for result in results})
+    write_json(
+        folder / EVALUATION,
+        {
+            result.name: {
+                pace: {**manifest, **_under(HELD_OUT, held_out.get(result.name))}
+                for pace, manifest in result.manifests.items()
+            }
+            for result in results
+        },
+    )
+    write_records(folder / RECORDS, records)
+    counts: dict[str, Any] = {"num_responses": len(records)}
+    for summary in summarize(records):
+        name = f"{summary.set}@{summary.pace}"
+        counts[name] = round(100 * summary.accuracy.value, 2)
+        counts[f"{name} tokens_per_forward"] = round(summary.tokens_per_forward, 3)
+    for name, found in held_out.items():
+        if "num_exact" in found:
+            counts[f"{name} in_training"] = found["num_exact"]
+            counts[f"{name} near_training"] = found["num_near"]
+    return counts
+
+
+def read_evaluated(folder: Path) -> Iterator[tuple[EvaluationRecord, Trajectory]]:
+    """Each stored trajectory with its record, which is the one at the set's first pace.
+
+    Paired by place: two sets may ask the same prompts, and ids are then no key.
+    """
+    first: dict[str, Pace] = {}
+    records = [
+        record
+        for record in read_records(folder / RECORDS)
+        if record.pace == first.setdefault(record.set, record.pace)
+    ]
+    store = TrajectoryStore.from_parquet(folder / TRAJECTORIES)
+    if len(records) != len(store):
+        raise DataError(
+            f"{folder}: {len(store)} trajectories for {len(records)} records; evaluate again"
+        )
+    for record, trajectory in zip(records, store, strict=True):
+        if record.trajectory != trajectory.id:
+            raise DataError(
+                f"{folder}: trajectory {trajectory.id!r} stands where {record.trajectory!r} was "
+                "recorded; evaluate again"
+            )
+        yield record, trajectory
+
+
+def num_shown(num_slots: int) -> int:
+    """Responses of a set that the viewer can play; a field is N x N numbers."""
+    return 6 if num_slots <= 64 else 2
+
+
+def _shown(model: "MaskedDiffusionModel", results: Sequence["SetResult"]) -> dict[str, Any]:
+    """Timing curves, and the responses that the viewer plays.
+
+    set_of: the set whose response to a prompt is kept; sets may share prompts.
+    """
+    notes: dict[str, Any] = {"tds": {}, "fields": {}, "tokens": {}, "set_of": {}}
+    for result in results:
+        curve = result.tds(model.ids.eos)
+        if curve is not None:
+            notes["tds"][result.name] = {
+                "mean_K": _plain(curve.mean_K),
+                "average": _plain(np.asarray(curve.average)),
+            }
+        shown = num_shown(max((t.num_slots for t in result.trajectories), default=0))
+        for trajectory in result.trajectories[:shown]:
+            name = trajectory.id
+            if name in result.fields and name not in notes["set_of"]:
+                ids = trajectory.response_ids_N.tolist()
+                notes["set_of"][name] = result.name
+                notes["fields"][name] = _plain(result.fields[name])
+                notes["tokens"][name] = [model.tokenizer.decode([t]) for t in ids]
+    return notes
+
+
+def _plain(values: Any) -> Any:
+    """An array as lists for JSON, rounded, with None for NaN."""
+    if getattr(values, "ndim", 0):
+        return [_plain(v) for v in values]
+    return round(float(values), 5) if np.isfinite(values) else None
+
+
+def _under(key: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {key: value}

@@ -1,0 +1,208 @@
+"""An evaluation set: what is asked, how it is decoded, and who judges the answers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tabom.core import keys
+from tabom.core.errors import ConfigError, DataError
+from tabom.core.plain import canonical_json
+from tabom.decoding.config import DecodingConfig
+from tabom.decoding.requests import DecodeRequest
+from tabom.evaluation.benchmark import Benchmark, Row
+from tabom.evaluation.records import EvaluationRecord, Pace, Role
+from tabom.evaluation.settings import Cut
+from tabom.models.contract import MaskedDiffusionModel
+from tabom.trajectory.record import Trajectory
+from tabom.verify.checker import Checker
+
+# `f(*, row, slots, step)`: the prompt row; the text of each slot, "_" for a slot without text (end,
+# filler, mask); the step of each slot. None: does not apply.
+Metric = Callable[..., float | bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(DecodeRequest):
+    """One response that a set asks for.
+
+    document: what is asked, the same for every model. sample: of several responses to it.
+    """
+
+    document: str
+    sample: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """Documents, prompt, budget and judge of one set, ready to be decoded by one model.
+
+    decodings: settings at each pace. judges: by the name of their number; the first decides what is
+    correct, the others' numbers are kept beside it. metrics: further numbers of a response.
+    benchmark: where the set is a published one. until, cut: where a response ends (see
+    `response_text`). facts: what identifies documents and judge, for the evaluation manifest.
+    """
+
+    name: str
+    role: Role
+    questions: Sequence[Question]
+    decodings: Sequence[DecodingConfig]
+    judges: Mapping[str, Checker]
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    benchmark: Benchmark | None = None
+    until: tuple[str, ...] = ()
+    cut: Cut = "all_ends"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        paces = [str(Pace.of(decoding)) for decoding in self.decodings]
+        if not self.questions or not paces or len(set(paces)) != len(paces):
+            raise DataError(
+                f"evaluation set {self.name!r}: {len(self.questions)} questions at the paces "
+                f"{paces}; expected at least one question, and paces that differ"
+            )
+        different = len({question.id for question in self.questions})
+        if different != len(self.questions):
+            raise DataError(
+                f"evaluation set {self.name!r}: {len(self.questions)} questions have {different} "
+                "different ids; expected one id for each"
+            )
+        for decoding in self.decodings:
+            require_draws(self.questions, decoding, what=f"evaluation set {self.name!r}")
+
+    def texts(self) -> tuple[str, ...]:
+        """The text of each document of a benchmark, without the instructions around it."""
+        if self.benchmark is None:
+            return ()
+        return tuple(self.benchmark.question(q.row) for q in self.questions if q.sample == 0)
+
+    def text_of(self, model: MaskedDiffusionModel, trajectory: Trajectory) -> str:
+        """The text of a response that is judged."""
+        if self.cut == "all_ends" and not self.until:
+            return trajectory.response
+        ids = trajectory.response_ids_N.tolist()
+        return response_text(model, ids, until=self.until, cut=self.cut)
+
+    def numbers_of(self, trajectory: Trajectory, text: str) -> dict[str, float]:
+        """The benchmark's further numbers of one response."""
+        return {} if self.benchmark is None else self.benchmark.numbers(trajectory.row, text)
+
+    def totals(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:
+        """The published numbers of all responses at one pace: means of every judge, and more."""
+        first, *others = self.judges
+        totals = {first: float(np.mean([record.correct for record in records]))}
+        totals |= {n: float(np.mean([record.metrics[n] for record in records])) for n in others}
+        return totals | ({} if self.benchmark is None else self.benchmark.totals(records))
+
+
+def require_draws(questions: Sequence[Question], decoding: DecodingConfig, *, what: str) -> None:
+    """Raise ConfigError where several samples are asked for, and all would be the same."""
+    if any(question.sample for question in questions) and not decoding.draws_tokens:
+        raise ConfigError(
+            f"{what} asks for several samples of one document, which would all be the same where "
+            "no token is drawn; give a temperature above 0 without greedy_tokens, or ask for one"
+        )
+
+
+def benchmark_questions(
+    benchmark: Benchmark,
+    rows: Sequence[Row],
+    model: MaskedDiffusionModel,
+    *,
+    num_samples: int = 1,
+    has_template: bool = True,
+    max_prompt_tokens: int | None = None,
+) -> Iterator[Question]:
+    """What a benchmark asks a model.
+
+    rows: its documents. has_template: put prompts into the model's chat template.
+    max_prompt_tokens: keep this many tokens at the end of a longer prompt.
+    """
+    for number, row in enumerate(rows):
+        text = prompt_text(
+            model, benchmark.prompt(row), opening=benchmark.opening(row), has_template=has_template
+        )
+        ids = encode_text(model, text, place=f"document {number} of {benchmark.name}")
+        ids = ids if max_prompt_tokens is None else ids[-max_prompt_tokens:]
+        for sample in range(num_samples):
+            yield Question(
+                id=response_id(benchmark.name, ids, sample),
+                prompt_ids=ids,
+                prompt=benchmark.prompt(row),
+                task=benchmark.name,
+                reference=benchmark.reference(row),
+                row=dict(row),
+                document=f"{number:05d}-{keys.content_id(canonical_json(row))[:12]}",
+                sample=sample,
+            )
+
+
+def prompt_text(
+    model: MaskedDiffusionModel, prompt: str, *, opening: str = "", has_template: bool = True
+) -> str:
+    """A prompt as one text, with the beginning of its answer behind it."""
+    if not has_template:
+        is_apart = not opening or prompt[-1:].isspace() or opening[0].isspace()
+        return prompt + ("" if is_apart else " ") + opening
+    messages = [{"role": "user", "content": prompt}]
+    if opening:
+        messages.append({"role": "assistant", "content": opening})
+    return chat_text(model, messages, is_open=bool(opening))
+
+
+def chat_text(
+    model: MaskedDiffusionModel, messages: Sequence[Mapping[str, str]], *, is_open: bool
+) -> str:
+    """Messages in the model's chat template. is_open: the last one is left open, to go on."""
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise ConfigError(
+            f"{model.name_or_path} has no chat template; leave it out (chat_template: false, "
+            "--no_chat_template), or take an instruct checkpoint"
+        )
+    text = model.tokenizer.apply_chat_template(
+        list(messages),
+        tokenize=False,
+        add_generation_prompt=not is_open,
+        continue_final_message=is_open,
+    )
+    return str(text)
+
+
+def encode_text(model: MaskedDiffusionModel, text: str, *, place: str) -> list[int]:
+    """The token ids of a templated text. place: whose it is, for the error."""
+    try:
+        return [int(i) for i in model.tokenizer.encode(text, add_special_tokens=False)]
+    except Exception as error:  # the tokenizers library raises no narrower kind
+        raise DataError(
+            f"the tokenizer of {model.name_or_path} cannot read the prompt of {place} ({error}); "
+            "the toy world's knows its own characters alone"
+        ) from error
+
+
+def response_id(name: str, prompt_ids: Sequence[int], sample: int) -> str:
+    """The id of a response: equal work has an equal id, by whatever way it is asked for."""
+    return keys.content_id(name, np.asarray(prompt_ids, dtype=np.int64).tobytes(), str(sample))
+
+
+def response_text(
+    model: MaskedDiffusionModel, response_ids: Sequence[int], *, until: Sequence[str], cut: Cut
+) -> str:
+    """The text of a response before the earliest of its ends.
+
+    response_ids: all slots. until: texts that end a response; they are not part of it.
+    cut: all_ends cuts at the first end token of any kind, then leaves special tokens out; release
+        keeps every token as text, cuts at the tokenizer's end-of-text alone, so that an
+        end-of-turn token stays in the text unless `until` names it.
+    """
+    if cut == "all_ends":
+        text = model.decode_response(list(response_ids))
+    else:
+        tokenizer = model.tokenizer
+        text = str(tokenizer.decode(list(response_ids), skip_special_tokens=False))
+        if tokenizer.eos_token:
+            text = text.split(tokenizer.eos_token)[0]
+    for end in until:
+        if end:
+            text = text.split(end)[0]
+    return text
