@@ -8,14 +8,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tabom.core import env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
-from tabom.core.errors import DataError, StageError
+from tabom.core.configs import build
+from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.plain import to_plain
 
 MANIFEST = "manifest.json"
@@ -24,25 +25,46 @@ _MAX_DIFFERENCES = 8
 _WAYS_OUT = "take another --output_dir, or pass --overwrite to delete what is there and start again"
 
 Folder = str | os.PathLike[str]
+M = TypeVar("M")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The record of one complete stage.
+class FileFacts:
+    """What a manifest says of a file."""
 
-    stage: which stage wrote the folder. fingerprint: of everything its content depends on.
-    counts: what is in it (`num_*`). files: relative path -> {"sha256", "bytes"}.
-    settings: the settings in plain values. versions: of the packages. created: UTC, ISO 8601.
-    seconds: wall time of the stage.
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What a folder was begun for.
+
+    stage: which stage. fingerprint: of everything its content depends on. settings: that, in plain
+    values. created: UTC, ISO 8601.
     """
 
     stage: str
     fingerprint: str
-    counts: dict[str, int | float]
-    files: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    created: str = field(default_factory=_now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Mark):
+    """The record of one complete stage.
+
+    counts: what is in it (`num_*`). files: by relative path. versions: of the packages. seconds:
+    wall time of the stage.
+    """
+
+    counts: dict[str, Any]
+    files: dict[str, FileFacts]
     versions: dict[str, Any]
-    created: str
     seconds: float
 
 
@@ -72,7 +94,6 @@ def write_manifest(
         files={name: describe_file(folder / name) for name in names},
         settings=to_plain(settings),
         versions=env.versions(),
-        created=_now(),
         seconds=round(float(seconds), 3),
     )
     write_json(folder / MANIFEST, manifest)
@@ -85,35 +106,16 @@ def read_manifest(folder: Folder) -> Manifest | None:
 
     Raises: DataError, naming the file, if it is not a manifest.
     """
-    path = Path(folder) / MANIFEST
+    return _read(Path(folder) / MANIFEST, Manifest)
+
+
+def _read(path: Path, kind: type[M]) -> M | None:
     if not path.is_file():
         return None
-    content = read_json(path)
-    names = [f.name for f in fields(Manifest)]
-    missing = [n for n in names if n not in content] if isinstance(content, dict) else names
-    if missing:
-        raise DataError(
-            f"{path}: not a manifest of tabom, {', '.join(missing)} missing; was the file edited?"
-        )
-    for name, is_fine, expected in (
-        ("counts", isinstance(content["counts"], dict), "an object"),
-        ("settings", isinstance(content["settings"], dict), "an object"),
-        ("files", _are_files(content["files"]), "an object: path -> {sha256, bytes}"),
-    ):
-        if not is_fine:
-            raise DataError(
-                f"{path}: not a manifest of tabom, {name} is not {expected}; was the file edited?"
-            )
-    return Manifest(**{name: content[name] for name in names})
-
-
-def _are_files(files: Any) -> bool:
-    return isinstance(files, dict) and all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("sha256"), str)
-        and isinstance(entry.get("bytes"), int)
-        for entry in files.values()
-    )
+    try:
+        return build(kind, read_json(path))
+    except ConfigError as error:
+        raise DataError(f"{path}: tabom did not write this ({error}); was it edited?") from error
 
 
 def check_manifest(
@@ -127,27 +129,22 @@ def check_manifest(
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    if manifest is not None:
-        there: dict[str, Any] = to_plain(manifest)
-    elif (folder / STARTED).is_file():
-        there = read_json(folder / STARTED)
-        if not isinstance(there, dict):
-            raise DataError(f"{folder / STARTED}: not a start mark of tabom; was the file edited?")
-    else:
+    there = manifest or _read(folder / STARTED, Mark)
+    if there is None:
         return "absent"
-    state = "results" if manifest is not None else "an unfinished run"
-    if there.get("stage") != stage:
+    state = "an unfinished run" if manifest is None else "results"
+    if there.stage != stage:
         raise StageError(
-            f"output folder {folder} holds {state} of stage {there.get('stage')!r}, "
-            f"expected {stage!r}; {_WAYS_OUT}"
+            f"output folder {folder} holds {state} of stage {there.stage!r}, expected {stage!r}; "
+            f"{_WAYS_OUT}"
         )
-    if there.get("fingerprint") != fingerprint:
+    if there.fingerprint != fingerprint:
         raise StageError(
             f"output folder from another recipe: {folder} holds {state} of stage {stage!r} with "
-            f"fingerprint {there.get('fingerprint')}, this run's is {fingerprint}\n"
-            f"{_differences(there.get('settings') or {}, settings)}\n{_WAYS_OUT}"
+            f"fingerprint {there.fingerprint}, this run's is {fingerprint}\n"
+            f"{_differences(there.settings, settings)}\n{_WAYS_OUT}"
         )
-    return "complete" if manifest is not None else "absent"
+    return "absent" if manifest is None else "complete"
 
 
 def begin(
@@ -165,7 +162,7 @@ def begin(
     if STARTED in names:
         return "started"
     folder.mkdir(parents=True, exist_ok=True)
-    mark = {"stage": stage, "fingerprint": fingerprint, "settings": settings, "created": _now()}
+    mark = Mark(stage=stage, fingerprint=fingerprint, settings=dict(settings))
     write_json(folder / STARTED, mark)
     return "started"
 
@@ -225,24 +222,24 @@ def reset(folder: Folder) -> None:
             path.unlink()
 
 
-def check_file(path: Path, expected: Mapping[str, Any]) -> None:
-    """Recompute the hash of one file. expected: what its manifest says, sha256 and bytes.
+def check_file(path: Path, expected: FileFacts) -> None:
+    """Recompute the hash of one file. expected: what its manifest says.
 
     Raises: DataError if the file is missing or changed.
     """
     found = describe_file(path)
-    if any(found[key] != expected[key] for key in found):
+    if found != expected:
         raise DataError(
-            f"{path}: changed since the stage wrote it (sha256 {found['sha256'][:12]}..., "
-            f"{found['bytes']} bytes; expected {expected['sha256'][:12]}..., "
-            f"{expected['bytes']} bytes); copy it again, or run the stage again"
+            f"{path}: changed since the stage wrote it (sha256 {found.sha256[:12]}..., "
+            f"{found.bytes} bytes; expected {expected.sha256[:12]}..., {expected.bytes} bytes); "
+            "copy it again, or run the stage again"
         )
 
 
 _checked: set[tuple[str, int, int, str]] = set()
 
 
-def check_once(path: Path, expected: Mapping[str, Any]) -> None:
+def check_once(path: Path, expected: FileFacts) -> None:
     """`check_file`, at most once a process for a file that keeps its size and time.
 
     Call it where a file's bytes are first read. Raises: DataError, see `check_file`.
@@ -250,7 +247,7 @@ def check_once(path: Path, expected: Mapping[str, Any]) -> None:
     if not path.is_file():
         check_file(path, expected)
     stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, expected["sha256"])
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, expected.sha256)
     if key not in _checked:
         check_file(path, expected)
         _checked.add(key)
@@ -314,8 +311,8 @@ def _all_files(folder: Path) -> list[str]:
     ]
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """The hash and the size of a file: {"sha256", "bytes"}. DataError if it is missing."""
+def describe_file(path: Path) -> FileFacts:
+    """The hash and the size of a file. DataError if it is missing."""
     digest = hashlib.sha256()
     size = 0
     try:
@@ -327,8 +324,4 @@ def describe_file(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: missing, though the manifest lists it; run the stage again"
         ) from error
-    return {"sha256": digest.hexdigest(), "bytes": size}
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return FileFacts(sha256=digest.hexdigest(), bytes=size)

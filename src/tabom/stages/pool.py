@@ -1,8 +1,6 @@
 """Stages are run, in this process or in several side by side, and it is shown how far they are."""
 
-import contextlib
 import os
-import queue
 import signal
 import threading
 import time
@@ -49,7 +47,6 @@ class _Board:
         self._bars = Bars(is_quiet=is_quiet)
         self._costs = {stage.label: stage.cost for stage in todo}
         self._shares = dict.fromkeys(self._costs, 0.0)
-        self._ended: set[str] = set()
 
     def start(self, stage: Stage) -> None:
         """Show the stage before it says anything."""
@@ -58,8 +55,6 @@ class _Board:
 
     def report(self, label: str, done: int, total: int, note: str = "") -> None:
         """Move a stage's row and the study's (a stage with several phases never moves it back)."""
-        if label in self._ended:  # said by a worker before its end, and read after it
-            return
         if total:
             self._shares[label] = max(self._shares[label], done / total)
         self._bars(label, done, total, note)
@@ -67,7 +62,6 @@ class _Board:
 
     def end(self, stage: Stage, counts: dict[str, Any]) -> None:
         """Take the stage's row away and tell in a line what it counted."""
-        self._ended.add(stage.label)
         self._shares[stage.label] = 1.0
         self._bars.end(stage.label)
         self._show_study()
@@ -134,17 +128,8 @@ def _run_side_by_side(
     todo: list[Stage], num_workers: int, threads: int | None, board: _Board
 ) -> None:
     context = get_context("spawn")
-    events = context.Queue()
+    events = context.SimpleQueue()
     waiting = {stage.folder: stage for stage in todo}
-    stop = threading.Event()
-
-    def listen() -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Empty):
-                board.report(*events.get(timeout=0.5))
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
     running: dict[Future[dict[str, Any]], Stage] = {}
     processes: list[BaseProcess] = []
     oom_kills = _oom_kills()
@@ -156,32 +141,29 @@ def _run_side_by_side(
     )
     try:
         while waiting or running:
-            for stage in _ready(waiting, running.values()):
-                if len(running) >= num_workers:
-                    break
+            for stage in _ready(waiting, running.values())[: num_workers - len(running)]:
                 del waiting[stage.folder]
                 board.start(stage)
                 running[pool.submit(_run_in_worker, stage)] = stage
                 processes = list((pool._processes or {}).values())
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not events.empty():  # before a stage is told to have ended
+                board.report(*events.get())
             for future in done:
                 stage = running.pop(future)
                 try:
-                    counts = future.result()
+                    board.end(stage, future.result())
                 except TabomError as error:
                     raise _at(stage, error) from error
                 except BrokenProcessPool as error:
                     why = _why_broken(processes, is_short=_oom_kills() > oom_kills)
                     raise StageError(f"{stage.label}: {why}; run again: it goes on") from error
-                board.end(stage, counts)
     except BaseException:
         for process in processes:
             process.terminate()
         raise
     finally:
-        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-        listener.join()
 
 
 def _ready(waiting: dict[Path, Stage], running: Any) -> list[Stage]:
@@ -193,19 +175,16 @@ def _ready(waiting: dict[Path, Stage], running: Any) -> list[Stage]:
 def _why_broken(processes: list[BaseProcess], *, is_short: bool) -> str:
     """How a worker process ended; want of memory is named only where the kernel says so."""
     if is_short:
-        return (
-            "the kernel killed a process for want of memory; lower study.num_workers or a batch "
-            "size"
-        )
+        short = "the kernel killed a process for want of memory"
+        return f"{short}; lower study.num_workers or a batch size"
     for process in processes:
         process.join(timeout=5)
     # The pool itself ends the others with SIGTERM.
-    codes = {process.exitcode for process in processes} - {0, None, -signal.SIGTERM}
-    for code in codes:
-        if code is not None and code < 0:
-            return f"a worker process was killed by {signal.Signals(-code).name}"
-        return f"a worker process ended with status {code}; its own message is above"
-    return "a worker process ended"
+    codes = {process.exitcode or 0 for process in processes} - {0, -signal.SIGTERM}
+    code = min(codes, default=0)
+    if code < 0:
+        return f"a worker process was killed by {signal.Signals(-code).name}"
+    return f"a worker process ended with status {code}; what it said is above"
 
 
 def _oom_kills() -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tabom.core.atomic import read_json, write_json
 from tabom.core.errors import DataError, StageError
-from tabom.core.manifest import check_file, describe_file
+from tabom.core.manifest import FileFacts, check_file, describe_file
 from tabom.models.adapters import WEIGHTS_FILE, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.ids import Checkpoint
@@ -103,7 +103,7 @@ def last_checkpoint(output_dir: Path) -> Path | None:
             continue
         try:
             for name, expected in read_json(folder / SEAL).items():
-                check_file(folder / name, expected)
+                check_file(folder / name, FileFacts(**expected))
             return folder
         except (DataError, AttributeError, KeyError, TypeError) as error:
             log.warning("%s is damaged and passed over: %s", folder, error)

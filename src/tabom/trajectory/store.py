@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from tabom.core.atomic import locked, replacing, write_bytes, write_text
 from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import (
+    FileFacts,
     Manifest,
     check_manifest,
     check_once,
@@ -397,9 +398,9 @@ class TrajectoryStore:
         for path, entry in listed.items():
             if not path.is_file():
                 raise DataError(f"{path}: missing, though the manifest lists it; copy it again")
-            if path.stat().st_size != entry["bytes"]:
+            if path.stat().st_size != entry.bytes:
                 raise DataError(
-                    f"{path}: {path.stat().st_size} bytes, the manifest says {entry['bytes']}; "
+                    f"{path}: {path.stat().st_size} bytes, the manifest says {entry.bytes}; "
                     "copy it again"
                 )
         self._open(listed)
@@ -419,7 +420,7 @@ class TrajectoryStore:
         store._open(dict.fromkeys(paths))
         return store
 
-    def _open(self, files: Mapping[Path, Mapping[str, Any] | None]) -> None:
+    def _open(self, files: Mapping[Path, FileFacts | None]) -> None:
         self._files = files  # with what the manifest says of each
         self._num_rows = 0
         for path in files:

@@ -30,7 +30,7 @@ def test_life_of_a_folder(tmp_path: Path) -> None:
     (folder / "half").unlink()
     written = finished(folder)
     assert written.files == {
-        "sub/a.txt": {"sha256": hashlib.sha256(b"hello").hexdigest(), "bytes": 5}
+        "sub/a.txt": m.FileFacts(sha256=hashlib.sha256(b"hello").hexdigest(), bytes=5)
     }
     assert m.read_manifest(folder) == written
     assert not (folder / m.STARTED).exists()
@@ -153,7 +153,7 @@ def test_only_what_we_wrote_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"stage": "x"}', "{"])
 def test_a_broken_manifest_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / m.MANIFEST).write_text(content)
-    with pytest.raises(DataError, match=r"manifest\.json: not"):
+    with pytest.raises(DataError, match=r"manifest\.json"):
         m.read_manifest(tmp_path)
 
 
@@ -173,15 +173,13 @@ def test_a_manifest_with_an_odd_field_names_file_and_field(
     finished(tmp_path)
     path = tmp_path / m.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
-    with pytest.raises(
-        DataError, match=rf"manifest\.json: not a manifest of tabom, {field} is not"
-    ):
+    with pytest.raises(DataError, match=rf"manifest\.json: .*{field}"):
         m.read_manifest(tmp_path)
 
 
 def test_a_broken_start_mark_names_the_file(tmp_path: Path) -> None:
     (tmp_path / m.STARTED).write_text(json.dumps([1]))
-    with pytest.raises(DataError, match=r"\.started\.json: not a start mark"):
+    with pytest.raises(DataError, match=r"\.started\.json"):
         m.check_manifest(tmp_path, **RUN)
 
 
