@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tabom.core import configs
 from tabom.core.errors import ConfigError
@@ -137,10 +137,7 @@ def describe(settings: type, field: str) -> str:
     """The text under a settings field, with its bounds and its default."""
     (found,) = (f for f in dataclasses.fields(settings) if f.name == field)
     text = configs.field_help(settings).get(field, "")
-    notes: list[str] = []
-    for kind in configs.members_of(configs.hints_of(settings, with_bounds=True)[field]):
-        if get_origin(kind) is Annotated:
-            notes += map(str, get_args(kind)[1:])
+    notes = list(map(str, configs.bounds_of(configs.hints_of(settings)[field])))
     if found.default is not dataclasses.MISSING and found.default not in (None, ""):
         notes.append(f"default: {_shown(found.default)}")
     return f"{text} ({'; '.join(notes)})" if notes else text

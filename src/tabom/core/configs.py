@@ -1,10 +1,11 @@
 """Plain values in, frozen dataclasses out: every setting is said once, under its field.
 
-A field's name, type, default and help (the text literal under it) serve the recipe, the flags of
-the verbs, their `--help` and the reference in docs/recipes.md. Every mistake names its place.
+A field's name, type, bounds, default and help (the text literal under it) serve the recipe, the
+flags of the verbs, their `--help` and docs/recipes.md. Every mistake names its place.
 """
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -23,49 +24,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from tabom.core.errors import ConfigError
-from tabom.core.plain import fingerprint, to_plain
-from tabom.core.yaml_text import load_yaml, parse_yaml
-
-__all__ = [
-    "Bound", "Count", "NonNegative", "Share", "apply_overrides", "build", "check", "field_help",
-    "fingerprint", "from_text", "hints_of", "load_yaml", "members_of", "merge", "nearest",
-    "to_plain",
-]  # fmt: skip
+from tabom.core.plain import fingerprint as fingerprint
+from tabom.core.plain import to_plain as to_plain
+from tabom.core.yaml_text import load_yaml as load_yaml
+from tabom.core.yaml_text import parse_yaml
 
 T = TypeVar("T")
 # "training.learning_rate=1e-4" (the value is YAML), or a dotted path and a value.
 Override = str | tuple[str, Any]
 
-_EXPECTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_KINDS: dict[Any, str] = {
+    int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path",
+    list: "a list", tuple: "a list", dict: "a mapping", Mapping: "a mapping",
+}  # fmt: skip
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_MAX_INT = 2**63  # beyond, numpy and Arrow cannot hold it
 _SIGNS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     ">=": (operator.ge, "at least"),
     ">": (operator.gt, "above"),
     "<=": (operator.le, "at most"),
     "<": (operator.lt, "below"),
 }
+_MAX_INT = 2**63  # beyond, numpy and Arrow cannot hold it
 _short = reprlib.Repr()  # stops early, also in aliases of aliases that would print for ever
 _short.maxstring = _short.maxother = 60
 
 
-class KeyedError(ConfigError):
-    """A ConfigError about one key.
-
-    key: its dotted path, from which the file that says it is found.
-    """
-
-    def __init__(self, message: str, key: str) -> None:
-        super().__init__(message)
-        self.key = key
-
-
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A limit of a number, said in its field's type: `steps: Annotated[int, Bound(">=", 1)]`.
-
-    `check` holds the field to it, and its help says it.
-    """
+    """A limit of a number, said in its field's type: `steps: Annotated[int, Bound(">=", 1)]`."""
 
     sign: Literal[">=", ">", "<=", "<"]
     limit: float
@@ -82,17 +68,29 @@ NonNegative = Annotated[float, Bound(">=", 0)]
 Share = Annotated[float, Bound(">", 0), Bound("<=", 1)]
 
 
+# -- what a settings class says about its fields --
+
+
 @cache
-def hints_of(cls: Any, *, with_bounds: bool = False) -> dict[str, Any]:
-    """The types of a dataclass's fields, by name."""
-    return typing.get_type_hints(cls, include_extras=with_bounds)
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name, with their bounds."""
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def members_of(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, without None; of another type, itself."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return tuple(member for member in get_args(hint) if member is not type(None))
-    return (hint,)
+    """The types of a union without None, or the one type; without bounds."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(
+        get_args(member)[0] if get_origin(member) is Annotated else member
+        for member in members
+        if member is not type(None)
+    )
+
+
+def bounds_of(hint: Any) -> list[Bound]:
+    """The bounds of a number's type, or of a number that may be left out."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return [b for m in members if get_origin(m) is Annotated for b in get_args(m)[1:]]
 
 
 @cache
@@ -103,87 +101,40 @@ def field_help(cls: type) -> dict[str, str]:
     installation without sources has none.
     """
     found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         try:
             source = textwrap.dedent(inspect.getsource(base))
         except (OSError, TypeError):
             continue
-        (definition,) = ast.parse(source).body
-        assert isinstance(definition, ast.ClassDef)
-        for item, under in pairwise(definition.body):
-            if (
-                isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and isinstance(under, ast.Expr)
-                and isinstance(under.value, ast.Constant)
-                and isinstance(under.value.value, str)
-            ):
-                found[item.target.id] = " ".join(under.value.value.split())
+        body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
+        for item, under in pairwise(body):
+            if isinstance(item, ast.AnnAssign) and isinstance(under, ast.Expr):
+                found[ast.unparse(item.target)] = " ".join(ast.literal_eval(under.value).split())
     return found
 
 
-def check(settings: Any) -> None:
-    """Hold a settings object to its types: numbers finite and in bounds, choices among theirs.
-
-    `build` has checked what it made; this is for objects that code makes, so `__post_init__` of
-    every settings class calls it.
-    Raises: ConfigError naming the field, what it may be and what was found.
-    """
-    for name, hint in hints_of(type(settings), with_bounds=True).items():  # type: ignore[arg-type]
-        _check_value(getattr(settings, name, None), hint, name)
-
-
-def _check_value(value: Any, hint: Any, name: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise KeyedError(f"{name} must be a finite number, got {value}", name)
-    for kind in members_of(hint):
-        origin, args = get_origin(kind), get_args(kind)
-        if origin is Annotated:
-            for bound in args[1:]:
-                if value is not None and value not in bound:
-                    raise KeyedError(f"{name} must be {bound}, got {value}", name)
-        elif origin is Literal and value is not None:
-            _coerce_literal(value, args, name)
-        elif origin is tuple and args[-1] is Ellipsis and isinstance(value, tuple):
-            for item in value:
-                _check_value(item, args[0], name)
+# -- mappings of plain values --
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[Override]) -> dict[str, Any]:
     """A copy of the mapping with some values replaced.
 
-    overrides: "training.learning_rate=1e-4", values as YAML, or ("training.learning_rate", 1e-4);
-        lists by index, "arms.0.name=tabom". Missing mappings on the way are made; `build` finds a
-        key that is not known.
+    overrides: "training.learning_rate=1e-4", values as YAML, or ("training.learning_rate", 1e-4).
+        Things in a list go by index or by their name: "arms.0.name=x", "arms.TABOM.options={}".
+        Missing mappings on the way are made; `build` finds a key that is not known.
     Raises: ConfigError for text without "=", a path through a plain value, an index out of range.
     """
     result = copy.deepcopy(dict(mapping))
     for override in overrides:
         path, value = override if isinstance(override, tuple) else _parsed(override)
-        keys = path.split(".")
+        *above, last = path.split(".")
         target: Any = result
-        for i, key in enumerate(keys):
-            here = ".".join(keys[:i]) or "the top"
-            slot: Any = key
-            if isinstance(target, list):
-                if not key.isdecimal() or int(key) >= len(target):
-                    raise ConfigError(
-                        f"override {path!r}: {here} is a list of {len(target)}; "
-                        f"expected an index from 0 to {len(target) - 1}, found {key!r}"
-                    )
-                slot = int(key)
-            elif not isinstance(target, dict):
-                raise ConfigError(
-                    f"override {path!r}: {here} is {_show(target)}, it has no {key!r}"
-                )
-            if i == len(keys) - 1:
-                target[slot] = value
-                break
+        for key in above:
+            slot = _slot(target, key, path)
             if isinstance(target, dict) and target.get(slot) is None:
                 target[slot] = {}  # missing, or "training:" with nothing below it
             target = target[slot]
+        target[_slot(target, last, path)] = value
     return result
 
 
@@ -196,6 +147,23 @@ def _parsed(override: str) -> tuple[str, Any]:
         return path, parse_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML ({error})") from error
+
+
+def _slot(target: Any, key: str, path: str) -> Any:
+    """Where a key of an override is in a mapping or a list."""
+    if not isinstance(target, (dict, list)):
+        raise ConfigError(f"override {path!r}: {_show(target)} has no {key!r}")
+    if isinstance(target, dict):
+        is_index = key.isdecimal() and key not in target and int(key) < len(target)
+        return list(target)[int(key)] if is_index else key  # also of `arms: {TABOM: ...}`
+    names = [item.get("name") if isinstance(item, dict) else None for item in target]
+    if key in names:
+        return names.index(key)
+    if key.isdecimal() and int(key) < len(target):
+        return int(key)
+    raise ConfigError(
+        f"override {path!r}: expected an index from 0 to {len(target) - 1} or a name, found {key!r}"
+    )
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,6 +180,15 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the known name that is nearest, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# -- plain values into types --
+
+
 def build(
     cls: type[T],
     mapping: Mapping[str, Any],
@@ -222,60 +199,31 @@ def build(
     """A dataclass from a mapping, checked against its type hints.
 
     cls: a dataclass; fields may be nested dataclasses, `X | None`, `Literal`, `list[X]`,
-        `tuple[X, ...]`, `dict[str, X]`, `Path`, int, float, bool, str.
+        `tuple[X, ...]`, `dict[str, X]`, `Path`, int, float, bool, str. A list of dataclasses with
+        a `name` may also be a mapping from their names.
     mapping: plain values. Numbers written as text (YAML 1.1 reads 1e-4 so) become numbers where
         the field is a number; a boolean is never a number.
     where: dotted path of the mapping in its file, "" at the top. source: the file, for messages,
         or a function from a dotted path to the file that says it.
     Raises: ConfigError for an unknown key (with the nearest known one), a missing key, a value of
-        another type; and for what the dataclass itself refuses.
+        another type or out of bounds; and for what the dataclass itself refuses.
     """
     try:
-        return _build(cls, mapping, where)
-    except KeyedError as error:
-        file = source(error.key) if callable(source) else source
-        if not file:
-            raise
-        raise KeyedError(f"{file}: {error}", error.key) from error
-
-
-def from_text(text: str | list[str], hint: Any, where: str) -> Any:
-    """What the text of a flag means to a field of a type.
-
-    text: one text, or several for a list. Text stays text, whatever YAML would make of it; a
-        mapping is YAML; `null` is nothing, except where text is expected.
-    hint: the field's type. where: the flag, for messages.
-    Raises: ConfigError naming the flag, what it expects and what was found.
-    """
-    return _coerce(_read(text, hint, where), hint, where)
-
-
-def _read(text: str | list[str], hint: Any, where: str) -> Any:
-    members = members_of(hint)
-    if str in members or Path in members:
-        return text
-    if text in ("null", ["null"]) and len(members) < len(get_args(hint)):
-        return None
-    kind = members[0]
-    if isinstance(text, list):
-        inner = get_args(kind)[0] if get_args(kind) else Any
-        return [_read(item, inner, where) for item in text]
-    if get_origin(kind) is Literal:
-        return next((choice for choice in get_args(kind) if str(choice) == text), text)
-    if kind is bool:
-        return _WORDS.get(text.lower(), text)
-    if kind in (int, float):
-        return text
-    try:
-        return parse_yaml(text)
+        return _build(cls, mapping, where)  # type: ignore[no-any-return]
     except ConfigError as error:
-        raise ConfigError(f"{where}: {text!r}: {error}") from error
+        file = source(error.key) if callable(source) else source
+        raise ConfigError(f"{file}: {error}" if file else str(error), error.key) from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the known name that is nearest, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def check(settings: Any) -> None:
+    """Hold a settings object that code made to its types and bounds, as `build` does.
+
+    `__post_init__` of every settings class calls it.
+    Raises: ConfigError naming the field, what it may be and what was found.
+    """
+    cls: Any = type(settings)
+    for name, hint in hints_of(cls).items():
+        _convert(getattr(settings, name), hint, name)
 
 
 def expand_home(settings: Any, *names: str) -> None:
@@ -286,163 +234,139 @@ def expand_home(settings: Any, *names: str) -> None:
             object.__setattr__(settings, name, os.path.expanduser(value))
 
 
-def _build(cls: type[T], mapping: Any, where: str) -> T:
+def from_text(text: str | list[str], hint: Any, where: str) -> Any:
+    """What the text of a flag means to a field of a type.
+
+    text: one text, or several for a list. Text stays text, whatever YAML would make of it; a
+        mapping is YAML; `null` is nothing, except where text is expected.
+    hint: the field's type. where: the flag, for messages.
+    Raises: ConfigError naming the flag, what it expects and what was found.
+    """
+    return _convert(_read(text, hint, where), hint, where)
+
+
+def _read(text: str | list[str], hint: Any, where: str) -> Any:
+    kind = members_of(hint)[0]
+    if text in ("null", ["null"]) and kind is not str and type(None) in get_args(hint):
+        return None
+    if isinstance(text, list):
+        return [_read(item, get_args(kind)[0], where) for item in text]
+    if get_origin(kind) is Literal:
+        return next((choice for choice in get_args(kind) if str(choice) == text), text)
+    if kind is bool:
+        return _WORDS.get(text.lower(), text)
+    if kind in (int, float, str, Path):
+        return text
+    try:
+        return parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {text!r}: {error}") from error
+
+
+def _build(cls: Any, mapping: Any, where: str) -> Any:
     if not isinstance(mapping, Mapping):
-        raise KeyedError(
-            f"{where or 'top level'}: expected a mapping, found {_show(mapping)}", where
-        )
-    hints = hints_of(cls)  # type: ignore[arg-type]
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
+        raise _wrong(mapping, "a mapping", where or "top level")
+    hints, values = hints_of(cls), {}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key, value in mapping.items():
         place = _join(where, key)
         if key not in fields:
-            raise KeyedError(
-                f"unknown key {place!r}{nearest(str(key), fields)} (known: {', '.join(fields)})",
-                place,
-            )
-        values[key] = _coerce(value, hints[key], place)
+            known = f"{nearest(str(key), fields)} (known: {', '.join(fields)})"
+            raise ConfigError(f"unknown key {place!r}{known}", place)
+        values[key] = _convert(value, hints[key], place)
     for name, field in fields.items():
-        has_default = (
-            field.default is not dataclasses.MISSING
-            or field.default_factory is not dataclasses.MISSING
-        )
-        if name not in values and not has_default:
+        if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             place = _join(where, name)
-            raise KeyedError(f"missing key {place!r}: it has no default, set it", place)
+            raise ConfigError(f"missing key {place!r}: it has no default, set it", place)
     try:
         return cls(**values)
-    except KeyedError as error:  # of `check`, which knows the field but not where it stands
-        raise KeyedError(_join(where, error), _join(where, error.key)) from error
     except (ConfigError, ValueError, TypeError) as error:
-        raise KeyedError(f"{where}: {error}" if where else str(error), where) from error
+        raise ConfigError(f"{where}: {error}" if where else str(error), where) from error
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """The value as a type: the one place where types are looked at."""
+    kind: Any = get_origin(hint) or hint
+    args = get_args(hint)
+    if kind is Any:
         return value
-    if origin in (Union, types.UnionType):
-        return _coerce_union(value, hint, where)
-    if origin is Literal:
-        return _coerce_literal(value, args, where)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
+    if kind is Annotated:
+        value = _convert(value, args[0], where)
+        for bound in args[1:]:
+            if value not in bound:
+                raise ConfigError(f"{where} must be {bound}, got {value}", where)
+        return value
+    if kind in (Union, types.UnionType):  # of one type and None
+        (member,) = (m for m in args if m is not type(None))
+        return None if value is None else _convert(value, member, where)
+    if kind is Literal:
+        return _convert_choice(value, args, where)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         # "training:" with every line below it commented out is an empty section, not a null.
-        return _build(hint, {} if value is None else value, where)
-    if hint in (list, tuple) or origin in (list, tuple):
-        return _coerce_sequence(value, origin or hint, args, where)
-    if hint is dict or origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong(value, "a mapping", where)
+        empty = {} if value is None else value
+        return value if isinstance(value, kind) else _build(kind, empty, where)
+    if kind in (list, tuple):
+        return kind(_convert_items(value, args[0] if args else Any, where))
+    if kind in (dict, Mapping) and isinstance(value, Mapping):
         inner = args[1] if args else Any
-        return {str(k): _coerce(v, inner, _join(where, k)) for k, v in value.items()}
-    if hint in (int, float):
-        return _coerce_number(value, hint, where)
-    if hint is Path and isinstance(value, (str, Path)):
+        return {str(k): _convert(v, inner, _join(where, k)) for k, v in value.items()}
+    if kind in (int, float):
+        return _convert_number(value, kind, where)
+    if kind is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(hint, type) and isinstance(value, hint):
+    if isinstance(value, kind):
         return value
-    raise _wrong(value, _name(hint), where)
+    raise _wrong(value, _KINDS.get(kind, kind.__name__), where)
 
 
-def _coerce_number(value: Any, hint: type, where: str) -> Any:
+def _convert_number(value: Any, kind: type, where: str) -> Any:
     number = value
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):  # "1e3" is a whole number, "fast" is none
             number = float(value)
-            number = int(value) if "." not in value else number
-        except ValueError:
-            pass  # "1e3" is a whole number, "fast" is none
+            number = int(value)
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise _wrong(value, _EXPECTED[hint], where)
-    if isinstance(number, int) and abs(number) >= _MAX_INT:
-        raise _wrong(value, f"{_EXPECTED[hint]} of at most 63 bits", where)
-    if hint is float:
-        return float(number)
-    if isinstance(number, float) and not number.is_integer():
-        raise _wrong(value, _EXPECTED[int], where)
-    return int(number)
+        raise _wrong(value, _KINDS[kind], where)
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ConfigError(f"{where} must be a finite number, got {value}", where)
+    if abs(number) >= _MAX_INT and int in (kind, type(number)):
+        raise _wrong(value, f"{_KINDS[kind]} of at most 63 bits", where)
+    if kind is int and number != int(number):
+        raise _wrong(value, _KINDS[int], where)
+    return kind(number)
 
 
-def _coerce_union(value: Any, hint: Any, where: str) -> Any:
-    members = members_of(hint)
-    if value is None and len(members) < len(get_args(hint)):
-        return None
-    for member in members:  # a value that is right as it stands is never converted
-        if type(value) is member:
-            return value
-    errors = []
-    for member in members:
-        try:
-            return _coerce(value, member, where)
-        except ConfigError as error:
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    raise _wrong(value, " or ".join(_name(m) for m in members), where)
-
-
-def _coerce_literal(value: Any, choices: tuple[Any, ...], where: str) -> Any:
+def _convert_choice(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     for choice in choices:
         if type(value) is type(choice) and value == choice:
             return choice
-    hint = nearest(str(value), map(str, choices))
+    near = nearest(str(value), map(str, choices))
     if isinstance(value, bool):
-        hint = "; YAML reads on, off, yes and no as booleans: put the word in quotes"
-    raise _wrong(value, f"one of {', '.join(repr(c) for c in choices)}", where, hint)
+        near = "; YAML reads on, off, yes and no as booleans: put the word in quotes"
+    raise _wrong(value, f"one of {', '.join(map(repr, choices))}", where, near)
 
 
-def _coerce_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) -> Any:
-    if isinstance(value, Mapping) and args and _is_named(args[0]):
-        return kind(_named(name, item, args[0], where) for name, item in value.items())
+def _convert_items(value: Any, hint: Any, where: str) -> list[Any]:
+    is_named = isinstance(hint, type) and "name" in getattr(hint, "__dataclass_fields__", ())
+    if isinstance(value, Mapping) and is_named:  # `arms: {TABOM: {...}}`
+        own = _convert(value, dict[str, dict | None], where)
+        return [
+            _build(hint, {"name": name, **(item or {})}, _join(where, name))
+            for name, item in own.items()
+        ]
     if not isinstance(value, (list, tuple)):
         raise _wrong(value, "a list", where)
-    inner: list[Any] = [args[0] if args else Any] * len(value)
-    if kind is tuple and args and args[-1] is not Ellipsis:
-        if len(value) != len(args):
-            raise _wrong(value, f"a list of {len(args)}", where)
-        inner = list(args)
-    items = zip(value, inner, strict=True)
-    return kind(_coerce(v, h, f"{where}.{i}") for i, (v, h) in enumerate(items))
+    return [_convert(item, hint, f"{where}.{i}") for i, item in enumerate(value)]
 
 
-def _is_named(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint) and "name" in hints_of(hint)
-
-
-def _named(name: str, item: Any, cls: Any, where: str) -> Any:
-    """One thing of a list that is written as a mapping from names: `arms: {TABOM: {...}}`."""
-    place = _join(where, name)
-    if not isinstance(item, Mapping) and item is not None:
-        raise _wrong(item, "a mapping", place)
-    if "name" in (item or {}):
-        raise KeyedError(f"{place}: its name is said already, by its key", _join(place, "name"))
-    return _build(cls, {"name": name, **(item or {})}, place)
-
-
-def _wrong(value: Any, expected: str, where: str, hint: str = "") -> KeyedError:
-    return KeyedError(f"{where}: expected {expected}, found {_show(value)}{hint}", where)
+def _wrong(value: Any, expected: str, where: str, near: str = "") -> ConfigError:
+    return ConfigError(f"{where}: expected {expected}, found {_show(value)}{near}", where)
 
 
 def _show(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return f"{str(value).lower()} (a boolean)"
-    kinds = {str: "text", int: "an integer", float: "a number", list: "a list", dict: "a mapping"}
-    kind = kinds.get(type(value), type(value).__name__)
-    return f"{_short.repr(value)} ({kind})"
-
-
-def _name(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(repr(c) for c in get_args(hint))
-    names = {list: "a list", tuple: "a list", dict: "a mapping", Path: "a path"}
-    return _EXPECTED.get(hint) or names.get(
-        get_origin(hint) or hint, getattr(hint, "__name__", str(hint))
-    )
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{_short.repr(value)} ({_KINDS.get(type(value), type(value).__name__)})"
 
 
 def _join(where: str, key: Any) -> str:

@@ -6,7 +6,14 @@ class TabomError(Exception):
 
 
 class ConfigError(TabomError):
-    """A recipe, a flag or an option is not what it may be."""
+    """A recipe, a flag or an option is not what it may be.
+
+    key: its dotted path in a recipe, from which the file that says it is found.
+    """
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class DataError(TabomError):

@@ -1,4 +1,5 @@
 import enum
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,11 +46,9 @@ class Outer:
     policy: Literal["entropy", "random", "off"] = "entropy"
     seeds: list[int] = field(default_factory=list)
     betas: tuple[float, ...] = (0.9, 0.999)
-    span: tuple[int, str] = (0, "")
     arms: list[Inner] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
     by_name: dict[str, Inner] = field(default_factory=dict)
-    cut: int | str = 1
     path: Path | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     maybe: Inner | None = None
@@ -74,7 +73,6 @@ def test_build_converts_what_yaml_cannot_say() -> None:
     config = make(
         training={"learning_rate": "1e-4", "steps": "20", "is_fast": True},
         betas=[0, "1e-2"],
-        span=[3, "x"],
         arms=[{"steps": 1}, {}],
         weights={"ce": 1},
         by_name={"a": {"name": "x"}},
@@ -86,7 +84,6 @@ def test_build_converts_what_yaml_cannot_say() -> None:
     assert type(config.training.steps) is int
     assert config.betas == (0.0, 0.01)
     assert all(type(b) is float for b in config.betas)
-    assert config.span == (3, "x")
     assert config.arms == [Inner(steps=1), Inner()]
     assert type(config.weights["ce"]) is float
     assert config.by_name == {"a": Inner(name="x")}
@@ -97,12 +94,9 @@ def test_build_converts_what_yaml_cannot_say() -> None:
 
 def test_optional_union_and_empty_section() -> None:
     assert make(maybe=None, path=None).maybe is None
-    assert make(cut="1").cut == "1"  # already right for a member: not converted
-    assert make(cut=3).cut == 3
     assert make(training=None).training == Inner()
     assert make(training=Inner(steps=4)).training.steps == 4
     assert make(training={"steps": 1e3}).training.steps == 1000
-    assert make(training={"learning_rate": "inf"}).training.learning_rate == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -115,8 +109,9 @@ def test_optional_union_and_empty_section() -> None:
         ),
         ({"zzz": 1}, r"^unknown key 'zzz' \(known: title, training, "),
         ({"training": {"steps": 2.5}}, r"training\.steps: expected an integer, found 2\.5 \(a num"),
-        ({"training": {"steps": True}}, r"training\.steps: expected an integer, found true \(a bo"),
+        ({"training": {"steps": True}}, r"training\.steps: expected an integer, found true$"),
         ({"training": {"learning_rate": False}}, r"expected a number, found false"),
+        ({"training": {"learning_rate": "inf"}}, r"learning_rate must be a finite number, got inf"),
         ({"training": {"learning_rate": "fast"}}, r"expected a number, found 'fast' \(text\)"),
         ({"training": {"learning_rate": None}}, r"expected a number, found null"),
         ({"training": {"is_fast": 1}}, r"expected true or false, found 1 \(an integer\)"),
@@ -126,17 +121,15 @@ def test_optional_union_and_empty_section() -> None:
         ({"title": 3}, r"^title: expected text, found 3"),
         ({"policy": "entropi"}, r"one of 'entropy', 'random', 'off', found 'entropi' \(text\); did "
          r"you mean 'entropy'"),
-        ({"policy": False}, r"found false \(a boolean\); YAML reads on, off, yes and no"),
+        ({"policy": False}, r"found false; YAML reads on, off, yes and no"),
         ({"seeds": 3}, r"^seeds: expected a list, found 3"),
         ({"seeds": [1, "x"]}, r"^seeds\.1: expected an integer, found 'x'"),
-        ({"span": [1]}, r"^span: expected a list of 2, found \[1\]"),
         ({"arms": [{}, {"stps": 1}]}, r"unknown key 'arms\.1\.stps'; did you mean 'steps'"),
         ({"weights": {"ce": "x"}}, r"^weights\.ce: expected a number"),
         ({"weights": [1]}, r"^weights: expected a mapping"),
         ({"by_name": {"a": {"x": 1}}}, r"unknown key 'by_name\.a\.x'"),
         ({"training": {"steps": 2**63}}, r"training\.steps: .*63 bits, found 9223"),
         ({"training": {"learning_rate": 10**400}}, r"training\.learning_rate: .*63 bits"),
-        ({"cut": [1]}, r"^cut: expected an integer or text, found \[1\]"),
         ({"path": 3}, r"^path: expected a path, found 3"),
         ({"maybe": {"steps": "x"}}, r"^maybe\.steps: expected an integer"),
         ({"training": {"steps": 0}}, r"^training: steps must be at least 1, got 0$"),
@@ -153,8 +146,6 @@ def test_a_list_of_named_things_may_be_a_mapping() -> None:
     assert found == build(Study, {"arms": [{"name": "a"}, {"name": "b", "steps": 2}]})
     with pytest.raises(ConfigError, match=r"unknown key 'arms\.b\.stps'; did you mean 'steps'"):
         build(Study, {"arms": {"b": {"stps": 2}}})
-    with pytest.raises(ConfigError, match=r"^arms\.b: .*name"):
-        build(Study, {"arms": {"b": {"name": "c"}}})
     with pytest.raises(ConfigError, match=r"^arms\.b: expected a mapping, found 3"):
         build(Study, {"arms": {"b": 3}})
 
@@ -240,6 +231,14 @@ def test_overrides() -> None:
         "empty": {"x": None},
         "text": "a=b",
     }
+    named = apply_overrides(
+        {"arms": {"a": {"x": 1}, "b": None}, "list": mapping["arms"]},
+        ["arms.0.x=2", "arms.b.y=3", "list.b.z=4", "arms.7={}"],
+    )
+    assert named == {
+        "arms": {"a": {"x": 2}, "b": {"y": 3}, "7": {}},
+        "list": [{"name": "a"}, {"name": "b", "z": 4}],
+    }
     assert mapping["arms"] == [{"name": "a"}, {"name": "b"}]  # the original is untouched
     assert mapping["empty"] is None
 
@@ -250,8 +249,8 @@ def test_overrides() -> None:
         ("training.lr", "expected 'section.key=value'"),
         ("=3", "expected 'section.key=value'"),
         ("a..b=3", "expected 'section.key=value'"),
-        ("training.lr.x=3", r"training\.lr is 1 \(an integer\), it has no 'x'"),
-        ("arms.2.name=x", "arms is a list of 2; expected an index from 0 to 1, found '2'"),
+        ("training.lr.x=3", r"training\.lr\.x'.*1 \(an integer\)"),
+        ("arms.2.name=x", "arms.2.name.*from 0 to 1 .*'2'"),
         ("arms.name=x", "found 'name'"),
         ("a=[1", "not valid YAML"),
         ("a={x: 1, x: 2}", "not valid YAML"),
@@ -412,3 +411,10 @@ def test_fingerprint_is_frozen_and_16_hex() -> None:
 def test_build_of_to_plain_is_the_identity() -> None:
     config = make(training={"learning_rate": 0.5}, arms=[{"steps": 3}], path="a", betas=[1, 2])
     assert build(Outer, to_plain(config)) == config
+
+
+def test_errors_survive_the_way_from_a_worker_process() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(training={"steps": 0.5})
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert type(again)(f"seed 0 train: {again}").args[0].startswith("seed 0 train: training.steps")

@@ -92,7 +92,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
         ("diagnostics.mask_ratios=[.nan]", "diagnostics.mask_ratios"),
         ("study.num_workers=0", "study.num_workers must be at least 1, got 0"),
         ("study.threads_per_worker=0", "study.threads_per_worker must be at least 1"),
-        ('model.model_name_or_path=""', "model.model_name_or_path is empty"),
+        ('model.model_name_or_path=""', "model: model_name_or_path is empty"),
         ("training.learning_rate=.nan", "learning_rate must be a finite number, got nan"),
         ("decoding.temperature=.inf", "temperature must be a finite number, got inf"),
         ("prompts.args.x=&a [*a]", "recursive"),
