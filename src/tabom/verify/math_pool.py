@@ -42,15 +42,24 @@ class MathPool:
             self._workers.put(worker)
         self._finalizer = weakref.finalize(self, _stop_all, workers)
 
-    def compare(self, reference: str, answer: str, *, is_whole: bool = False) -> tuple[str, str]:
+    def compare(
+        self,
+        reference: str,
+        answer: str,
+        *,
+        known: frozenset[str] = frozenset(),
+        is_whole: bool = False,
+    ) -> tuple[str, str]:
         """(reason, detail) of an answer against a reference.
 
+        known: words of the question, which may stand behind a number.
         is_whole: `answer` is a whole response, in which math-verify looks for the answer itself;
             the detail is then what it found.
         """
         worker = self._workers.get()
         try:
-            return worker.ask(reference, answer, is_whole=is_whole, timeout_s=self.timeout_s)
+            question = [is_whole, reference, answer, sorted(known)]
+            return worker.ask(question, timeout_s=self.timeout_s)
         finally:
             self._workers.put(worker)
 
@@ -71,14 +80,12 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
 
-    def ask(
-        self, reference: str, answer: str, *, is_whole: bool, timeout_s: float
-    ) -> tuple[str, str]:
+    def ask(self, question: list[Any], *, timeout_s: float) -> tuple[str, str]:
+        """The worker's answer to [is it a whole response, reference, answer, known words]."""
         process = self._start()
         assert process.stdin is not None
-        question = json.dumps([reference, answer, is_whole]).encode() + b"\n"
         try:
-            process.stdin.write(question)
+            process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
             deadline = time.monotonic() + timeout_s
             line = self._line(deadline)
@@ -91,7 +98,7 @@ class _Worker:
         if line is None:
             self.stop()
             if knows_gold:
-                return "wrong", f"not compared within {timeout_s:g} s: {answer[:60]}"
+                return "wrong", f"not compared within {timeout_s:g} s: {question[2][:60]}"
             return "unverifiable", f"the reference was not read within {timeout_s:g} s"
         reason, detail = json.loads(line)
         return reason, detail
@@ -110,7 +117,7 @@ class _Worker:
         )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, EOFError):
-            self._process.stdin.write(b'["1", "1", false]\n')
+            self._process.stdin.write(b'[false, "x", "x + 0", []]\n')
             self._process.stdin.flush()
             deadline = time.monotonic() + _START_S
             if self._line(deadline) == b"gold" and self._line(deadline) is not None:

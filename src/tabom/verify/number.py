@@ -2,9 +2,9 @@ r"""The light checker for answers that are one plain number, as in GSM8K.
 
 The answer is looked for in this order: the last `\boxed{...}`, the last `####`, the last
 "the answer is", the last number of the text. The first form that occurs decides: a response that
-boxes something else has given that as its answer. Commas, currency signs, percent signs and units
-are dropped; 1/2 and 0.50 are equal. Algebra, sets and intervals are beyond it: an answer that is
-no plain number is wrong, a reference that is none is unverifiable.
+boxes something else has given that as its answer. It is read whole: a number, and what our lists
+know beside one. Algebra, sets and intervals are beyond it: an answer that is no plain number is
+wrong, a reference that is none is unverifiable.
 """
 
 import re
@@ -13,16 +13,20 @@ from fractions import Fraction
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.answer import find_answer
 from tabom.verify.checker import Response
+from tabom.verify.quantity import Quantity, plain_text, read_quantity
+from tabom.verify.words import NEAR, SCALES, hedges_in, words_of
 
-_CURRENCY = "$€£¥"
-_NUMBER = re.compile(
-    rf"(?<![\w.)])(?P<sign>[-+−]?)[{_CURRENCY}]?(?P<minus>[-−]?)"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<decimals>\.\d+)?"
-    r"(?:\s?/\s?(?P<divisor>\d+))?"
+_IN_PASSING = re.compile(r"(?<![\w.,:/^<>!])[-+]?[$€£¥₹]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_WORD = r"[^\W\d_]+(?:\^\{?[23]\}?|[²³])?"
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
+_COMPUTATION = re.compile(r"[-\d.,+*/()×÷$€£¥₹ ]*\d[-\d.,+*/()×÷ ]*$")
+# Of the words for other numbers those that, in prose, may stand anywhere behind a number.
+_NO_SCALE = frozenset("percent pct degrees radians and one two remaining remainder by base square digits third".split())
+_COMPARISONS = frozenset("to than least most or about around may".split())
+_CALCULATION = re.compile(r"<<[^<>]{0,200}>>")  # GSM8K writes them into its solutions
+_PART_OF = re.compile(
+    r"(?:%|\b(?:percent|half|third|quarter|out|times|by|per)) ?(?:of ?)?[$€£¥₹]?$", re.I
 )
-_MAX_DIGITS = 100  # beyond it a "number" is a decoder that repeats itself
-_LATEX_DROPPED = re.compile(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([^{}]+?)\s*\}\s*\{\s*([^{}]+?)\s*\}")
 
 
 def judge_number(given: Response) -> Verdict:
@@ -31,85 +35,99 @@ def judge_number(given: Response) -> Verdict:
     Without an end token, a number that touches the end of the text may have lost digits, and "the
     last number" is only the place where the canvas ended: neither counts, it is truncated.
     """
-    response, reference, has_end = given.text, given.reference, given.ended
-    wanted = reference_number(reference)
+    wanted = reference_quantity(given.reference)
     if wanted is None:
-        what = f"reference {reference[-40:]!r} is no plain number" if reference.strip() else ""
-        return Verdict("unverifiable", what or "the prompt has no reference")
-    if not response.strip():
+        if not given.reference.strip():
+            return Verdict("unverifiable", "the prompt has no reference")
+        return Verdict("unverifiable", f"reference {given.reference[-40:]!r} is no plain number")
+    if not given.text.strip():
         return Verdict("no_answer", "the response is empty")
-    form, answer, is_cut = _find(response)
-    if not has_end and (form in ("", "last number") or is_cut):
+    known = words_of(str(given.row.get("prompt") or given.row.get("question") or ""))
+    found = find_answer(given.text)
+    if found is None:
+        return _judge_last(given, wanted)
+    if not given.ended and not found.is_closed:
         return Verdict("truncated", "no end token before an answer was given in full")
-    if not form:
-        return Verdict("no_answer", "no number in the response")
-    if answer is None:
-        return Verdict("wrong", f"the answer ({form}) is no plain number")
-    if answer == wanted:
-        return Verdict("accepted", form)
-    return Verdict("wrong", f"{form} {_show(answer)}, wanted {_show(wanted)}")
+    if found.form == "boxed" and not found.is_closed:
+        return Verdict("wrong", "the answer (boxed) is not closed")
+    if found.hedges:
+        return Verdict("wrong", f"{found.form}: {found.hedges[0]!r} takes it back")
+    return _compare(found.form, read_quantity(found.text, known), wanted)
 
 
 def reference_number(reference: str) -> Fraction | None:
     """The number of a reference: boxed, after `####`, or the whole text; None if there is none."""
-    form, value, _ = _find(reference)
-    return value if form in ("boxed", "####") else _plain(reference)
+    quantity = reference_quantity(reference)
+    return None if quantity is None else quantity.value
 
 
-def _find(text: str) -> tuple[str, Fraction | None, bool]:
-    """The form in which `text` gives its answer ("" none), the answer, may it have been cut."""
-    found = find_answer(text)
-    if found is None:
-        numbers = _numbers(text)
-        return ("last number", numbers[-1], True) if numbers else ("", None, False)
-    if found.form == "boxed":
-        return "boxed", _plain(found.text) if found.is_closed else None, not found.is_closed
-    return found.form, _leading(found.text), not found.is_closed
+def reference_quantity(reference: str) -> Quantity | None:
+    """The same with its unit."""
+    found = find_answer(reference)
+    if found is not None and found.form in ("boxed", "####"):
+        return read_quantity(found.text) if found.is_closed or found.form == "####" else None
+    return read_quantity(reference)
 
 
-def _plain(text: str) -> Fraction | None:
-    """The value of a text that is one number with at most a sign, a name before "=" and a unit."""
-    text = " ".join(_without_latex(text).rsplit("=", 1)[-1].split())
-    match = _search(text)
-    if match is None:
-        return None
-    rest = (text[: match.start()] + "\0" + text[match.end() :]).strip(f" .%*{_CURRENCY}\n")
-    # What is left may be words. One letter touching the number is a variable, not a unit.
-    if re.fullmatch(r"(?:[A-Za-z°]+ )*\0%?(?:[A-Za-z°]{2,}| [A-Za-z°]+)?(?: [A-Za-z°]+)*", rest):
-        return _value(match)
-    return None
+def _compare(form: str, answer: Quantity | None, wanted: Quantity) -> Verdict:
+    if answer is None:
+        return Verdict("wrong", f"the answer ({form}) is no plain number")
+    if not answer.equals(wanted):
+        return Verdict("wrong", f"{form} {answer.value}, wanted {wanted.value}")
+    if not answer.unit.agrees(wanted.unit):
+        return Verdict("wrong", f"{form} {answer.value}, of another unit")
+    return Verdict("accepted", form)
 
 
-def _leading(sentence: str) -> Fraction | None:
-    """The first number of a sentence, or the first after its last "="."""
-    numbers = _numbers(_without_latex(sentence).rsplit("=", 1)[-1])
-    return numbers[0] if numbers else None
+def _judge_last(given: Response, wanted: Quantity) -> Verdict:
+    """By the last number of the text, whatever is said around it that leaves it as it is."""
+    text = _CALCULATION.sub("", given.text)
+    sentences = [s for s in _SENTENCE.split(text) if re.search(r"\d", s)]
+    if not sentences:
+        return Verdict("no_answer" if given.ended else "truncated", "no number in the response")
+    if not given.ended:
+        return Verdict("truncated", "no end token before an answer was given in full")
+    sentence = plain_text(sentences[-1])
+    whole = read_quantity(sentence)
+    if whole is not None:
+        return _compare("last number", whole, wanted)
+    if re.search(r"\d{101}", sentence):
+        return Verdict("no_answer", "no number in the response")
+    matches = list(_IN_PASSING.finditer(sentence))
+    if not matches:
+        return Verdict("no_answer", "no number in the response")
+    start, end = matches[-1].span()
+    before, after = sentence[:start], sentence[end:]
+    if computation := _COMPUTATION.search(sentence[:end]):
+        # "She pays 3 * 5": the last number is a part of what is said.
+        before = sentence[: computation.start()]
+        start = computation.start()
+    hedge = _hedge(before, after)
+    if hedge:
+        return Verdict("wrong", f"last number: {hedge!r} stands beside it")
+    # The words behind it may begin with its unit.
+    unit = re.match(rf"\s?{_WORD}(?:/{_WORD})?", after)
+    number = sentence[start:end].strip(" ,")
+    with_unit = read_quantity(number + unit[0]) if unit else None
+    return _compare("last number", with_unit or read_quantity(number), wanted)
 
 
-def _without_latex(text: str) -> str:
-    text = _LATEX_DROPPED.sub(r" \1", _FRACTION.sub(r"\1/\2", text))
-    text = re.sub(r"\\[!,;: ]|\{,\}(?=\d)", lambda m: "," if m[0] == "{,}" else "", text)
-    return re.sub(rf"\\([{_CURRENCY}%])", r"\1", text).replace("^\\circ", " ").replace("**", "")
-
-
-def _numbers(text: str) -> list[Fraction]:
-    values = (_value(m) for m in _NUMBER.finditer(text) if m["whole"] or m["decimals"])
-    return [value for value in values if value is not None]
-
-
-def _search(text: str) -> re.Match[str] | None:
-    return next((m for m in _NUMBER.finditer(text) if m["whole"] or m["decimals"]), None)
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    digits = (match["whole"] or "0").replace(",", "") + (match["decimals"] or "")
-    divisor = match["divisor"] or "1"
-    if max(len(digits), len(divisor)) > _MAX_DIGITS or int(divisor) == 0:
-        return None
-    value = Fraction(digits) / int(divisor)
-    negative = (match["sign"] in ("-", "−")) != bool(match["minus"])
-    return -value if negative else value
-
-
-def _show(value: Fraction) -> str:
-    return str(value) if value.denominator != 1 else str(value.numerator)
+def _hedge(before: str, after: str) -> str | None:
+    """What stands around a number in passing and makes it another, or no answer."""
+    for hedge in hedges_in(f"{before} ; {after}"):
+        if hedge not in _COMPARISONS:
+            return hedge
+    # "3 less than Bob, so 7" compares something else.
+    clause = re.split(r"[,;:]\s|\bso\b|\bthen\b|=", before)[-1]
+    for hedge in hedges_in(f"{clause} ; {after}"):
+        if hedge != "to" or re.search(r"\d\s?to\s?$", before):
+            return hedge
+    if part := _PART_OF.search(before):
+        return part[0].strip()
+    nearest = re.findall(r"[a-z]+", before.lower())[-1:]
+    behind = re.findall(r"[a-z]+", after.lower())
+    for word in [*nearest, *behind]:
+        if word in SCALES - _NO_SCALE or (word in NEAR - {"more"} and word in nearest + behind[:1]):
+            return word
+    odd = re.match(r"(?:[A-Za-z](?![A-Za-z])|\s?[-:^!_/\\(+*=<>~²³?]|\.\S|\s?[({\[])", after)
+    return odd[0] if odd else None

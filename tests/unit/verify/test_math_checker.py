@@ -15,7 +15,8 @@ from tabom.verify.checker import Response
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 from tabom.verify.math_pool import MathPool
-from tabom.verify.symbolic import judge_math, plain_answer
+from tabom.verify.quantity import read_quantity
+from tabom.verify.symbolic import judge_math
 
 
 @pytest.fixture(scope="module")
@@ -276,19 +277,22 @@ def test_answers_are_found_with_nested_and_escaped_braces():
 
 
 @pytest.mark.parametrize(
-    ("text", "plain"),
+    ("text", "value"),
     [
-        (" **24**. ", "24"),
-        ("$24", "24"),
-        ("$24$", "$24$"),
-        ("about 24 clips", "24"),
-        ("24 m", "24 m"),
-        ("a + 1", "a + 1"),
-        ("3 quarters", "3 quarters"),
+        (" **24**. ", 24),
+        ("$24", 24),
+        ("$24$", 24),
+        ("24 clips", 24),
+        ("about 24 clips", None),  # a hedge
+        ("24 m", 24),
+        ("a + 1", None),
+        ("3 quarters", None),
+        ("3 zorkmids", None),
     ],
 )
-def test_plain_answer(text, plain):
-    assert plain_answer(text) == plain
+def test_a_quantity_is_read_whole_or_not_at_all(text, value):
+    found = read_quantity(text)
+    assert (None if found is None else found.value) == value
 
 
 def test_a_long_text_without_an_answer_is_judged_at_once(judge):

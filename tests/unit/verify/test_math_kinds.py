@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tabom.verify.checker import Response
-from tabom.verify.latex import readable, same_text, unit
+from tabom.verify.latex import readable, same_text
 from tabom.verify.math_pool import MathPool
+from tabom.verify.quantity import read_quantity
 from tabom.verify.symbolic import judge_math
 
 GOLDS = r"""
@@ -664,20 +665,27 @@ def test_readable(text, latex):
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("5 cm", "cm"),
-        (r"5\text{ cm}", "cm"),
-        (r"15\mbox{ inches}^2", "in"),
-        (r"\frac{1}{2}\text{ hour}", "h"),
-        ("$5.50", "dollar"),
-        (r"\$5", "dollar"),
-        ("5", None),
-        ("$5$", None),
-        ("5 apples", None),
-        (r"\text{cm}", None),
+        ("5 cm", {"cm": 1}),
+        (r"5\text{ cm}", {"cm": 1}),
+        (r"15\mbox{ inches}^2", {"in": 2}),
+        (r"15 \text{ square feet}", {"ft": 2}),
+        ("15 cubic cm", {"cm": 3}),
+        (r"\frac{1}{2}\text{ hour}", {"h": 1}),
+        ("70 km/h", {"km": 1, "h": -1}),
+        ("70 miles per hour", {"mi": 1, "h": -1}),
+        ("70 mph", {"mi": 1, "h": -1}),
+        ("$5.50", {"dollar": 1}),
+        (r"\$5", {"dollar": 1}),
+        ("£5", {"lb": 1}),
+        ("90°", {"degree": 1}),
+        ("5%", {"percent": 1}),
+        ("5", {}),
+        ("$5$", {}),
+        ("5 apples", {}),
     ],
 )
-def test_unit(text, name):
-    assert unit(text) == name
+def test_the_unit_of_a_quantity(text, name):
+    assert dict(read_quantity(text).unit.factors) == name
 
 
 def test_spaces_count_between_digits_alone():

@@ -22,7 +22,6 @@ def reason(response: str, reference: str, *, has_end: bool = True) -> str:
         (r"\boxed{\$18}", "work\n#### 18"),
         (r"\boxed{18\text{ dollars}}", "18"),
         (r"\boxed{18 eggs}", "18"),
-        (r"\boxed{\text{about } 18}", "18"),
         (r"\boxed{x = 18}", "18"),
         (r"\boxed{10\%}", "10"),
         (r"\boxed{70{,}000}", "70000"),
@@ -104,7 +103,7 @@ def test_details_say_what_was_found():
 
 def test_a_repeating_decoder_and_a_zero_divisor_do_no_harm():
     assert reason("9" * 100_000, "9") == "no_answer"
-    assert reason("5/0", "5") == "no_answer"
+    assert reason("5/0", "5") == "wrong"
     assert reason(r"\boxed{" * 2000, "5") == "wrong"
 
 
