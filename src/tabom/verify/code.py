@@ -5,23 +5,22 @@ before them), `test` with `entry_point` (HumanEval: a `check(candidate)` functio
 (programs: a list of {input, output}).
 """
 
-import json
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
-from tabom.core.errors import ConfigError
+from tabom.core.errors import ConfigError, DataError
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Response
 from tabom.verify.extract import (
-    called_function,
     does_something,
     extract_function,
     extract_program,
     parses,
     python_texts,
 )
+from tabom.verify.row_tests import row_tests
 from tabom.verify.sandbox.run import Limits, Sandbox
 
 
@@ -62,79 +61,23 @@ def code_settings(args: Mapping[str, Any]) -> CodeSettings:
     return settings
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowTests:
-    """A row's tests. problem: why there are none."""
-
-    kind: Literal["asserts", "programs"] = "asserts"
-    tests: tuple[Any, ...] = ()
-    entry_point: str | None = None
-    problem: str = ""
-
-
-def row_tests(row: Mapping[str, Any]) -> RowTests:
-    """The tests of a prompt row, of whichever kind."""
-    if row.get("test_list"):
-        listed = row["test_list"]
-        if not isinstance(listed, list) or not all(isinstance(t, str) for t in listed):
-            return RowTests(problem="test_list must be a list of assert statements")
-        name = row.get("entry_point") or called_function(listed)
-        imports = row.get("test_imports") or []
-        imports = [imports] if isinstance(imports, str) else imports
-        before = [*imports, row.get("test_setup_code") or ""]
-        setup = "\n".join(line for line in before if line.strip())
-        tests = tuple(f"{setup}\n{test}" if setup else test for test in listed)
-        return RowTests(tests=tests, entry_point=name)
-    if row.get("test") and row.get("entry_point"):
-        test, name = str(row["test"]), str(row["entry_point"])
-        if "def check(" not in test:
-            return RowTests(problem="test defines no check(candidate)")
-        return RowTests(tests=(f"{test}\n\ncheck({name})\n",), entry_point=name)
-    if row.get("tests"):
-        return _programs(row["tests"])
-    return RowTests(
-        problem="the row has no tests (test_list, test with entry_point, or tests with input and "
-        "output)"
-    )
-
-
-def _programs(value: Any) -> RowTests:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return RowTests(problem="tests is text that is no JSON")
-    pairs = []
-    for number, test in enumerate(value if isinstance(value, list) else [None], start=1):
-        if not isinstance(test, Mapping) or not {"input", "output"} <= set(test):
-            return RowTests(problem=f"tests[{number - 1}] has no input and output")
-        given, wanted = (_text(test[name]) for name in ("input", "output"))
-        pairs.append({"input": given, "output": wanted})
-    return RowTests(kind="programs", tests=tuple(pairs))
-
-
-def _text(value: Any) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def judge_code(given: Response, *, sandbox: Sandbox) -> Verdict:
     """The verdict on a response against its row's tests.
 
     Without an end token, code that reaches the end of the text and fails is truncated, not wrong.
     """
-    response, row, has_end = given.text, given.row, given.ended
-    found = row_tests(row)
-    if found.problem:
-        return Verdict("unverifiable", found.problem)
-    if not response.strip():
+    try:
+        tests = row_tests(given.row)
+    except DataError as error:
+        return Verdict("unverifiable", str(error))
+    if not given.text.strip():
         return Verdict("no_answer", "the response is empty")
-    if found.kind == "programs":
-        program = extract_program(response)
+    if tests.kind == "programs":
+        program = extract_program(given.text)
     else:
-        program = extract_function(
-            response, entry_point=found.entry_point, prompt=str(row.get("prompt", ""))
-        )
-    is_cut = program.is_open and not has_end
+        prompt = str(given.row.get("prompt", ""))
+        program = extract_function(given.text, entry_point=tests.entry_point, prompt=prompt)
+    is_cut = program.is_open and not given.ended
     if not program.code.strip():
         if is_cut:
             return Verdict("truncated", "no end token, and no code that compiles")
@@ -142,15 +85,19 @@ def judge_code(given: Response, *, sandbox: Sandbox) -> Verdict:
     if is_cut and not parses(program.code):
         return Verdict("truncated", "no end token, and the code does not compile")
     outcome = sandbox.run(
-        program.code, kind=found.kind, tests=found.tests, entry_point=found.entry_point
+        program.code,
+        kind=tests.kind,
+        tests=tests.tests,
+        entry_point=tests.entry_point,
+        setup=tests.setup,
     )
     if outcome.state == "passed":
-        return Verdict("accepted", outcome.detail)
+        return Verdict("accepted", f"{tests.number} tests")
     if outcome.state == "not_started":
         return Verdict("unverifiable", f"the sandbox did not start: {outcome.detail}")
     if outcome.state == "bad_tests":
         return Verdict("unverifiable", outcome.detail)
-    return Verdict(("truncated" if is_cut else "wrong"), outcome.detail)
+    return Verdict("truncated" if is_cut else "wrong", outcome.detail)
 
 
 def judge_python(given: Response) -> Verdict:

@@ -21,7 +21,9 @@ _WORD = r"[^\W\d_]+(?:\^\{?[23]\}?|[²³])?"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 _COMPUTATION = re.compile(r"[-\d.,+*/()×÷$€£¥₹ ]*\d[-\d.,+*/()×÷ ]*$")
 # Of the words for other numbers those that, in prose, may stand anywhere behind a number.
-_NO_SCALE = frozenset("percent pct degrees radians and one two remaining remainder by base square digits third".split())
+_NO_SCALE = frozenset(
+    "percent pct degrees radians and one two remaining remainder by base square digits third".split()
+)
 _COMPARISONS = frozenset("to than least most or about around may".split())
 _CALCULATION = re.compile(r"<<[^<>]{0,200}>>")  # GSM8K writes them into its solutions
 _PART_OF = re.compile(

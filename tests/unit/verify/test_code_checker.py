@@ -8,7 +8,8 @@ from tabom.core.errors import ConfigError
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
 from tabom.verify.checkers import build_checker
-from tabom.verify.code import judge_code, row_tests
+from tabom.verify.code import judge_code
+from tabom.verify.row_tests import row_tests
 from tabom.verify.config import VerifierConfig
 
 MBPP = {"test_list": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]}
@@ -52,11 +53,11 @@ def test_humaneval_rows(judge):
         "    assert candidate(5) == 6, 'five'\n",
     }
     assert judge("    return x + 1\n", row)[0] == "accepted"
-    assert judge("    return 2\n", row) == ("wrong", "assert candidate(5) == 6, 'five' (five)")
+    assert judge("    return 2\n", row) == ("wrong", "assert inc(5) == 6, 'five'")
     raised = judge("    return y\n", row)
     assert raised == (
         "wrong",
-        "assert candidate(1) == 2: raised NameError: name 'y' is not defined",
+        "assert inc(1) == 2: raised NameError: name 'y' is not defined",
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tabom.verify.checker import Response
-from tabom.verify.code import judge_code, row_tests
+from tabom.verify.code import judge_code
+from tabom.verify.row_tests import row_tests
 
 TREE = """class Node:
 \tdef __init__(self, data):
@@ -110,4 +111,4 @@ def test_an_answer_that_hangs_or_crashes_is_wrong(sandbox, code, detail):
 
 def test_imports_may_be_one_text():
     row = {"test_list": ["assert f()"], "test_imports": "import math"}
-    assert row_tests(row).tests == ("import math\nassert f()",)
+    assert row_tests(row).setup == "import math"

@@ -10,7 +10,7 @@ from tabom.core.errors import ConfigError
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
 from tabom.verify.sandbox import command, probe
-from tabom.verify.sandbox.run import Limits, Outcome, Sandbox
+from tabom.verify.sandbox.run import Limits, Outcome, Sandbox, _Said
 
 
 def unsafe(**limits):
@@ -125,13 +125,13 @@ def test_a_busy_start_is_tried_once_more(sandbox, monkeypatch):
     calls = []
     execute = Sandbox._execute
 
-    def flaky(self, job, slot):
+    def flaky(self, job, slot, cap):
         calls.append(slot)
-        return (b"", "bwrap: busy", False) if len(calls) == 1 else execute(self, job, slot)
+        return _Said([], "bwrap: busy", "") if len(calls) == 1 else execute(self, job, slot, cap)
 
     monkeypatch.setattr(Sandbox, "_execute", flaky)
     assert sandbox.run("x = 1", kind="asserts", tests=["pass"]).state == "passed"
-    monkeypatch.setattr(Sandbox, "_execute", lambda *_: (b"", "bwrap: broken", False))
+    monkeypatch.setattr(Sandbox, "_execute", lambda *_: _Said([], "bwrap: broken", ""))
     outcome = sandbox.run("x = 1", kind="asserts", tests=["pass"])
     assert outcome == Outcome("not_started", "bwrap: broken")
 

@@ -32,11 +32,20 @@ def missing_tools() -> str | None:
     return None
 
 
-def sandbox_command(python: str, arguments: Sequence[str], *, slot: int, tmp_mb: int) -> list[str]:
+def sandbox_command(
+    python: str,
+    arguments: Sequence[str],
+    *,
+    slot: int,
+    tmp_mb: int,
+    filter_fd: int | None = None,
+    info_fd: int | None = None,
+) -> list[str]:
     """The command that runs `python arguments` shut in.
 
     slot: number of the worker; each has a user id of its own where we are root.
-    tmp_mb: size of the one writable folder, in MiB.
+    tmp_mb: size of the one writable folder, in MiB. filter_fd: a filter on system calls.
+    info_fd: where bubblewrap says which process it started.
     """
     bwrap = shutil.which("bwrap") or "bwrap"
     command = []
@@ -47,6 +56,8 @@ def sandbox_command(python: str, arguments: Sequence[str], *, slot: int, tmp_mb:
     command += [bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
     if "--disable-userns" in _bwrap_help():
         command.append("--disable-userns")
+    for option, descriptor in (("--seccomp", filter_fd), ("--info-fd", info_fd)):
+        command += [] if descriptor is None else [option, str(descriptor)]
     command += ["--cap-drop", "ALL", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin"]
     command += ["--setenv", "PYTHONHASHSEED", "0", "--setenv", "LANG", "C.UTF-8"]
     command += ["--ro-bind", "/usr", "/usr"]

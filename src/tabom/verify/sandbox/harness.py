@@ -1,16 +1,21 @@
-"""The program inside the sandbox: it runs a solution against its tests and says how that went.
+"""The program inside the sandbox: it runs a solution and says what that computed.
 
 Sent to the interpreter as text (`python -I -S -c`), so it uses the standard library only. It reads
 one JSON object from standard input and answers on standard output, one line a message, each
-behind the nonce that it was given: what the solution prints goes elsewhere, and a program that
-ends early, whatever it prints, has not said "passed" with the nonce.
+behind the nonce that it was given: what the solution prints goes elsewhere. It holds no expected
+value: of a test it has an expression to evaluate, or an input. Only a test that could not be taken
+apart runs here whole, and then says which of its asserts it passed.
 """
 
+import __future__
+
+import ast
 import builtins
 import io
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 import types
@@ -18,9 +23,14 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 _MEGABYTE = 2**20
+_MAX_PARTS = 100_000  # of a value that is sent back
 
-Outcome = tuple[str, str]  # what happened, detail
-Say = Callable[[str, str], None]
+Say = Callable[[str, Any], None]
+_BAD_SOURCE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+
+
+class _TooLargeError(Exception):
+    """A value with more parts than are sent back."""
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -30,6 +40,7 @@ def _limit(limits: dict[str, int]) -> None:
         (resource.RLIMIT_FSIZE, limits["file_mb"] * _MEGABYTE),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_NPROC, limits["processes"]),
     )
     for which, value in pairs:
@@ -44,15 +55,24 @@ def _quiet() -> None:
 
 
 def _brief(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:  # an exception of the solution's own, which fails again
+        text = ""
     return type(error).__name__ + (": " + text[:200] if text else "")
+
+
+def _innermost(error: BaseException) -> tuple[str, int]:
+    """The file and line in which an error was raised."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] == "<"]
+    return (frames[-1].filename, frames[-1].lineno or 0) if frames else ("", 0)
 
 
 def _line_of(error: BaseException, name: str, source: str) -> str:
     """The source line of the innermost frame that is in the file `name`."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if f.filename == name and f.lineno is not None]
-    where = source.splitlines()
+    where = source.split("\n")
     return where[lines[-1] - 1].strip()[:300] if lines and lines[-1] <= len(where) else ""
 
 
@@ -64,50 +84,144 @@ def _module(name: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def run_asserts(job: dict[str, Any], say: Say) -> Outcome:
-    """The solution once, then each test in its namespace. Returns (what happened, detail)."""
-    scope, run = _module("solution"), exec  # kept: a solution may replace it
-    try:
-        program = compile(job["code"], "<solution>", "exec")
-    except (SyntaxError, ValueError) as error:
-        return "failed", "the code does not compile: " + _brief(error)
-    tests = []
-    for source in job["tests"]:
+def _plain(value: Any, left: list[int]) -> Any:
+    """A value as JSON: [kind, content] of plain types; of any other type, its name."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise _TooLargeError
+    kind = type(value)
+    if value is None or kind is bool:
+        return ["=", value]
+    if issubclass(kind, int):
+        return ["int", hex(int.__index__(value))]
+    if issubclass(kind, float):
+        return ["float", float.hex(value)]
+    if issubclass(kind, complex):
+        return ["complex", [float.hex(value.real), float.hex(value.imag)]]
+    if issubclass(kind, str):
+        return ["str", str.__str__(value)]
+    if issubclass(kind, bytes | bytearray):
+        return ["bytes", bytes(value).hex()]
+    for base in (list, tuple, set, frozenset):
+        if issubclass(kind, base):
+            return [base.__name__, [_plain(item, left) for item in base.__iter__(value)]]
+    if issubclass(kind, dict):
+        pairs = dict.items(value)
+        return ["dict", [[_plain(k, left), _plain(v, left)] for k, v in pairs]]
+    if kind.__module__ in ("decimal", "fractions"):
+        return ["number", str(value)]
+    return ["other", kind.__name__[:60]]
+
+
+def _run_statements(code: str, scope: dict[str, Any], entry: str | None, clock_s: float) -> str:
+    """Run a solution, statement by statement; returns the first error, "" if there was none.
+
+    entry: the function that the tests call. Statements that fail are passed over, since examples
+    that read input or never end decide nothing once it is defined. None: the first error is all.
+    """
+    tree, flags, first = ast.parse(code, "<solution>"), 0, ""
+    run, clock = exec, signal.setitimer  # kept: a solution may replace them
+    left = 2 * clock_s
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            for name in node.names:
+                feature = getattr(__future__, name.name, None)
+                flags |= 0 if feature is None else feature.compiler_flag
+        has_clock = entry is not None and entry in scope and left > 0.01
         try:
-            tests.append((source, compile(source, "<tests>", "exec")))
-        except (SyntaxError, ValueError) as error:
-            return "bad_tests", "a test does not compile: " + _brief(error)
-    say("at", "the code itself")
-    try:
-        run(program, scope)
-    except BaseException as error:
-        return "failed", "the code raised " + _brief(error)
-    entry = job.get("entry_point")
-    if entry and entry not in scope:
-        return "failed", "the code defines no " + entry
-    for source, test in tests:
-        say("at", source.strip()[-300:])
-        try:
-            run(test, scope)
+            program = compile(
+                ast.Module([node], []), "<solution>", "exec", flags, dont_inherit=True
+            )
+            if has_clock:
+                signal.signal(signal.SIGALRM, _stop)
+                clock(signal.ITIMER_REAL, min(clock_s, left))
+            run(program, scope)
         except BaseException as error:
-            line = _line_of(error, "<tests>", source) or source.strip()[:300]
-            if isinstance(error, AssertionError):
-                text = " ".join(str(error).split())[:200]
-                return "failed", line + (" (" + text + ")" if text else "")
-            return "failed", line + ": raised " + _brief(error)
-    return "passed", str(len(tests)) + " tests"
+            first = first or _brief(error)
+            if entry is None:
+                return first
+        finally:
+            if has_clock:
+                left -= min(clock_s, left) - clock(signal.ITIMER_REAL, 0)[0]
+    return first
 
 
-def run_programs(job: dict[str, Any], say: Say) -> Outcome:
-    """The solution anew for each (input, output), compared line by line without trailing space."""
+def _stop(*_: Any) -> None:
+    raise TimeoutError("an example without end")
+
+
+def run_asserts(job: dict[str, Any], say: Say) -> None:
+    """The solution once, then each test in its namespace; the setup runs before each."""
+    scope, run, evaluate = _module("solution"), exec, eval
+    try:
+        compile(job["code"], "<solution>", "exec")
+    except _BAD_SOURCE as error:
+        return say("failed", "the code does not compile: " + _brief(error))
+    tests = []
+    try:
+        setup = compile(job["setup"], "<tests>", "exec")
+        for source, mode in job["tests"]:
+            tests.append((source, mode, compile(source, "<tests>", mode)))
+    except _BAD_SOURCE as error:
+        return say("bad_tests", "a test does not compile: " + _brief(error))
+    entry, passed = job["entry_point"], set[int]()
+    say("at", -1)
+    first = _run_statements(job["code"], scope, entry, job["limits"]["example_s"])
+    if (entry and entry not in scope) or (first and not entry):
+        problem = "the code raised " + first if first else f"the code defines no {entry}"
+        return say("failed", problem)
+    for number, (source, mode, test) in enumerate(tests):
+        say("at", number)
+        try:
+            run(setup, scope)
+        except BaseException as error:
+            # Only the solution's own error in it is the solution's fault.
+            is_own = _innermost(error)[0] == "<solution>"
+            return say("failed" if is_own else "bad_tests", "the setup raised " + _brief(error))
+        try:
+            if mode == "eval":
+                value = evaluate(test, scope)
+                say("value", [number, _plain(value, [_MAX_PARTS])])
+                continue
+            passed.clear()
+            scope["__passed__"] = passed.add
+            run(test, scope)
+            say("ran", [number, sorted(passed)])
+        except BaseException as error:
+            return say("raised", [number, *_of_error(error, source, mode, entry)])
+    return say("done", len(tests))
+
+
+def _of_error(
+    error: BaseException, source: str, mode: str, entry: str | None
+) -> tuple[str, str, str]:
+    """What an error in a test says: of the solution, or of a test that cannot be run.
+
+    Returns (state, the line of the test, what it raised); of an expression there is but one line.
+    """
+    line = "" if mode == "eval" else _line_of(error, "<tests>", source) or source.strip()[:300]
+    if isinstance(error, AssertionError) and mode != "eval":
+        text = " ".join(str(error).split())[:200]
+        return "failed", line, " (" + text + ")" if text else ""
+    in_tests = _innermost(error)[0] == "<tests>"
+    is_missing = isinstance(error, ImportError) or (
+        isinstance(error, NameError) and getattr(error, "name", None) != entry
+    )
+    state = "bad_tests" if in_tests and is_missing and entry else "failed"
+    return state, line, ": raised " + _brief(error)
+
+
+def run_programs(job: dict[str, Any], say: Say) -> None:
+    """The solution anew for each input: what it printed, and how it ended."""
     try:
         program = compile(job["code"], "<solution>", "exec")
-    except (SyntaxError, ValueError) as error:
-        return "failed", "the code does not compile: " + _brief(error)
-    for number, test in enumerate(job["tests"], start=1):
-        say("at", "test " + str(number))
-        with open("input.txt", "w", encoding="utf-8") as file:
-            file.write(test["input"])
+    except _BAD_SOURCE as error:
+        return say("failed", "the code does not compile: " + _brief(error))
+    _hide()
+    for number, given in enumerate(job["tests"]):
+        say("at", number)
+        with open("input.txt", "w", encoding="utf-8", errors="surrogatepass") as file:
+            file.write(given)
         child = os.fork()
         if child == 0:
             _run_program(program)
@@ -115,18 +229,20 @@ def run_programs(job: dict[str, Any], say: Say) -> Outcome:
         if status != 0:
             with open("error.txt", encoding="utf-8", errors="replace") as file:
                 why = file.read(300)
-            return "failed", f"test {number}: {why or f'ended with status {status}'}"
+            return say("failed", f"test {number + 1}: {why or f'ended with status {status}'}")
         with open("output.txt", encoding="utf-8", errors="replace") as file:
-            found = _lines(file.read())
-        wanted = _lines(test["output"])
-        if found != wanted:
-            one, other = ("\n".join(lines)[:150] for lines in (found, wanted))
-            return "failed", f"test {number}: printed {one!r}, wanted {other!r}"
-    return "passed", str(len(job["tests"])) + " tests"
+            say("value", [number, ["str", file.read(job["limits"]["output"])]])
+    return say("done", len(job["tests"]))
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
+def _hide() -> None:
+    """Keep this process's memory from its children: not dumpable is neither read nor traced."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        pass
 
 
 def _run_program(program: types.CodeType) -> NoReturn:
@@ -150,23 +266,28 @@ def _run_program(program: types.CodeType) -> NoReturn:
         sys.stdout.flush()
     except BaseException as error:
         status = 1
-        with open("error.txt", "w", encoding="utf-8") as file:
+        with open("error.txt", "w", encoding="utf-8", errors="replace") as file:
             file.write("raised " + _brief(error))
     finally:
         os._exit(status)
 
 
 def main() -> None:
-    """Read a job, answer with its outcome."""
+    """Read a job, say what came of it."""
     job = json.loads(sys.stdin.buffer.read())
     os.ftruncate(0, 0)  # the file is still open in a parent, whose /proc entry can be read
     nonce = job.pop("nonce")
-    # Kept: a solution may replace them.
-    write, channel, end, dumps = os.write, os.dup(1), os._exit, json.dumps
+    # Kept, and all of it in C: a solution may replace what it finds in modules.
+    write, channel, end = os.write, os.dup(1), os._exit
+    encode = json.encoder.c_make_encoder(  # type: ignore[misc]
+        None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+    )
 
-    def say(kind: str, detail: str) -> None:
-        line = dumps([kind, detail])
-        write(channel, (nonce + " " + line + "\n").encode())
+    def say(kind: str, detail: Any) -> None:
+        line = "".join(encode([kind, detail], 0))
+        data = (nonce + " " + line + "\n").encode()
+        while data:
+            data = data[write(channel, data) :]
 
     # Of site, which -S leaves out; programs end themselves with them.
     vars(builtins).update(exit=sys.exit, quit=sys.exit)
@@ -174,10 +295,9 @@ def main() -> None:
     _quiet()
     _limit(job["limits"])
     try:
-        outcome = {"asserts": run_asserts, "programs": run_programs}[job["kind"]](job, say)
+        {"asserts": run_asserts, "programs": run_programs}[job["kind"]](job, say)
     except BaseException as error:  # the harness's own, such as no memory left
-        outcome = "failed", "raised " + _brief(error)
-    say(*outcome)
+        say("failed", "raised " + _brief(error))
     end(0)
 
 

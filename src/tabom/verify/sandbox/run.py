@@ -1,6 +1,7 @@
-"""Run one job in the sandbox: a clock, a cap on what is read back, and a nonce."""
+"""Run one job in the sandbox: a clock, a cap on what is read back, and what came of each test."""
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -10,25 +11,31 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from tabom.core.errors import ConfigError
+from tabom.verify.asserts import BAD_SOURCE, Check, VacuousError, decoded, take_apart
 from tabom.verify.sandbox.command import sandbox_command
+from tabom.verify.sandbox.filter import open_filter
+from tabom.verify.sandbox.totals import drop_group, excess, join_group, make_group
 
 State = Literal["passed", "failed", "bad_tests", "timeout", "ended", "not_started"]
-_CAP = 2**18  # bytes read back from a job; a verdict is far shorter
+_CAP = 2**20  # bytes read back from a job of asserts; a value is far shorter
+_EACH_S = 0.1  # between two looks at what the processes use together
+_NOT_DUMPABLE = (4, 0, 0, 0, 0)  # of prctl: PR_SET_DUMPABLE, 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a program may use.
 
-    timeout_s: seconds by the clock for a row's whole run. memory_mb: address space of a process.
-    processes: processes and threads at a time. file_mb: largest file. tmp_mb: the one writable
-    folder, which is memory.
+    timeout_s: seconds by the clock for a row's whole run. memory_mb: address space of a process,
+    and what all of them hold together. processes: processes and threads at a time. file_mb:
+    largest file. tmp_mb: the one writable folder, which is memory.
     """
 
     timeout_s: float = 10.0
@@ -45,12 +52,32 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. state: passed, failed, bad_tests (a test does not compile), timeout, ended
-    (without a verdict), not_started (the sandbox itself). detail: for a person.
+    """How a job ended. state: passed, failed, bad_tests (the tests themselves cannot be run),
+    timeout, ended (without a verdict), not_started (the sandbox itself). detail: for a person.
     """
 
     state: State
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What came out of a job: its messages, its errors, and why it was stopped ("" it was not)."""
+
+    messages: list[list[Any]]
+    errors: str
+    stopped: str
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """The tests of a job as they are judged here. texts: for a person. judges: of each message.
+    number: how many the row has; one of them may have several asserts.
+    """
+
+    texts: list[str]
+    judges: list["Judge"]
+    number: int
 
 
 class Sandbox:
@@ -66,6 +93,10 @@ class Sandbox:
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_slots):
             self._slots.put(slot)
+        if not is_shut:
+            # A program of our own user could read the expected values in our memory.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL(None).prctl(*_NOT_DUMPABLE)
 
     def run(
         self,
@@ -74,104 +105,251 @@ class Sandbox:
         kind: Literal["asserts", "programs"],
         tests: Sequence[Any],
         entry_point: str | None = None,
+        setup: str = "",
     ) -> Outcome:
-        """Run `code` against its tests.
+        """Run `code` against its tests, whose expected values stay here.
 
-        kind: asserts (each test is source run in the solution's namespace) or programs (each test
+        kind: asserts (each test is a Check, or source that is taken apart here) or programs (each
         has an input and an output as text). entry_point: a name that the code must define.
+        setup: source that runs in the solution's namespace before each test.
         """
-        nonce = secrets.token_hex(16)
-        job = {
-            "nonce": nonce,
-            "code": code,
-            "kind": kind,
-            "tests": list(tests),
-            "entry_point": entry_point,
-            "limits": {
-                "cpu_s": max(1, int(self.limits.timeout_s) + 1),
-                "memory_mb": self.limits.memory_mb,
-                "file_mb": self.limits.file_mb,
-                "processes": self.limits.processes,
-            },
-        }
+        cap = _CAP
+        if kind == "programs":
+            largest = max((len(test["output"]) for test in tests), default=0)
+            job = self._job(code, kind, [test["input"] for test in tests])
+            job["limits"]["output"] = largest + 2**12
+            wanted = [test["output"] for test in tests]
+            judges = [_printed(i, output) for i, output in enumerate(wanted, start=1)]
+            judged = _Tests([f"test {i + 1}" for i in range(len(tests))], judges, len(tests))
+            cap += 6 * (largest + 2**12) * len(tests)  # a character is up to six bytes of JSON
+        else:
+            try:
+                checks = [c for test in tests for c in _checks(test)]
+            except BAD_SOURCE as error:
+                return Outcome("bad_tests", f"a test does not compile: {_brief(error)}")
+            job = self._job(code, kind, [(check.source, check.mode) for check in checks])
+            judged = _Tests([c.text for c in checks], [_passed(c) for c in checks], len(tests))
+        job |= {"entry_point": entry_point, "setup": setup}
         slot = self._slots.get()
         try:
-            outcome = self._outcome(*self._execute(job, slot), nonce)
+            outcome = _outcome(self._execute(job, slot, cap), judged, self.limits.timeout_s)
             if outcome.state == "not_started":  # a busy machine: one that is broken fails again
-                outcome = self._outcome(*self._execute(job, slot), nonce)
+                outcome = _outcome(self._execute(job, slot, cap), judged, self.limits.timeout_s)
         finally:
             self._slots.put(slot)
         return outcome
 
-    def _execute(self, job: Mapping[str, Any], slot: int) -> tuple[bytes, str, bool]:
-        arguments = ["-I", "-S", "-c", self._harness]
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
-            given.write(json.dumps(job).encode())
-            given.seek(0)
-            with contextlib.ExitStack() as stack:
-                command, folder = [self.python, *arguments], None
-                if self.is_shut:
-                    command = sandbox_command(
-                        self.python, arguments, slot=slot, tmp_mb=self.limits.tmp_mb
-                    )
-                else:
-                    folder = stack.enter_context(tempfile.TemporaryDirectory())
-                process = subprocess.Popen(
-                    command,
-                    stdin=given,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    cwd=folder or "/",
-                    env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
-                    start_new_session=True,
-                )
-                try:
-                    output, is_late = self._read(process)
-                finally:
-                    _kill(process)
-            errors.seek(0)
-            return output, errors.read(2000).decode(errors="replace"), is_late
+    def _job(self, code: str, kind: str, tests: list[Any]) -> dict[str, Any]:
+        limits = {
+            "cpu_s": max(1, int(self.limits.timeout_s) + 1),
+            "memory_mb": self.limits.memory_mb,
+            "file_mb": self.limits.file_mb,
+            "processes": self.limits.processes,
+            "example_s": min(1.0, self.limits.timeout_s / 5),
+        }
+        return {"code": code, "kind": kind, "tests": tests, "limits": limits}
 
-    def _read(self, process: "subprocess.Popen[bytes]") -> tuple[bytes, bool]:
-        """What the job says until it ends, its time is over or it says too much."""
+    def _execute(self, job: Mapping[str, Any], slot: int, cap: int) -> _Said:
+        nonce = secrets.token_hex(16)
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+            given.write(json.dumps({**job, "nonce": nonce}).encode())
+            given.seek(0)
+            with self._process(slot, given, errors) as process:
+                output, stopped = self._read(process, cap)
+            errors.seek(0)
+            text = errors.read(2000).decode(errors="replace")
+        return _Said(_messages(output, nonce), text, stopped)
+
+    @contextmanager
+    def _process(self, slot: int, given: Any, errors: Any) -> Iterator["subprocess.Popen[bytes]"]:
+        """The interpreter with its harness; all that it started is gone when the block ends."""
+        arguments = ["-I", "-S", "-c", self._harness]
+        with contextlib.ExitStack() as stack:
+            command, folder, passed = [self.python, *arguments], "/", []
+            info = None
+            if self.is_shut:
+                ends = os.pipe()
+                info, writer = (stack.enter_context(os.fdopen(end, "rb")) for end in ends)
+                calls = open_filter()
+                passed = [writer, *([] if calls is None else [stack.enter_context(calls)])]
+                command = sandbox_command(
+                    self.python,
+                    arguments,
+                    slot=slot,
+                    tmp_mb=self.limits.tmp_mb,
+                    filter_fd=None if calls is None else calls.fileno(),
+                    info_fd=writer.fileno(),
+                )
+            else:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+            process = subprocess.Popen(
+                command,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin")},
+                start_new_session=True,
+                pass_fds=[file.fileno() for file in passed],
+            )
+            group = make_group(
+                f"tabom-{process.pid}",
+                memory_mb=self.limits.memory_mb + self.limits.tmp_mb,
+                processes=self.limits.processes,
+            )
+            if group is not None:
+                join_group(group, process.pid)
+            for file in passed:
+                file.close()
+            try:
+                yield process
+            finally:
+                _kill(process, info)
+                if group is not None:
+                    drop_group(group)
+
+    def _read(self, process: "subprocess.Popen[bytes]", cap: int) -> tuple[bytes, str]:
+        """What the job says until it ends, its time is over, or it says or uses too much."""
         assert process.stdout is not None
         deadline = time.monotonic() + self.limits.timeout_s
         output = b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            while len(output) < _CAP:
+            while len(output) < cap:
                 left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    return output, True
+                if left <= 0:
+                    return output, "late"
+                if not selector.select(min(left, _EACH_S)):
+                    if self.is_shut and (why := excess(process.pid, memory_mb=self._total_mb)):
+                        return output, why
+                    continue
                 part = os.read(process.stdout.fileno(), 2**16)
                 if not part:
                     break
                 output += part
-        return output, False
+        return output, ""
 
-    def _outcome(self, output: bytes, errors: str, is_late: bool, nonce: str) -> Outcome:
-        said = []
-        for line in output.decode(errors="replace").split("\n"):
-            if line.startswith(nonce + " "):
-                with contextlib.suppress(ValueError):
-                    said.append(json.loads(line[len(nonce) + 1 :]))
-        if not said:
-            if is_late:
-                return Outcome("not_started", "it did not start in time")
-            return Outcome("not_started", " ".join(errors.split())[-300:] or "no reason was given")
-        state, detail = said[-1]
-        if state in ("passed", "failed", "bad_tests"):
-            return Outcome(state, detail)
-        where = f" in {detail}" if state == "at" and detail else ""
-        if is_late:
-            return Outcome("timeout", f"no end within {self.limits.timeout_s:g} s{where}")
-        return Outcome("ended", f"the program ended before its tests did{where}")
+    @property
+    def _total_mb(self) -> int:
+        """What all processes may hold together; each has some of its own for the interpreter."""
+        return self.limits.memory_mb + 16 * self.limits.processes
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _checks(test: Check | str) -> list[Check]:
+    if isinstance(test, Check):
+        return [test]
+    try:
+        return take_apart(test)
+    except VacuousError:  # what a caller wants to run all the same
+        return [Check(test.strip()[-300:], test)]
+
+
+Judge = Callable[[Any], str | None]  # what is wrong with a test's message; None: nothing
+
+
+def _printed(number: int, wanted: str) -> Judge:
+    def judge(content: Any) -> str | None:
+        found = decoded(content)
+        lines = [_lines(text if isinstance(text, str) else "") for text in (found, wanted)]
+        if lines[0] == lines[1]:
+            return None
+        one, other = ("\n".join(part)[:150] for part in lines)
+        return f"test {number}: printed {one!r}, wanted {other!r}"
+
+    return judge
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _passed(check: Check) -> Judge:
+    def judge(content: Any) -> str | None:
+        if check.holds is not None:
+            return None if check.holds(decoded(content)) else check.text
+        # Counted here: a program that has cleared the list of tests has passed none.
+        is_list = isinstance(content, list) and all(isinstance(n, int) for n in content)
+        if is_list and check.asserts <= set(content) and (content or not check.num_asserts):
+            return None
+        return f"{check.text}: its asserts did not run"
+
+    return judge
+
+
+def _messages(output: bytes, nonce: str) -> list[list[Any]]:
+    """What a job said behind its nonce; anything else on the channel is not its own."""
+    said = []
+    for line in output.decode(errors="replace").split("\n"):
+        if line.startswith(nonce + " "):
+            with contextlib.suppress(ValueError, RecursionError):
+                message = json.loads(line[len(nonce) + 1 :])
+                if isinstance(message, list) and len(message) == 2:
+                    said.append(message)
+    return said
+
+
+def _outcome(said: _Said, tests: _Tests, seconds: float) -> Outcome:
+    """How a job ended: each test's message is compared here, and their number counted."""
+    if not said.messages:
+        if said.stopped == "late":
+            return Outcome("not_started", "it did not start in time")
+        return Outcome("not_started", " ".join(said.errors.split())[-300:] or "no reason was given")
+    try:
+        return _told(said, tests, seconds)
+    except (TypeError, ValueError, IndexError, KeyError):  # no message of the harness's own
+        return Outcome("failed", "what it said of its tests cannot be read")
+
+
+def _told(said: _Said, tests: _Tests, seconds: float) -> Outcome:
+    texts, judges = tests.texts, tests.judges
+    done, where = 0, ""
+    for kind, content in said.messages:
+        if kind == "at" and isinstance(content, int):
+            where = f" in {texts[content]}" if 0 <= content < len(texts) else " in the code itself"
+        elif kind in ("failed", "bad_tests"):
+            return Outcome(kind, str(content))
+        elif kind == "raised":
+            number, state, line, text = content
+            return Outcome(
+                "bad_tests" if state == "bad_tests" else "failed", f"{line or texts[number]}{text}"
+            )
+        elif kind in ("value", "ran"):
+            if not isinstance(content, list) or content[:1] != [done] or done >= len(judges):
+                return Outcome("failed", f"the tests did not run in their order{where}")
+            problem = judges[done](content[1])
+            if problem is not None:
+                return Outcome("failed", problem)
+            done += 1
+        elif kind == "done" and done == len(judges):
+            return Outcome("passed", f"{tests.number} tests")
+    if said.stopped not in ("", "late"):
+        return Outcome("failed", f"{said.stopped}{where}")
+    if said.stopped == "late":
+        return Outcome("timeout", f"no end within {seconds:g} s{where}")
+    return Outcome("ended", f"the program ended before its tests did{where}")
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _kill(process: "subprocess.Popen[bytes]", info: BinaryIO | None) -> None:
     """End the whole process group; bubblewrap takes its namespace, so its orphans, with it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
+    if info is not None:
+        _reap(info)
+
+
+def _reap(info: BinaryIO) -> None:
+    """Collect the sandbox's first process where it has become ours: where we are process 1."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        os.set_blocking(info.fileno(), False)
+        child = int(json.loads(os.read(info.fileno(), 2**12))["child-pid"])
+        for _ in range(100):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+            time.sleep(0.01)
