@@ -32,7 +32,7 @@ _NEVER_BEFORE = (HEDGES | NEAR | {"negative", "minus", "twice", "half"}) - {
 }  # fmt: skip
 _NEVER_BEHIND = ((HEDGES | SCALES) - {"degrees", "squared", "and", "one", "two", "st", "am", "pm",
     "percent", "radians", "remaining", "remainder", "square", "sin", "cos", "base", "by", "times",
-    "about", "may", "least", "most", "even", "odd", "digit", "digits"}) | {"percentage"}  # fmt: skip
+    "about", "may", "least", "most", "even", "odd", "digit", "digits"})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tabom.verify.extract import (
     parses,
     python_texts,
 )
-from tabom.verify.row_tests import row_tests
+from tabom.verify.row_tests import RowTests, row_tests
 from tabom.verify.sandbox.run import Limits, Sandbox
 
 
@@ -78,14 +78,20 @@ def judge_code(given: Response, *, sandbox: Sandbox) -> Verdict:
         prompt = str(given.row.get("prompt", ""))
         program = extract_function(given.text, entry_point=tests.entry_point, prompt=prompt)
     is_cut = program.is_open and not given.ended
-    if not program.code.strip():
-        if is_cut:
-            return Verdict("truncated", "no end token, and no code that compiles")
+    if is_cut and not (program.code.strip() and parses(program.code)):
+        return Verdict("truncated", "no end token, and no code that compiles")
+    verdict = judge_program(program.code, tests, sandbox=sandbox)
+    if is_cut and verdict.reason == "wrong":
+        return Verdict("truncated", verdict.detail)
+    return verdict
+
+
+def judge_program(code: str, tests: RowTests, *, sandbox: Sandbox) -> Verdict:
+    """The verdict on a program that has been taken out of its response."""
+    if not code.strip():
         return Verdict("no_answer", "no code in the response")
-    if is_cut and not parses(program.code):
-        return Verdict("truncated", "no end token, and the code does not compile")
     outcome = sandbox.run(
-        program.code,
+        code,
         kind=tests.kind,
         tests=tests.tests,
         entry_point=tests.entry_point,
@@ -95,9 +101,7 @@ def judge_code(given: Response, *, sandbox: Sandbox) -> Verdict:
         return Verdict("accepted", f"{tests.number} tests")
     if outcome.state == "not_started":
         return Verdict("unverifiable", f"the sandbox did not start: {outcome.detail}")
-    if outcome.state == "bad_tests":
-        return Verdict("unverifiable", outcome.detail)
-    return Verdict("truncated" if is_cut else "wrong", outcome.detail)
+    return Verdict("unverifiable" if outcome.state == "bad_tests" else "wrong", outcome.detail)
 
 
 def judge_python(given: Response) -> Verdict:

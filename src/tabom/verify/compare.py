@@ -22,12 +22,13 @@ _OPTION = re.compile(
 )
 _NAMED = re.compile(r"(\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([A-Za-z]\))?)\s?=(?!=)\s?")
 _TAIL = re.compile(
-    r"((?:\\[,;:! ]|~|\s)*(?:\\(?:text|mathrm|mbox|textrm|textbf)\s?\{[^{}]*\}(?:\^\{?[23]\}?)?\s?)+"
+    r"((?:\\[,;:! ]|~|\s)*"
+    r"(?:\\(?:text|mathrm|mbox|textrm|textbf)\s?\{[^{}]*\}(?:\^\{?[23]\}?)?\s?)+"
     r"|(?<=[\d)}\]])(?:\s[A-Za-z²³]{2,}|\s[a-z]{1,3}/[a-z]{1,3})+(?:\^\{?[23]\}?)?|\^\{?\\circ\}?)$"
 )
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """An expression that is no mathematics of ours."""
 
 
@@ -52,7 +53,7 @@ class Reference:
             for part in _scalars(self.shape):
                 if read_quantity(part.text) is None and not latex.is_notation(part.text):
                     self.expression(_split_unit(part.text, self.words)[0])
-        except Unreadable:
+        except UnreadableError:
             return False
         return True
 
@@ -61,7 +62,7 @@ class Reference:
         return latex.is_text(self.text) and not latex.is_known(self.text, frozenset())
 
     def expression(self, text: str) -> Any:
-        """The text as math-verify reads it. Raises Unreadable."""
+        """The text as math-verify reads it. Raises UnreadableError."""
         return parse(text, self.words)
 
 
@@ -90,23 +91,23 @@ def compare(
     tell_gold()
     try:
         is_same = _same(reference, reference.shape, _shape(given), known)
-    except Unreadable:
+    except UnreadableError:
         return "wrong", f"the answer {given[:60]!r} is not read whole as mathematics"
     return ("accepted", "") if is_same else ("wrong", detail)
 
 
 def parse(text: str, words: frozenset[str]) -> Any:
-    """One expression by math-verify's parser. Raises Unreadable unless all of it is known."""
+    """One expression by math-verify's parser. Raises UnreadableError unless all of it is known."""
     from math_verify import LatexExtractionConfig
     from math_verify import parse as find
 
     text = re.sub(r"(?<!\\)%", r"\\%", re.sub(r"\\?\$", "", text)).strip()
     plain = latex.readable(text)
     if not plain or not latex.is_known(plain, words):
-        raise Unreadable(text)
+        raise UnreadableError(text)
     found = find(f"${plain}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=4)
     if not found or isinstance(found[0], str):
-        raise Unreadable(text)
+        raise UnreadableError(text)
     return found
 
 
@@ -121,13 +122,13 @@ def _shape(text: str) -> Shape:
 
 def _same_choice(reference: str, answer: str) -> bool:
     r"""Whether both name one choice: (C), C, or `\textbf{(C)}\ 5` beside one of these."""
-    letters = []
-    for text in (reference, answer):
-        option = _OPTION.match(text)
-        letter = _CHOICE.fullmatch(re.sub(r"[{}]", "", latex.without_upright(text)).strip(" $"))
-        letters.append((letter[1], True) if letter else option and (option[1] or option[2], False))
-    one, other = letters
-    return bool(one and other and one[0] == other[0] and (one[1] or other[1]))
+    bare = [
+        _CHOICE.fullmatch(re.sub(r"[{}]", "", latex.without_upright(text)).strip(" $"))
+        for text in (reference, answer)
+    ]
+    options = [_OPTION.match(text) for text in (reference, answer)]
+    letters = [b[1] if b else o and (o[1] or o[2]) for b, o in zip(bare, options, strict=True)]
+    return any(bare) and letters[0] is not None and letters[0] == letters[1]
 
 
 def _same(gold: Reference, wanted: Shape, given: Shape, known: frozenset[str]) -> bool:
@@ -139,10 +140,10 @@ def _same(gold: Reference, wanted: Shape, given: Shape, known: frozenset[str]) -
             gold, wanted, given, known
         )
     if wanted.kind == given.kind or {wanted.kind, given.kind} == {"tuple", "matrix"}:
-        one, other = ((s.kind, s.brackets, s.width) for s in (wanted, given))
+        one, other = ((s.brackets, s.width) for s in (wanted, given))
         if wanted.kind != given.kind:  # a point for a column of a matrix
             point, column = (wanted, given) if wanted.kind == "tuple" else (given, wanted)
-            one, other = (point.brackets, 1), ("()", column.width)  # type: ignore[assignment]
+            one, other = (point.brackets, 1), ("()", column.width)
         return (
             one == other
             and len(wanted.parts) == len(given.parts)
@@ -183,12 +184,13 @@ def _written(shape: Shape) -> str:
     inside = [_written(part) for part in shape.parts]
     if shape.kind == "union":
         return r" \cup ".join(inside)
-    left, right = shape.brackets or (r"\{", r"\}")
+    left, right = tuple(shape.brackets) or (r"\{", r"\}")
     return left + ", ".join(inside) + right
 
 
 def _same_scalar(gold: Reference, wanted: str, given: str, known: frozenset[str]) -> bool:
-    wanted, given = _without_option(wanted), _without_option(given)
+    wanted = _without_option(wanted)
+    given = _without_option(given)
     if latex.same_text(wanted, given):
         return True
     for same in (latex.same_digits, latex.same_time, latex.same_ratio):
@@ -241,7 +243,7 @@ def _same_quantity(wanted: Quantity, given: Quantity) -> bool:
 
 
 def _split_unit(text: str, known: frozenset[str]) -> tuple[str, Unit]:
-    """An expression and the unit behind it. Raises Unreadable if its last words are no unit."""
+    """An expression and the unit behind it. Raises UnreadableError if other words end it."""
     text = re.sub(r"^-?\s?\\?[$€£¥](?=.)", lambda m: m[0].rstrip("$€£¥").rstrip("\\"), text)
     tail = _TAIL.search(text)
     if tail is None or not text[: tail.start()].strip():
@@ -251,7 +253,7 @@ def _split_unit(text: str, known: frozenset[str]) -> tuple[str, Unit]:
         re.sub(r"\\[,;:! ]|\^\s*°", lambda m: "°" if "°" in m[0] else " ", words), known
     )
     if unit is None:
-        raise Unreadable(text)
+        raise UnreadableError(text)
     return text[: tail.start()].strip(), unit
 
 
@@ -277,11 +279,9 @@ def _same_number(
         return bool(wanted == given)
     one, other = wanted.evalf(50), given.evalf(50)
     for exact, written in ((other, gold), (one, answer)):
-        if written is not None and written.digits >= 6:
-            step = Fraction(1, 2 * 10 ** (len(str(written.value.denominator)) - 1))
-            value = Rational(written.value.numerator, written.value.denominator)
-            if abs(exact - value) <= Rational(step.numerator, step.denominator):
-                return True
+        is_plain = written is not None and exact.is_real and exact.is_finite
+        if written and is_plain and written.is_rounded(Fraction(str(exact))):
+            return True
     if wanted.is_infinite or given.is_infinite:
         return bool(wanted == given)
     size = max(abs(one), abs(other))

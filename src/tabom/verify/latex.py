@@ -8,6 +8,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from tabom.verify.words import COMMANDS
+
 _BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _ARGUMENT = rf"({_BRACED}|\\[A-Za-z]+|[0-9A-Za-z])"
 _TWO_ARGUMENTS = re.compile(rf"\\([dtc]?(?:frac|binom))\s?{_ARGUMENT}\s?{_ARGUMENT}")
@@ -41,28 +43,21 @@ _BASE = re.compile(
 _TIME = re.compile(r"(\d{1,2})(?::(\d{2}))?\s?([ap])\.?\s?m\.?", re.I)
 _NAMES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # Words that mean mathematics where they stand without a backslash.
-_FUNCTIONS = {
-    name: rf"\{name} "
-    for name in ("pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "arcsin",
-                 "arccos", "arctan", "theta", "alpha", "beta", "gamma", "phi", "infty", "sqrt", "pm",
-                 "cdot", "times", "min", "max", "gcd")
-} | {"infinity": r"\infty ", "inf": r"\infty ", "cis": r"\mathrm{cis}"}  # fmt: skip
-_COMMANDS = frozenset(
-    "frac dfrac tfrac cfrac sqrt pi theta alpha beta gamma delta epsilon varepsilon phi varphi psi "
-    "omega lambda mu nu rho sigma tau eta zeta kappa chi xi Gamma Delta Theta Lambda Sigma Phi Psi "
-    "Omega cdot times div pm mp le leq ge geq lt gt ne neq in cup cap infty emptyset sin cos tan "
-    "cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp binom begin end mathbb mathrm "
-    "overline bar vec angle triangle circ lfloor rfloor lceil rceil vert lvert rvert mid setminus "
-    "min max gcd lcm det cdots ldots dots pmod bmod".split()
+_NAMED = (
+    "pi sin cos tan cot sec csc log ln exp arcsin arccos arctan theta alpha beta gamma phi infty "
+    "sqrt pm cdot times min max gcd"
 )
-_ENVIRONMENTS = frozenset("pmatrix bmatrix matrix vmatrix array".split())
+_FUNCTIONS: dict[str, str] = {name: f"\\{name} " for name in re.findall(r"\w+", _NAMED)}
+_FUNCTIONS |= {"infinity": r"\infty ", "inf": r"\infty ", "cis": r"\mathrm{cis}"}
+_ENVIRONMENTS = ("pmatrix", "bmatrix", "matrix", "vmatrix", "array")
 
 
 def tidy(text: str) -> str:
     """The text without what only sets it, in the symbols of LaTeX, on one line."""
     text = text.replace("**", "").replace("`", "")
     for symbol, latex in _SYMBOLS.items():
-        text = re.sub(rf"{re.escape(symbol)}(?![A-Za-z])", lambda _, new=latex: new, text)
+        letters = r"(?![A-Za-z])" if symbol[-1].isalpha() and symbol[0] == "\\" else ""
+        text = re.sub(re.escape(symbol) + letters, latex.replace("\\", r"\\"), text)
     text = "".join(map(_fraction_sign, _PLAIN.sub(" ", text)))
     text = re.sub(r",\\!\s*|\{,\}\s*", ",", text).replace(r"\!", "")
     text = re.sub(r"\\[()\[\]]", " ", text)
@@ -87,7 +82,7 @@ def is_known(text: str, reference_words: frozenset[str]) -> bool:
         if token in reference_words:
             continue
         if token[0] == "\\":
-            if token[1:] not in _COMMANDS:
+            if token[1:] not in COMMANDS:
                 return False
         elif len(token) > 2 and token not in _FUNCTIONS:
             return False

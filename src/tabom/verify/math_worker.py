@@ -59,7 +59,7 @@ def main() -> None:
 
     for line in sys.stdin:
         is_whole, *arguments = json.loads(line)
-        judge = compare_whole if is_whole else compare
+        judge: Callable[..., Judgement] = compare_whole if is_whole else compare
         try:
             verdict = judge(*arguments, lambda: write("gold"))
         except (Exception, RecursionError, MemoryError) as error:

@@ -21,10 +21,11 @@ _WORD = r"[^\W\d_]+(?:\^\{?[23]\}?|[²³])?"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 _COMPUTATION = re.compile(r"[-\d.,+*/()×÷$€£¥₹ ]*\d[-\d.,+*/()×÷ ]*$")
 # Of the words for other numbers those that, in prose, may stand anywhere behind a number.
-_NO_SCALE = frozenset(
-    "percent pct degrees radians and one two remaining remainder by base square digits third".split()
-)
-_COMPARISONS = frozenset("to than least most or about around may".split())
+_NO_SCALE = {
+    "percent", "pct", "degrees", "radians", "and", "one", "two", "remaining", "remainder", "by",
+    "base", "square", "digits", "third",
+}  # fmt: skip
+_COMPARISONS = ("to", "than", "least", "most", "or", "about", "around", "may")
 _CALCULATION = re.compile(r"<<[^<>]{0,200}>>")  # GSM8K writes them into its solutions
 _PART_OF = re.compile(
     r"(?:%|\b(?:percent|half|third|quarter|out|times|by|per)) ?(?:of ?)?[$€£¥₹]?$", re.I
@@ -114,7 +115,7 @@ def _judge_last(given: Response, wanted: Quantity) -> Verdict:
     return _compare("last number", with_unit or read_quantity(number), wanted)
 
 
-def _hedge(before: str, after: str) -> str | None:
+def _hedge(before: str, after: str) -> str:
     """What stands around a number in passing and makes it another, or no answer."""
     for hedge in hedges_in(f"{before} ; {after}"):
         if hedge not in _COMPARISONS:
@@ -125,11 +126,11 @@ def _hedge(before: str, after: str) -> str | None:
         if hedge != "to" or re.search(r"\d\s?to\s?$", before):
             return hedge
     if part := _PART_OF.search(before):
-        return part[0].strip()
+        return str(part[0]).strip()
     nearest = re.findall(r"[a-z]+", before.lower())[-1:]
     behind = re.findall(r"[a-z]+", after.lower())
     for word in [*nearest, *behind]:
         if word in SCALES - _NO_SCALE or (word in NEAR - {"more"} and word in nearest + behind[:1]):
             return word
     odd = re.match(r"(?:[A-Za-z](?![A-Za-z])|\s?[-:^!_/\\(+*=<>~²³?]|\.\S|\s?[({\[])", after)
-    return odd[0] if odd else None
+    return str(odd[0]) if odd else ""

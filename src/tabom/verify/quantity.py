@@ -2,10 +2,11 @@ r"""A number with its unit, read whole: every character of it is understood, or 
 
 import ast
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
-from tabom.verify.words import CURRENCIES, LEADS, Unit, read_unit
+from tabom.verify.words import LEADS, Unit, read_unit
 
 MAX_DIGITS = 100  # beyond it a "number" is a decoder that repeats itself
 _SIGNS = {"−": "-", "–": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "＄": "$", "⁄": "/"}
@@ -27,34 +28,31 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Quantity:
-    """value: exact. unit: what it counts. digits: significant digits written, of a decimal; else 0.
+    """value: exact. unit: what it counts. digits, places: of a decimal, the significant digits and
+    the decimal places written; else 0.
 
     A decimal is the number that is written. Where it has six significant digits it also stands
     for what rounds to it.
     """
 
     value: Fraction
-    unit: Unit = Unit()
+    unit: Unit = field(default_factory=Unit)
     digits: int = 0
+    places: int = 0
 
     def equals(self, other: "Quantity") -> bool:
         """Whether the two values are one, to six significant digits where they were rounded."""
-        if self.value == other.value:
-            return True
-        return _rounds_to(self.value, other) or _rounds_to(other.value, self)
+        return (
+            self.value == other.value
+            or self.is_rounded(other.value)
+            or other.is_rounded(self.value)
+        )
 
-
-def _rounds_to(value: Fraction, written: Quantity) -> bool:
-    """Whether an exact value becomes a decimal that is written to six significant digits."""
-    if written.digits < 6 or value.denominator == 1:
-        return False
-    places = len(str(abs(written.value.denominator))) - 1
-    step = Fraction(1, 10**places)
-    return abs(value - written.value) * 2 <= step and _is_decimal(written.value, places)
-
-
-def _is_decimal(value: Fraction, places: int) -> bool:
-    return (value * 10**places).denominator == 1
+    def is_rounded(self, value: Any) -> bool:
+        """Whether this is a value rounded to the places written, six significant digits or more."""
+        if self.digits < 6 or value == int(value):
+            return False
+        return bool(abs(value - self.value) * 2 * 10**self.places <= 1)
 
 
 def plain_text(text: str) -> str:
@@ -70,7 +68,7 @@ def plain_text(text: str) -> str:
     for left, right in (("$$", "$$"), (r"\(", r"\)"), (r"\[", r"\]"), ("$", "$")):
         if text.startswith(left) and text.rstrip(".").endswith(right):
             inner = text.rstrip(".")[len(left) : -len(right)]
-            if left not in inner or left == "$" and inner.count("$") == 1 and inner[:1] == "$":
+            if left not in inner or (left == "$" and inner.count("$") == 1 and inner[:1] == "$"):
                 text = inner if inner.strip() else text
     return " ".join(text.split())
 
@@ -107,9 +105,10 @@ def read_quantity(text: str, known: frozenset[str] = frozenset()) -> Quantity | 
         return _computed(text)
     if rest.lstrip()[:1] in ("/", "^") or (match["divisor"] and match["power"]):
         return None
-    written = (match["whole"] or "").replace(",", "") + (match["decimals"] or "")
-    has_decimals = match["decimals"] and not match["divisor"]
-    return Quantity(value, unit, len(written.replace(".", "").lstrip("0")) if has_decimals else 0)
+    if match["divisor"] or not match["decimals"]:
+        return Quantity(value, unit)
+    digits = (match["whole"] or "").replace(",", "") + match["decimals"][1:]
+    return Quantity(value, unit, len(digits.lstrip("0")), len(match["decimals"]) - 1)
 
 
 def _may_equal(before: str, last: str) -> bool:

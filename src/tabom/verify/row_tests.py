@@ -34,11 +34,11 @@ class RowTests:
         """The share of its asserts whose expected value no program gets to see."""
         if self.kind == "programs":
             return 1.0
-        return sum(check.mode == "eval" for check in self.tests) / len(self.tests)
+        return [check.mode for check in self.tests].count("eval") / len(self.tests)
 
 
 def row_tests(row: Mapping[str, Any]) -> RowTests:
-    """The tests of a row. Raises DataError where there are none that could tell right from wrong."""
+    """The tests of a row. Raises DataError where there are none that a program could fail."""
     if row.get("test_list"):
         return _asserts(row)
     if row.get("test") and row.get("entry_point"):

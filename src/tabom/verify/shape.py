@@ -51,15 +51,14 @@ def read_shape(text: str) -> Shape:
             return Shape("set", parts=_expanded(_split(inside, re.compile(",|;"))))
         return Shape("scalar", text)
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes(text, 0) == len(text) - 1:
-        parts = _split(text[1:-1], re.compile(","))
-        if len(parts) > 1:
-            return Shape("tuple", brackets=text[0] + text[-1], parts=tuple(map(read_shape, parts)))
+        items = tuple(map(read_shape, _split(text[1:-1], re.compile(","))))
+        if len(items) > 1:
+            return Shape("tuple", brackets=text[0] + text[-1], parts=items)
         if text[0] + text[-1] == "()" and not re.fullmatch(r"\(\s?[A-Za-z]\s?\)", text):
             return read_shape(text[1:-1])
     if re.fullmatch(r"-?\$?\s?\d{1,3}(?:,\d{3})+(?:\.\d+)?[^,]*", text):
         return Shape("scalar", text)
-    parts = _split(text, _SEPARATOR)
-    listed = _expanded(parts)
+    listed = _expanded(_split(text, _SEPARATOR))
     if len(listed) > 1:
         return Shape("list", parts=listed)
     return Shape("scalar", text)
@@ -97,7 +96,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
 def _depths(text: str) -> list[int]:
     """How many brackets are open at each character."""
     depths, depth = [], 0
-    for i, character in enumerate(text):
+    for character in text:
         if character in ")]}":
             depth = max(0, depth - 1)
         depths.append(depth)

@@ -65,7 +65,7 @@ def _compare(wanted: str, answer: str, known: frozenset[str], pool: MathPool) ->
     """Plain numbers at once, the rest in the pool."""
     if len(wanted) < 40 and len(answer) < 40:
         gold, given = read_quantity(wanted), read_quantity(answer, known)
-        if gold is not None and given is not None and gold.value == given.value:
-            if gold.unit.agrees(given.unit):
-                return "accepted", ""
+        is_same = gold is not None and given is not None and gold.value == given.value
+        if gold and given and is_same and gold.unit.agrees(given.unit):
+            return "accepted", ""
     return pool.compare(wanted, answer, known=known)

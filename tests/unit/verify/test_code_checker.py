@@ -9,8 +9,8 @@ from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
 from tabom.verify.checkers import build_checker
 from tabom.verify.code import judge_code
-from tabom.verify.row_tests import row_tests
 from tabom.verify.config import VerifierConfig
+from tabom.verify.row_tests import row_tests
 
 MBPP = {"test_list": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]}
 PROGRAM = {"tests": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 5", "output": "10"}]}

@@ -279,7 +279,7 @@ def main() -> None:
     nonce = job.pop("nonce")
     # Kept, and all of it in C: a solution may replace what it finds in modules.
     write, channel, end = os.write, os.dup(1), os._exit
-    encode = json.encoder.c_make_encoder(  # type: ignore[misc]
+    encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
         None, None, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
     )
 

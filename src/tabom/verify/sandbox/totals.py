@@ -62,7 +62,8 @@ def excess(pid: int, *, memory_mb: int) -> str:
 
 
 def _descendants(pid: int) -> list[int]:
-    found, todo = [], [pid]
+    found: list[int] = []
+    todo = [pid]
     while todo and len(found) < 1000:
         one = todo.pop()
         found.append(one)
