@@ -129,6 +129,7 @@ def _hedge(before: str, after: str) -> str:
         return str(part[0]).strip()
     nearest = re.findall(r"[a-z]+", before.lower())[-1:]
     behind = re.findall(r"[a-z]+", after.lower())
+    word: str
     for word in [*nearest, *behind]:
         if word in SCALES - _NO_SCALE or (word in NEAR - {"more"} and word in nearest + behind[:1]):
             return word

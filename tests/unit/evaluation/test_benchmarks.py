@@ -131,7 +131,7 @@ def test_humaneval_goes_on_from_the_prompt_or_starts_anew() -> None:
     found = verdicts("humaneval", responses, HUMANEVAL)
     assert marks(found) == [1, 0, 1, 1, 0, 0]
     assert found[1].reason == "wrong"
-    assert "candidate(4) == 2" in found[1].detail
+    assert "root(4) == 2" in found[1].detail
 
 
 def test_mbpp_runs_its_asserts() -> None:
@@ -159,7 +159,8 @@ def test_mbpp_imports_and_setup_run_behind_the_program() -> None:
     program = "class Box:\n    def __init__(self, a): self.a = a\ndef size(box): return box.a\n"
     assert marks(verdicts("mbpp", [program, program.replace("box.a", "1")], row)) == [1, 0]
     (found,) = verdicts("mbpp", [program], {"text": "?", "test_list": []})
-    assert (found.reason, found.detail) == ("unverifiable", "the row has no tests")
+    assert found.reason == "unverifiable"
+    assert found.detail.startswith("the row has no tests")
 
 
 def test_nothing_of_code_eval_is_fetched() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
-from tabom.evaluation.benchmarks._programs import FENCE, Program, block_of, program_judge
+from tabom.evaluation.benchmarks._programs import FENCE, block_of, program_judge
 from tabom.verify.checker import Checker, Response
 from tabom.verify.extract import extract_function
 
@@ -36,13 +36,12 @@ class HumanEval(Benchmark):
         return {"pass@1,create_test": program_judge("humaneval", completed, options)}
 
 
-def completed(response: Response) -> Program:
+def completed(response: Response) -> str:
     """The prompt with the response behind it, up to the end of its code block."""
     row, body = response.row, block_of(response.text)
     name, head = str(row["entry_point"]), str(row["prompt"])
     found = extract_function(f"{FENCE}python\n{body}\n{FENCE}\n", entry_point=name, prompt=head)
-    code = found.code if found.code.strip() else f"{head}\n{body}"
-    return code, [f"{row['test']}\n\ncheck({name})\n"], name
+    return found.code if found.code.strip() else f"{head}\n{body}"
 
 
 BENCHMARK = HumanEval()

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
-from tabom.evaluation.benchmarks._programs import FENCE, Program, block_of, program_judge
+from tabom.evaluation.benchmarks._programs import FENCE, block_of, program_judge
 from tabom.verify.checker import Checker, Response
-from tabom.verify.code import row_tests
 
 
 class MBPP(Benchmark):
@@ -35,13 +34,13 @@ class MBPP(Benchmark):
         return {"pass_at_1,none": program_judge("mbpp", program, options)}
 
 
-def program(response: Response) -> Program:
-    """The response up to the end of its code block, against the list of asserts.
+def program(response: Response) -> str:
+    """The response up to the end of its code block.
 
-    A row's imports and setup run behind the program, before each assert: a setup may build what
-    the program defines.
+    A row's imports and setup run behind it, before each assert: a setup may build what the
+    program defines.
     """
-    return block_of(response.text), row_tests(response.row).tests, None
+    return block_of(response.text)
 
 
 BENCHMARK = MBPP()
