@@ -46,11 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from tabom.core import env
     from tabom.core.atomic import write_json, write_text
     from tabom.core.errors import ConfigError
-    from tabom.report import contents
+    from tabom.report import contents, words
     from tabom.report.build import build_report
     from tabom.report.data import Report, clean
     from tabom.report.tables import show
-    from tabom.report.words import alarms, headline
     from tabom.stages.runs import comparison_of, default_folder
     from tabom.stages.summary import now
 
@@ -72,12 +71,9 @@ def run(args: argparse.Namespace) -> int:
         command=shlex.join(["tabom", *sys.argv[1:]]),
         versions=env.versions(),
     )
-    tables = [
-        contents.arms_table(report, keys, title="Accuracy", has_seeds=True),
-        contents.pair_table(report),
-    ]
-    tables += contents.detail_tables(comparison)
-    says = [*alarms(report), headline(report), contents.alike(comparison)]
+    tables = [contents.arms_table(report, keys, title="Accuracy", has_seeds=True)]
+    tables += contents.comparison_tables(report)
+    says = [*words.alarms(report), words.headline(report), words.alike(comparison)]
     folder = Path(args.output_dir) if args.output_dir else default_folder(args.runs)
     text = "\n".join(
         [*(f"{line}\n" for line in says if line), *(t.markdown() for t in tables if t)]
@@ -87,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     write_json(folder / "compare.json", clean(comparison))
     build_report(report, path=folder / "compare.html")
     show(*says, *tables)
-    for line in contents.warnings(comparison):
+    for line in words.warnings(comparison):
         print(f"warning: {line}", file=sys.stderr)
     print(f"output: {folder}")
     return 0

@@ -188,11 +188,3 @@ def clean(value: Any) -> Any:
         return number(value)
     except (TypeError, ValueError):
         return str(value)
-
-
-def main_key(report: Report) -> MetricKey | None:
-    """The metric by which arms are put in order: the mean in domain, or else the first column."""
-    if not report.columns:
-        return None
-    in_domain = MetricKey("in_domain")
-    return in_domain if in_domain in report.columns else report.columns[0]

@@ -18,7 +18,7 @@ from tabom.evaluation.comparison import (
 )
 from tabom.evaluation.scores import Leak
 from tabom.evaluation.stats import Estimate
-from tabom.report.data import Report, main_key
+from tabom.report.data import Report
 from tabom.report.tables import MINUS
 
 Better = Literal["higher", "lower", "none"]
@@ -140,6 +140,9 @@ class Format:
         return f"{self.number(estimate.value, sign=sign)} {self.ends(estimate, sign=sign)}".strip()
 
 
+SHARE = Format(is_share=True)
+
+
 def format_of(comparison: Comparison, key: MetricKey) -> Format:
     """The format of a metric; it is a share only if it is one for every arm."""
     return Format(all(row.is_share for row in comparison.rows if row.key == key))
@@ -167,6 +170,12 @@ def count(number: int, noun: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """ "A", "A and B", "A, B and C"."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def main_key(report: Report) -> MetricKey | None:
+    """The metric by which arms are put in order: the mean in domain, or else the first column."""
+    main = MetricKey(IN_DOMAIN)
+    return main if main in report.columns else next(iter(report.columns), None)
 
 
 def measured_order(report: Report) -> list[str]:
@@ -289,13 +298,25 @@ def _cost(comparison: Comparison, arm: str) -> str:
     return f" Out of domain it {verb} {form.number(abs(row.change.value))} points ({span})."
 
 
+def facts(report: Report) -> list[tuple[str, str]]:
+    """What the run was, in few words: names and values."""
+    found = [("made", report.created[:16].replace("T", " "))]
+    sets = report.comparison.sets if report.comparison is not None else []
+    if report.comparison is not None:
+        found.append(("compared", count(len(report.comparison.arms), "arm")))
+    if report.seeds:
+        found.append(("repeated", count(len(report.seeds), "seed")))
+    for role in dict.fromkeys(s.role for s in sets):
+        total = sum(s.num_documents for s in sets if s.role == role)
+        found.append((role.replace("_", " "), count(total, "prompt")))
+    found.append(("work, all stages", duration(report.seconds or None)))
+    return [(name, value) for name, value in found if value]
+
+
 def title(report: Report) -> str:
     """The run in one line: its name, how many arms and seeds, and what they took."""
-    parts = [report.name]
-    if report.comparison is not None:
-        parts.append(count(len(report.comparison.arms), "arm"))
-    if report.seeds:
-        parts.append(count(len(report.seeds), "seed"))
+    known = dict(facts(report))
+    parts = [report.name, *(known[name] for name in ("compared", "repeated") if name in known)]
     if report.seconds:
         parts.append(f"{duration(report.seconds)} of work")
     return "  |  ".join(parts)
@@ -330,3 +351,18 @@ def cautions(report: Report) -> list[str]:
         names = listed([f"{s.name} ({s.num_documents})" for s in small])
         found.append(f"Sets of fewer than 100 prompts: {names}. Expect wide intervals.")
     return found
+
+
+def alike(comparison: Comparison) -> str:
+    """Whether all were evaluated alike, in a sentence where they were."""
+    has_base = comparison.base is not None
+    return "All were evaluated alike." if has_base and not comparison.differences else ""
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """One line for each setting in which an arm was evaluated otherwise than the base."""
+    return [
+        f"{d.arm} was evaluated otherwise than the base: {d.key} is {d.own!r} there, {d.base!r} "
+        f"for the base ({', '.join(d.sets)})"
+        for d in comparison.differences
+    ]

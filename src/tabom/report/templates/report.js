@@ -9,26 +9,27 @@
     return element;
   };
 
-  // ---- The arms' table: a click on a column sorts by it; absent values stay last.
-  const sortTable = (table, button) => {
-    const head = button.closest("th");
-    const first = button.dataset.first || "ascending";
-    const other = first === "ascending" ? "descending" : "ascending";
-    const direction = head.getAttribute("aria-sort") === first ? other : first;
+  // ---- Tables: a click on a heading sorts by it, greatest first and then the other way round.
+  const value = (row, column) => {
+    const text = row.cells[column].textContent.replaceAll(",", "").replace("\u2212", "-");
+    return [text, parseFloat(text)];
+  };
+  const sortTable = (head) => {
+    const table = head.closest("table");
+    const direction = head.getAttribute("aria-sort") === "descending" ? "ascending" : "descending";
     for (const th of table.tHead.rows[0].cells) th.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", direction);
-    const column = Number(button.dataset.column);
     const sign = direction === "ascending" ? 1 : -1;
-    const value = (row) => row.cells[column].dataset.value;
     const rows = [...table.tBodies[0].rows].sort((a, b) => {
-      const [x, y] = [value(a), value(b)];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      return sign * (column === 0 ? x.localeCompare(y) : Number(x) - Number(y));
+      const [[s, x], [t, y]] = [value(a, head.cellIndex), value(b, head.cellIndex)];
+      if (Number.isNaN(x) && Number.isNaN(y)) return -sign * s.localeCompare(t);
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+      return sign * (x - y);
     });
     table.tBodies[0].append(...rows);
   };
-  for (const button of document.querySelectorAll("table.arms thead button")) {
-    button.addEventListener("click", () => sortTable(button.closest("table"), button));
+  for (const button of document.querySelectorAll("thead button")) {
+    button.addEventListener("click", () => sortTable(button.closest("th")));
   }
 
   // A closed block would be missing on paper.
