@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.core.errors import ConfigError
     from tabom.report import contents, words
     from tabom.report.build import build_report
-    from tabom.report.data import Report, clean
+    from tabom.report.data import Report
     from tabom.report.tables import show
     from tabom.stages.runs import comparison_of, default_folder
     from tabom.stages.summary import now
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     )
     write_text(folder / "compare.md", f"# {' and '.join(args.runs)}\n\n{text}")
     write_text(folder / "compare.csv", contents.estimates_csv(comparison))
-    write_json(folder / "compare.json", clean(comparison))
+    write_json(folder / "compare.json", comparison)
     build_report(report, path=folder / "compare.html")
     show(*says, *tables)
     for line in words.warnings(comparison):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabom.core.text import duration, gib, number
-from tabom.report.tables import Table
+from tabom.report.tables import Table, rendered
 
 WIDTH = 140  # of a table of records; a wider one is continued below
 
@@ -15,7 +15,7 @@ def records(rows: Sequence[Mapping[str, Any]], *, num_left: int = 1) -> str:
         key.removeprefix("num_").replace("_bytes", " GiB").replace("_", " ") for key in rows[0]
     ]
     cells = [[_cell(*item) for item in row.items()] for row in rows]
-    return Table(heads, cells, num_left=num_left).text(width=WIDTH)
+    return rendered(Table(heads, cells, num_left=num_left), width=WIDTH).rstrip()
 
 
 def _cell(key: str, value: Any) -> str:

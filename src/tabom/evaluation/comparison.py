@@ -98,7 +98,7 @@ class TaskTest:
     arm: str
     seed: int | None
     set: str
-    pace: Pace
+    pace: str
     num_documents: int
     gained: int
     lost: int
@@ -115,7 +115,7 @@ class Cost:
 
     arm: str
     set: str
-    pace: Pace
+    pace: str
     schedule: str
     accuracy: float
     tokens_per_forward: float
@@ -131,7 +131,7 @@ class PassAtK:
 
     arm: str
     set: str
-    pace: Pace
+    pace: str
     k: int
     value: Estimate
     change: Estimate | None
@@ -147,7 +147,7 @@ class Boundary:
     arm: str
     seed: int | None
     set: str
-    pace: Pace
+    pace: str
     k: int
     gained: tuple[str, ...]
     lost: tuple[str, ...]
@@ -450,7 +450,7 @@ def _tests(scores: Scores, level: float) -> list[TaskTest]:
                         arm=arm,
                         seed=run.seed,
                         set=cell[0],
-                        pace=cell[1],
+                        pace=str(cell[1]),
                         num_documents=len(own),
                         gained=gained,
                         lost=lost,
@@ -483,7 +483,7 @@ def _costs(runs: Sequence[EvaluatedRun]) -> list[Cost]:
         Cost(
             arm=arm,
             set=name,
-            pace=pace,
+            pace=str(pace),
             schedule=schedules[arm, name, pace],
             accuracy=float(np.mean([s.accuracy.value for s in group])),
             tokens_per_forward=float(np.mean([s.tokens_per_forward for s in group])),
@@ -527,7 +527,7 @@ class _Samples:
         change = None
         if both and not np.isnan(there).any():
             change = self.numbers.estimate([own - there], runs, [cell], is_difference=True)
-        point = PassAtK(arm=arm, set=cell[0], pace=cell[1], k=k, value=value, change=change)
+        point = PassAtK(arm=arm, set=cell[0], pace=str(cell[1]), k=k, value=value, change=change)
         self.curve.append(point)
 
     def _passes(self, runs: Sequence[EvaluatedRun], cell: Cell, k: int) -> Any:
@@ -557,7 +557,7 @@ class _Samples:
                 arm=run.arm,
                 seed=run.seed,
                 set=cell[0],
-                pace=cell[1],
+                pace=str(cell[1]),
                 k=k,
                 gained=tuple(sorted(solved - by_base)),
                 lost=tuple(sorted(by_base - solved)),

@@ -13,8 +13,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tabom.core.atomic import write_text
+from tabom.core.plain import to_plain
 from tabom.report import contents, figures, words
-from tabom.report.data import Report, clean
+from tabom.report.data import Report
 from tabom.report.examples import viewer
 
 
@@ -29,7 +30,7 @@ def render(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("tabom.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    recipe, script = clean(report.recipe), _asset("report.js")
+    recipe, script = to_plain(report.recipe), _asset("report.js")
     digest = hashlib.sha256(script.encode()).digest()
     html = environment.get_template("report.html.j2").render(
         report=report,
@@ -65,7 +66,7 @@ def embed_json(value: Any) -> Markup:
     No `<` is left, so neither `</script>` nor `<!--` can end the block; U+2028 and U+2029 are
     line ends to older parsers of script.
     """
-    text = json.dumps(clean(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tabom.core.text import duration
 from tabom.evaluation.comparison import (
     FORGETTING,
     IN_DOMAIN,
@@ -15,14 +16,12 @@ from tabom.evaluation.comparison import (
     Comparison,
     MetricKey,
 )
-from tabom.evaluation.records import Pace
 from tabom.evaluation.stats import Estimate
 from tabom.report.data import Report
 from tabom.report.tables import Cell, Table
 from tabom.report.words import (
     SHARE,
     best_arm,
-    duration,
     fixed,
     format_of,
     measured_order,
@@ -229,7 +228,7 @@ def _seed(seed: int | None) -> str:
 
 def _task(item: Any) -> str:
     """The set and the pace of a test, a pass@k or a boundary."""
-    return item.set if item.pace == Pace(1) else f"{item.set}, {pace_text(str(item.pace))}"
+    return item.set if item.pace == "1" else f"{item.set}, {pace_text(item.pace)}"
 
 
 def _whole(value: float | None) -> str:

@@ -8,12 +8,12 @@ Legend: N response slots, K steps (model calls).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tabom.core.errors import DataError
+from tabom.core.plain import to_plain
 from tabom.evaluation.comparison import Comparison, MetricKey
-from tabom.evaluation.records import Pace
 
 SCHEMA = 2
 
@@ -157,7 +157,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The content of `summary.json`: all but the examples, in plain JSON types."""
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "examples"}
-        result: dict[str, Any] = clean({"schema": SCHEMA, **content})
+        result: dict[str, Any] = to_plain({"schema": SCHEMA, **content})
         return result
 
 
@@ -167,24 +167,3 @@ def number(value: Any) -> float | None:
         return None
     value = float(value)
     return value if math.isfinite(value) else None
-
-
-def clean(value: Any) -> Any:
-    """A copy in plain JSON types: dataclasses become mappings, NaN and infinities None."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        # Half of a surrogate pair (a truncated response) cannot be written as UTF-8.
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if is_dataclass(value):
-        return {f.name: clean(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {clean(str(key)): clean(item) for key, item in value.items()}
-    if isinstance(value, Pace):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    try:
-        return number(value)
-    except (TypeError, ValueError):
-        return str(value)

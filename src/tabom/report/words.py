@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tabom.core.text import duration
 from tabom.evaluation.comparison import (
     FORGETTING,
     IN_DOMAIN,
@@ -146,20 +147,6 @@ SHARE = Format(is_share=True)
 def format_of(comparison: Comparison, key: MetricKey) -> Format:
     """The format of a metric; it is a share only if it is one for every arm."""
     return Format(all(row.is_share for row in comparison.rows if row.key == key))
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: "42 s", "5 min 12 s", "3 h 20 min"."""
-    if seconds is None or not math.isfinite(seconds):
-        return ""
-    if 0 < seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def count(number: int, noun: str) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tabom.core.errors import DataError
+from tabom.core.plain import to_plain
 from tabom.evaluation.comparison import MetricKey
 from tabom.evaluation.scores import Leak
 from tabom.evaluation.stats import Estimate
 from tabom.report.build import build_report, embed_json, render
-from tabom.report.data import SCHEMA, Curve, Curves, Example, Report, clean
+from tabom.report.data import SCHEMA, Curve, Curves, Example, Report
 from tabom.report.examples import expected_texts, is_special, viewer
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "col"}
@@ -141,7 +142,7 @@ def test_the_embedded_numbers_are_the_report(report):
         json.dumps(report.to_json())
     )
     view = json.loads(page.data("script", "tabom-view"))
-    assert view["examples"] == json.loads(json.dumps(clean(report.examples)))
+    assert view["examples"] == json.loads(json.dumps(to_plain(report.examples)))
     assert report.to_json()["schema"] == SCHEMA
 
 

@@ -11,7 +11,6 @@ from tabom.report.words import (
     best_arm,
     cautions,
     count,
-    duration,
     fixed,
     headline,
     listed,
@@ -155,15 +154,6 @@ def test_numbers_as_text():
     assert fixed(-0.06, 1) == "−0.1"
     assert fixed(0.06, 1, sign=True) == "+0.1"
     assert fixed(None, 1) == "–"
-    assert [duration(s) for s in (None, 0.0, 6.83, 9.96, 42.4, 312.4, 12000)] == [
-        "",
-        "0 s",
-        "6.8 s",
-        "10 s",
-        "42 s",
-        "5 min 12 s",
-        "3 h 20 min",
-    ]
     assert (count(1, "arm"), count(1200, "prompt")) == ("1 arm", "1,200 prompts")
     assert [listed(n) for n in (["a"], ["a", "b"], ["a", "b", "c"])] == [
         "a",
