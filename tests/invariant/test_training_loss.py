@@ -1,6 +1,7 @@
 """The loss that the Trainer logs is the paper's, counted by hand in float64."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ from tabom.core.errors import DataError, ObjectiveError, TrainingError
 from tabom.objectives.compose import Objective
 from tabom.objectives.presets import PRESETS, build_objective, options_of
 from tabom.training.config import TrainingConfig
-from tabom.training.dataset import ResponseExample, collate, drop_longer
+from tabom.training.dataset import ResponseDataset, ResponseExample, collate
 from tabom.training.run import train
 from tabom.training.step import ObjectiveStep, step_inputs
 
@@ -204,17 +205,18 @@ def test_the_adapter_is_pefts(world: ModuleType, tmp_path: Path) -> None:
 
 
 def test_nothing_to_train_on(world: ModuleType, tmp_path: Path) -> None:
-    kept = drop_longer(world.examples(3), max_length=5)
+    three = ResponseDataset(world.examples(3))
     config = TrainingConfig(use_peft=False, disable_tqdm=True)
     model, objective = world.tiny_model(), world.objective()
     with pytest.raises(DataError, match=r"nothing to train on.*3 longer than max_length 5"):
         train(
-            model=model, objective=objective, train_examples=kept, config=config,
+            model=model, objective=objective, dataset=three,
+            config=replace(config, max_length=5),
             output_dir=tmp_path / "out",
         )  # fmt: skip
     with pytest.raises(DataError, match=r"3 responses do not fill one batch of 4"):
         train(
-            model=model, objective=objective, train_examples=world.examples(3), config=config,
+            model=model, objective=objective, dataset=three, config=config,
             output_dir=tmp_path / "out",
         )  # fmt: skip
     unordered = [
@@ -223,7 +225,7 @@ def test_nothing_to_train_on(world: ModuleType, tmp_path: Path) -> None:
     ]
     with pytest.raises(ObjectiveError, match="order"):
         train(
-            model=model, objective=objective, train_examples=unordered, config=config,
+            model=model, objective=objective, dataset=ResponseDataset(unordered), config=config,
             output_dir=tmp_path / "out",
         )  # fmt: skip
     assert not (tmp_path / "out" / "tabom_manifest.json").exists()

@@ -24,7 +24,11 @@ from tabom.objectives.compose import Objective
 from tabom.objectives.contexts import OrderPrefix
 from tabom.objectives.terms import CrossEntropy, NextSlot, Ranking
 from tabom.training.config import TrainingConfig
-from tabom.training.dataset import ResponseExample, examples_from_trajectories
+from tabom.training.dataset import (
+    ResponseDataset,
+    ResponseExample,
+    examples_from_trajectories,
+)
 from tabom.training.run import TrainResult, train
 from tabom.trajectory.record import Trajectory
 
@@ -118,8 +122,7 @@ def run(
     result = train(
         model=model,
         objective=objective(next_slot=next_slot),
-        train_examples=examples(number),
-        eval_examples=examples(5, seed=1),
+        dataset=ResponseDataset(examples(number), held_out=examples(5, seed=1)),
         config=TrainingConfig(**{**defaults, **settings}),
         output_dir=output_dir,
         progress=progress,

@@ -71,7 +71,7 @@ class Diagnose(Stage):
                 model=model,
                 max_new_tokens=num_slots,
             )
-            by_prompt = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth}
+            by_prompt = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth.examples}
             pairs = [
                 AnswerPair(
                     prompt_ids=t.prompt_ids.tolist(),

@@ -23,7 +23,7 @@ from tabom.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
-    from tabom.training.dataset import ExampleSet
+    from tabom.training.dataset import ResponseDataset
     from tabom.trajectory.record import Trajectory
 
 
@@ -78,7 +78,7 @@ class Train(Stage):
         result = train(
             model=model,
             objective=build_objective(self.objective, **self.options),
-            train_examples=examples,
+            dataset=examples,
             config=self.training,
             output_dir=self.folder,
             progress=report,
@@ -100,7 +100,7 @@ class Train(Stage):
             **{k: v for k, v in result.metrics.items() if k in ("loss", "loss_ce")},
         }
 
-    def _data(self, model: "MaskedDiffusionModel") -> "tuple[ExampleSet, list[str]]":
+    def _data(self, model: "MaskedDiffusionModel") -> "tuple[ResponseDataset, list[str]]":
         """What is trained on, and the questions behind it."""
         from tabom.training.dataset import examples_from_text, examples_from_trajectories
         from tabom.trajectory.store import TrajectoryStore

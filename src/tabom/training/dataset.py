@@ -3,9 +3,10 @@
 Legend: B batch, P prompt (left-padded), N response slots.
 """
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tabom.core import keys
 from tabom.core.errors import DataError
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.objectives.batch import TrajectoryBatch
+from tabom.training.config import TrainingConfig
 from tabom.trajectory.record import FloatArray, IntArray, Trajectory
 
 Prompt = str | list[dict[str, str]]
@@ -46,23 +48,72 @@ class ResponseExample:
         return len(self.prompt_ids) + len(self.response_ids_N)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExampleSet:
-    """Examples, and how many rows were left out for which reason."""
+class ResponseDataset(Dataset[ResponseExample]):
+    """Responses, and how many rows were left out for which reason.
 
-    examples: list[ResponseExample]
-    dropped: dict[str, int] = field(default_factory=dict)
+    Map-style, deterministic: what is drawn at random is drawn later, by key.
+    held_out: further responses, for the held-out loss alone.
+    """
+
+    def __init__(
+        self,
+        examples: Iterable[ResponseExample],
+        *,
+        dropped: Mapping[str, int] | None = None,
+        held_out: Iterable[ResponseExample] = (),
+    ) -> None:
+        self.examples, self.held_out = list(examples), list(held_out)
+        self.dropped = dict(dropped or {})
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __iter__(self) -> Iterator[ResponseExample]:
-        return iter(self.examples)
+    def __getitem__(self, index: int) -> ResponseExample:
+        return self.examples[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the ids and tokens in their order."""
+        parts: list[str | bytes] = []
+        for e in self.examples:
+            parts += [e.id, e.prompt_ids.tobytes(), e.response_ids_N.tobytes()]
+        return keys.content_id(*parts)
+
+    def prepared(self, config: TrainingConfig) -> "ResponseDataset":
+        """What `config` trains on: without longer responses, and with some prompts held out.
+
+        Raises: DataError if nothing is left to train on, if canvases differ in size, or if only
+            some responses have an order.
+        """
+        kept = [e for e in self.examples if e.num_tokens <= (config.max_length or sys.maxsize)]
+        dropped = dict(self.dropped)
+        if len(kept) < len(self):
+            dropped[f"longer than max_length {config.max_length}"] = len(self) - len(kept)
+        if not kept:
+            reasons = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none were given"
+            raise DataError(
+                f"nothing to train on: 0 responses are left ({reasons}); collect more prompts, "
+                f"check what the verifier refused, or raise max_new_tokens / max_length"
+            )
+        held_out = self.held_out
+        if not held_out and (config.eval_size or config.eval_fraction):
+            kept, held_out = split_held_out(kept, config)
+        for what, values in (
+            ("number of response slots", {len(e.response_ids_N) for e in (*kept, *held_out)}),
+            ("presence of a decoding order", {e.order_N is not None for e in (*kept, *held_out)}),
+        ):
+            if len(values) > 1:
+                raise DataError(
+                    f"training data differ in the {what}: {sorted(values)}; train on one kind at "
+                    f"a time (collect with one max_new_tokens; do not mix ground truth and "
+                    f"trajectories)"
+                )
+        return ResponseDataset(kept, dropped=dropped, held_out=held_out)
 
 
 def examples_from_trajectories(
     trajectories: Iterable[Trajectory], *, end_ids: Sequence[int]
-) -> ExampleSet:
+) -> ResponseDataset:
     """Examples with the decoder's order.
 
     end_ids: every id that ends a response (`model.ids.eos`).
@@ -86,12 +137,12 @@ def examples_from_trajectories(
                 entropy_N=trajectory.entropy_N,
             )
         )
-    return ExampleSet(examples=examples, dropped=dict(dropped))
+    return ResponseDataset(examples, dropped=dropped)
 
 
 def examples_from_text(
     rows: Iterable[tuple[Prompt, str]], *, model: MaskedDiffusionModel, max_new_tokens: int
-) -> ExampleSet:
+) -> ResponseDataset:
     """Examples from ground-truth answers: text, the end token, then filler to N slots.
 
     rows: (prompt, answer text). max_new_tokens: N.
@@ -126,25 +177,17 @@ def examples_from_text(
                 length=length,
             )
         )
-    return ExampleSet(examples=examples, dropped=dict(dropped))
-
-
-def drop_longer(examples: Sequence[ResponseExample], *, max_length: int | None) -> ExampleSet:
-    """Leave out examples of more than max_length tokens (prompt and slots)."""
-    kept = [e for e in examples if max_length is None or e.num_tokens <= max_length]
-    number = len(examples) - len(kept)
-    dropped = {f"longer than max_length {max_length}": number} if number else {}
-    return ExampleSet(examples=kept, dropped=dropped)
+    return ResponseDataset(examples, dropped=dropped)
 
 
 def split_held_out(
-    examples: Sequence[ResponseExample], *, size: int, fraction: float, seed: int
+    examples: Sequence[ResponseExample], config: TrainingConfig
 ) -> tuple[list[ResponseExample], list[ResponseExample]]:
     """(train, held out): whole prompts are held out, so no answer to one is seen in training."""
     prompt_of = [keys.text_key(e.prompt_ids.tobytes().hex()) for e in examples]
-    ranked = sorted(set(prompt_of), key=lambda k: (keys.uniform(seed, k), k))
-    number = size if size else round(fraction * len(ranked))
-    if number >= len(ranked) > 0:
+    ranked = sorted(set(prompt_of), key=lambda k: (keys.uniform(config.seed, k), k))
+    number = config.eval_size or round(config.eval_fraction * len(ranked))
+    if number >= len(ranked):
         raise DataError(
             f"cannot hold out {number} prompts of {len(ranked)}: nothing is left to train on; "
             f"lower eval_size or eval_fraction"
@@ -152,46 +195,6 @@ def split_held_out(
     held = set(ranked[:number])
     train = [e for e, k in zip(examples, prompt_of, strict=True) if k not in held]
     return train, [e for e, k in zip(examples, prompt_of, strict=True) if k in held]
-
-
-class ResponseDataset(Dataset[ResponseExample]):
-    """Map-style, deterministic: what is drawn at random is drawn later, by key.
-
-    Raises: DataError if empty, if canvases differ in size, or if only some have an order.
-    """
-
-    def __init__(self, examples: Sequence[ResponseExample], *, dropped: dict[str, int]) -> None:
-        if not examples:
-            reasons = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none were given"
-            raise DataError(
-                f"nothing to train on: 0 responses are left ({reasons}); collect more prompts, "
-                f"check what the verifier refused, or raise max_new_tokens / max_length"
-            )
-        for what, values in (
-            ("number of response slots", {len(e.response_ids_N) for e in examples}),
-            ("presence of a decoding order", {e.order_N is not None for e in examples}),
-        ):
-            if len(values) > 1:
-                raise DataError(
-                    f"training data differ in the {what}: {sorted(values)}; train on one kind at "
-                    f"a time (collect with one max_new_tokens; do not mix ground truth and "
-                    f"trajectories)"
-                )
-        self.examples = list(examples)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> ResponseExample:
-        return self.examples[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the ids and tokens in their order."""
-        parts: list[str | bytes] = []
-        for e in self.examples:
-            parts += [e.id, e.prompt_ids.tobytes(), e.response_ids_N.tobytes()]
-        return keys.content_id(*parts)
 
 
 def collate(examples: Sequence[ResponseExample], *, pad_id: int, mask_id: int) -> TrajectoryBatch:

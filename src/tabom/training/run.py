@@ -3,7 +3,6 @@
 import logging
 import signal
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,7 @@ from tabom.objectives.compose import Objective, describe
 from tabom.training import checkpoints
 from tabom.training.card import model_card
 from tabom.training.config import TrainingConfig
-from tabom.training.dataset import (
-    ExampleSet,
-    ResponseDataset,
-    ResponseExample,
-    collate,
-    drop_longer,
-    split_held_out,
-)
+from tabom.training.dataset import ResponseDataset, collate
 from tabom.training.metrics import Journal
 from tabom.training.preempt import Preemption
 from tabom.training.progress import Progress
@@ -73,17 +65,15 @@ def train(
     *,
     model: MaskedDiffusionModel,
     objective: Objective,
-    train_examples: ExampleSet | Sequence[ResponseExample],
+    dataset: ResponseDataset,
     config: TrainingConfig,
     output_dir: str | Path,
-    eval_examples: ExampleSet | Sequence[ResponseExample] | None = None,
     progress: Progress | None = None,
     extra_card: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train `model` in place and write the result to `output_dir`.
 
-    train_examples: an ExampleSet brings the counts of what was left out along.
-    eval_examples: held-out responses; None: config.eval_size or eval_fraction holds some out.
+    dataset: without held-out responses of its own, config.eval_size or eval_fraction hold some out.
     progress: called with (steps done, steps in all, a note on loss and speed) instead of a bar.
     extra_card: sections for the model card and the manifest, title -> mapping.
     Returns: counts and the last metrics. The folder then holds the adapter (or the model),
@@ -95,24 +85,13 @@ def train(
         they met is saved.
     """
     output_dir = Path(output_dir)
-    dropped = dict(train_examples.dropped) if isinstance(train_examples, ExampleSet) else {}
-    kept = drop_longer(list(train_examples), max_length=config.max_length)
-    dropped.update(kept.dropped)
-    examples = kept.examples
-    if eval_examples is None and (config.eval_size or config.eval_fraction):
-        examples, eval_examples = split_held_out(
-            examples, size=config.eval_size, fraction=config.eval_fraction, seed=config.seed
-        )
-    for example in examples:
-        num_slots = len(example.response_ids_N)
-        model.require_positions(
-            prompt_tokens=example.num_tokens - num_slots, max_new_tokens=num_slots
-        )
-    dataset = ResponseDataset(examples, dropped=dropped)
-    eval_dataset = ResponseDataset(list(eval_examples), dropped={}) if eval_examples else None
-    for part in (dataset, eval_dataset):
-        if part is not None:
-            _check_objective(objective, model, part)
+    dataset = dataset.prepared(config)
+    num_slots = len(dataset[0].response_ids_N)
+    longest = max(len(example.prompt_ids) for example in dataset.examples)
+    model.require_positions(prompt_tokens=longest, max_new_tokens=num_slots)
+    # One context at once: an objective that these data cannot feed is refused early.
+    batch = collate([dataset[0]], pad_id=model.ids.pad, mask_id=model.ids.mask)
+    objective.draw(batch, seed=0, step=0)
     _make_trainable(model, config)
     if config.torch_compile:
         from tabom.models.compiled import compile_layers
@@ -122,7 +101,7 @@ def train(
         config = replace(config, disable_tqdm=True)
     use_cpu = config.use_cpu if config.use_cpu is not None else model.device.type == "cpu"
     arguments = config.training_arguments(
-        str(output_dir), has_eval=eval_dataset is not None, use_cpu=use_cpu
+        str(output_dir), has_eval=bool(dataset.held_out), use_cpu=use_cpu
     )
     identity = to_plain(
         {
@@ -142,7 +121,7 @@ def train(
         ObjectiveStep(model, objective=objective, max_buffer_bytes=config.max_buffer_bytes),
         args=arguments,
         train_dataset=dataset,
-        eval_dataset=eval_dataset,
+        eval_dataset=ResponseDataset(dataset.held_out) if dataset.held_out else None,
         config=config,
         num_taken=num_taken,
         speed=Speed(
@@ -192,8 +171,8 @@ def train(
         resumed_from=resumed_from,
         seconds=round(seconds, 3),
         num_examples=len(dataset),
-        num_eval_examples=len(eval_dataset) if eval_dataset is not None else 0,
-        dropped=dropped,
+        num_eval_examples=len(dataset.held_out),
+        dropped=dataset.dropped,
         metrics=dict(trainer.last_metrics),
         speed=trainer.speed.whole(),
         peak_memory_bytes=peak_memory(arguments.device),
@@ -213,14 +192,6 @@ def train(
         write_json(output_dir / MANIFEST, record)
     trainer.accelerator.wait_for_everyone()
     return result
-
-
-def _check_objective(
-    objective: Objective, model: MaskedDiffusionModel, dataset: ResponseDataset
-) -> None:
-    """Draw one context at once: an objective that these data cannot feed is refused early."""
-    batch = collate([dataset[0]], pad_id=model.ids.pad, mask_id=model.ids.mask)
-    objective.draw(batch, seed=0, step=0)
 
 
 def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tabom.core import keys
 from tabom.core.errors import DataError
 from tabom.models.ids import TokenIds
+from tabom.training.config import TrainingConfig
 from tabom.training.dataset import (
     ResponseDataset,
     ResponseExample,
@@ -124,12 +125,12 @@ def test_collate_by_hand() -> None:
 
 def test_dataset_refuses_what_cannot_be_one_batch() -> None:
     with pytest.raises(DataError, match=r"nothing to train on: .*3 empty answer"):
-        ResponseDataset([], dropped={"empty answer": 3})
+        ResponseDataset([], dropped={"empty answer": 3}).prepared(TrainingConfig())
     with pytest.raises(DataError, match=r"number of response slots: \[3, 4\]"):
-        ResponseDataset([example([3]), example([3], num_slots=4)], dropped={})
+        ResponseDataset([example([3]), example([3], num_slots=4)]).prepared(TrainingConfig())
     (ordered,) = examples_from_trajectories([trajectory()], end_ids=[EOS])
     with pytest.raises(DataError, match="presence of a decoding order"):
-        ResponseDataset([example([3], num_slots=5), ordered], dropped={})
+        ResponseDataset([example([3], num_slots=5), ordered]).prepared(TrainingConfig())
 
 
 def test_fingerprint_sees_every_token_and_the_order() -> None:
@@ -153,14 +154,15 @@ def test_held_out_prompts_are_whole_and_do_not_depend_on_the_order(
     prompts: list[int], size: int, seed: int
 ) -> None:
     data = [example([p], name=str(i)) for i, p in enumerate(prompts)]
+    config = TrainingConfig(eval_size=size, seed=seed)
     if len(set(prompts)) <= size:
         with pytest.raises(DataError, match="nothing is left to train on"):
-            split_held_out(data, size=size, fraction=0.0, seed=seed)
+            split_held_out(data, config)
         return
-    train, held = split_held_out(data, size=size, fraction=0.0, seed=seed)
+    train, held = split_held_out(data, config)
     held_prompts = {int(e.prompt_ids[0]) for e in held}
     assert len(held_prompts) == size
     assert held_prompts.isdisjoint(int(e.prompt_ids[0]) for e in train)
     assert sorted(e.id for e in [*train, *held]) == sorted(e.id for e in data)
-    _, again = split_held_out(data[::-1], size=size, fraction=0.0, seed=seed)
+    _, again = split_held_out(data[::-1], config)
     assert {e.id for e in again} == {e.id for e in held}
