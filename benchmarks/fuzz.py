@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tabom.trajectory.convert.fields import ConvertOptions, UnfitRowError
+from tabom.trajectory.convert.run import FORMATS
+from tabom.trajectory.convert.vocabulary import Vocabulary
 
 from common import RESULTS
 from tabom.core.errors import TabomError
 from tabom.core.recipe_file import recipe_names
 from tabom.stages.recipe import load_recipe
 from tabom.toyworld.tokenizer import build_tokenizer
-from tabom.trajectory.convert.fields import ConvertOptions, UnfitRowError
-from tabom.trajectory.convert.run import FORMATS
-from tabom.trajectory.convert.vocabulary import Vocabulary
 from tabom.trajectory.schema import to_arrow
 
 STRANGE: list[Any] = [

@@ -102,7 +102,7 @@ def _import(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from tabom.core.atomic import replacing
-    from tabom.models.ids import load_ids
+    from tabom.models.checkpoint import load_ids
     from tabom.stages.verify import VERDICTS, Verify
     from tabom.trajectory.convert.tabom_jsonl import write
     from tabom.trajectory.store import TrajectoryStore

@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
+    from tabom.models.checkpoint import Checkpoint
     from tabom.models.devices import device_by_name
-    from tabom.models.ids import Checkpoint
     from tabom.models.sizes import read_sizes
     from tabom.stages.estimate import ACCEPTANCE_RATE, MFU, Given, Machine, measure_prompts
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tabom.core.errors import ModelError
-from tabom.models.families import detect_family
 from tabom.models.family import Family
-from tabom.models.folders import ConfigDict, read_config, read_json, resolve_folder
+from tabom.models.folders import ConfigDict, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,72 +59,6 @@ class TokenizerFacts:
         return next((text for text, i in self.vocabulary.items() if i == token), None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A folder in the published layout of a family. config: its config.json, as published."""
-
-    folder: Path
-    config: ConfigDict
-    family: Family
-
-    @classmethod
-    def find(cls, name_or_path: str | Path, *, weights: bool = True) -> "Checkpoint":
-        """The checkpoint of a packaged name, a folder or a hub id.
-
-        weights: whether they are fetched too, where the hub is asked.
-        Raises: `ModelError` if there is none, or of no known family.
-        """
-        folder = resolve_folder(str(name_or_path), weights=weights)
-        config = read_config(folder)
-        return cls(folder=folder, config=config, family=detect_family(config, where=str(folder)))
-
-    def ids(self, *, mask_token_id: int | None = None) -> TokenIds:
-        """The special ids. Raises: `ModelError` as `resolve_ids`."""
-        facts = read_tokenizer_facts(self.folder, family=self.family)
-        return resolve_ids(
-            self.config, family=self.family, tokenizer=facts, mask_token_id=mask_token_id
-        )
-
-    def tokenizer(self, *, is_required: bool = True) -> Any:
-        """The family's tokenizer; None if there are no tokenizer files and none is required."""
-        # Checked by file name: given a folder without its files, transformers' Qwen2Tokenizer
-        # loads without a word and knows a single token.
-        if not has_tokenizer(self.folder, family=self.family):
-            if not is_required:
-                return None
-            groups = " or ".join(" + ".join(group) for group in self.family.tokenizer_files)
-            raise ModelError(
-                f"{self.folder} has no tokenizer ({groups}); copy the tokenizer files of the "
-                "checkpoint there"
-            )
-        try:
-            tokenizer = self.family.load_tokenizer(self.folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise _unreadable(self.folder, error) from error
-        if getattr(tokenizer, "split_special_tokens", False):
-            raise ModelError(
-                f"{self.folder / 'tokenizer_config.json'} says split_special_tokens: true, which "
-                "cuts the roles and ends of the chat template into pieces that no model was "
-                "trained on; set it to false"
-            )
-        tokenizer.init_kwargs.pop("auto_map", None)  # else save_pretrained would hand it on
-        return tokenizer
-
-
-def load_ids(model_name_or_path: str | Path, *, mask_token_id: int | None = None) -> TokenIds:
-    """The special ids of a checkpoint, without its weights, torch or transformers.
-
-    Raises: `ModelError` as `resolve_ids`, or if there is no such checkpoint.
-    """
-    return Checkpoint.find(model_name_or_path, weights=False).ids(mask_token_id=mask_token_id)
-
-
-def _unreadable(folder: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{folder}: the tokenizer does not load: {' '.join(str(error).split())[:400]}"
-    )
-
-
 def read_tokenizer_facts(folder: Path, *, family: Family) -> TokenizerFacts | None:
     """Vocabulary and special tokens of a folder; None if it has no tokenizer."""
     if not has_tokenizer(folder, family=family):
@@ -158,7 +91,8 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], dict[int, str]]:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exceptions
-            raise _unreadable(folder, error) from error
+            reason = " ".join(str(error).split())[:400]
+            raise ModelError(f"{folder}: the tokenizer does not load: {reason}") from error
         added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()}
         return tokenizer.get_vocab(with_added_tokens=True), added
     added = {int(i): text for text, i in read_json(folder / "added_tokens.json").items()}

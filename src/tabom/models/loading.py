@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tabom.core.errors import ModelError, TabomError
+from tabom.core.errors import ModelError
 from tabom.core.manifest import check_folder
 from tabom.models.adapters import load_adapter
+from tabom.models.checkpoint import Checkpoint
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.family import Family, require_values
-from tabom.models.ids import Checkpoint
+from tabom.models.family import Family
 from tabom.models.probes import require_probes
 from tabom.models.tensors import check_tensors, tensor_files
 
@@ -139,7 +139,7 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
     `dtype` is applied while loading: a later `.to(bfloat16)` would also round the rotary table.
     """
     folder, family = checkpoint.folder, checkpoint.family
-    config = make_config(checkpoint)
+    config = checkpoint.network_config()
     options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # not ignored: reported below, by name
     if family.tensor_names:
@@ -182,36 +182,6 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
         )
     lm.config.is_causal = False
     return lm
-
-
-def make_config(checkpoint: Checkpoint) -> Any:
-    """The transformers config of a checkpoint. Raises `ModelError` if it does not fit."""
-    # Which attention runs is the caller's to say: a copy of Dream names flash_attention_2.
-    chosen = ("attn_implementation", "_attn_implementation")
-    folder, family = checkpoint.folder, checkpoint.family
-    published = {name: value for name, value in checkpoint.config.items() if name not in chosen}
-    if published.get("quantization_config") is not None:
-        raise ModelError(
-            f"{folder}/config.json has a quantization_config: quantised weights are not loaded; "
-            "take the checkpoint as it was published, in bfloat16 or float32"
-        )
-    try:
-        require_values(published, {"is_causal": False})  # true: of an autoregressive model
-        config = family.to_network_config(published)
-    except TabomError as error:
-        raise ModelError(f"{folder}: {error}") from error
-    except Exception as error:  # transformers checks the fields with errors of many kinds
-        raise ModelError(
-            f"{folder}/config.json does not describe a model of family {family.name}: "
-            f"{_line(error)}"
-        ) from error
-    pad, vocab_size = config.pad_token_id, config.vocab_size
-    if pad is not None and not 0 <= pad < vocab_size:  # torch would refuse it in other words
-        raise ModelError(
-            f"{folder}/config.json: the pad id {pad} is outside the vocabulary of {vocab_size}; "
-            "take the config.json that was published with the weights"
-        )
-    return config
 
 
 @contextmanager

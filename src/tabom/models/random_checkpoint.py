@@ -8,9 +8,9 @@ import torch
 
 from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
+from tabom.models.checkpoint import Checkpoint
 from tabom.models.families import get_family
 from tabom.models.family import USUAL_SIZES
-from tabom.models.ids import Checkpoint
 from tabom.models.loading import write_checkpoint
 
 TOKENIZER_FILES = (

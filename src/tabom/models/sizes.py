@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tabom.core.errors import ModelError
-from tabom.models.ids import Checkpoint
+from tabom.models.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +120,8 @@ def read_sizes(model_name_or_path: str) -> ModelSizes:
         raise
     import torch
 
-    from tabom.models.loading import make_config
-
     with torch.device("meta"):
-        lm = checkpoint.family.network()(make_config(checkpoint))
+        lm = checkpoint.family.network()(checkpoint.network_config())
     source = str(checkpoint.folder / "config.json")
     return sizes_of(lm, family=checkpoint.family.name, source=source)
 

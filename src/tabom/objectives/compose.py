@@ -124,6 +124,25 @@ class Objective:
             stats=_stats(batch, sample),
         )
 
+    def rows_per_response(self, num_slots: int, *, has_order: bool) -> float:
+        """Mean rows of the head that a full response of N slots costs, by drawing some contexts.
+
+        has_order: whether the data has one (a slot a step, for the estimate).
+        """
+        slot_BN = torch.arange(num_slots).repeat(128, 1)
+        batch = TrajectoryBatch(
+            prompt_ids_BP=slot_BN[:, :1],
+            prompt_mask_BP=torch.ones_like(slot_BN[:, :1]),
+            response_ids_BN=slot_BN,
+            key_B=torch.arange(len(slot_BN)),
+            slot_BN=torch.ones_like(slot_BN, dtype=torch.bool),
+            length_B=torch.full((len(slot_BN),), num_slots),
+            mask_id=num_slots,
+            order_BN=slot_BN if has_order else None,
+            step_BN=slot_BN if has_order else None,
+        )
+        return len(self.draw(batch, seed=0, step=0).row_batch_R) / len(slot_BN)
+
     def term_sums(self, ce_R: Tensor, entropy_R: Tensor, context: Context) -> TermOutputs:
         """Every term's local sum and metrics from the rows' ce and entropy (nats)."""
         sums: dict[str, Tensor] = {}

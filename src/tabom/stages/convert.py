@@ -107,7 +107,7 @@ class Convert(Stage):
 
     def _source(self) -> "Source":
         """Tokenizer and ids of the checkpoint, without its weights."""
-        from tabom.models.ids import Checkpoint
+        from tabom.models.checkpoint import Checkpoint
         from tabom.trajectory.convert.cells import Source
 
         found = Checkpoint.find(self.model.model_name_or_path, weights=False)

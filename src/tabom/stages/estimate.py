@@ -222,6 +222,8 @@ def response_counts(
 
 
 def _train(stage: Train, given: Given) -> Work:
+    from tabom.objectives.presets import build_objective
+
     config, machine = stage.training, given.machine
     batch_size = config.per_device_train_batch_size
     num_examples = _num_examples(stage, given)
@@ -231,7 +233,8 @@ def _train(stage: Train, given: Given) -> Work:
         num_steps = math.ceil(config.num_train_epochs * per_epoch)
     num_seen = num_steps * config.gradient_accumulation_steps * batch_size
     length = given.train.padded_mean(batch_size, is_sorted=False) + given.num_slots
-    rows = rows_per_response(stage, given.num_slots)
+    objective = build_objective(stage.objective, **stage.options)
+    rows = objective.rows_per_response(given.num_slots, has_order=stage.prompts is None)
     flops = costs.step_flops(
         machine.sizes,
         num_tokens=num_seen * length,
@@ -262,31 +265,6 @@ def _num_examples(stage: Train, given: Given) -> int:
     if found is not None:
         return int(found.counts["accepted"])
     return math.ceil(given.train.number * given.num_samples * given.acceptance_rate)
-
-
-def rows_per_response(train: Train, num_slots: int) -> float:
-    """Mean rows of the head that the arm's objective asks of a full response, by drawing some."""
-    import torch
-
-    from tabom.objectives.batch import TrajectoryBatch
-    from tabom.objectives.presets import build_objective
-
-    num = 128
-    slot_BN = torch.arange(num_slots).repeat(num, 1)
-    is_ordered = train.prompts is None
-    batch = TrajectoryBatch(
-        prompt_ids_BP=slot_BN[:, :1],
-        prompt_mask_BP=torch.ones_like(slot_BN[:, :1]),
-        response_ids_BN=slot_BN,
-        key_B=torch.arange(num),
-        slot_BN=torch.ones_like(slot_BN, dtype=torch.bool),
-        length_B=torch.full((num,), num_slots),
-        mask_id=num_slots,
-        order_BN=slot_BN if is_ordered else None,
-        step_BN=slot_BN if is_ordered else None,
-    )
-    objective = build_objective(train.objective, **train.options)
-    return len(objective.draw(batch, seed=0, step=0).row_batch_R) / num
 
 
 def measure_prompts(

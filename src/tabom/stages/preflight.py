@@ -65,8 +65,8 @@ def preflight(stages: "Iterable[Stage]") -> None:
 
 def check_model(model: ModelConfig) -> None:
     """The model is there and of a family that is known; of its weights nothing is read."""
+    from tabom.models.checkpoint import load_ids
     from tabom.models.folders import resolve_folder
-    from tabom.models.ids import load_ids
 
     load_ids(model.model_name_or_path, mask_token_id=model.mask_token_id)
     if model.adapter is not None:

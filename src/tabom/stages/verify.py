@@ -31,7 +31,7 @@ class Verify(Stage):
         yield Check("verifier", check_verifier, (self.verifier,))
 
     def work(self, report: Done) -> Counts:
-        from tabom.models.ids import load_ids
+        from tabom.models.checkpoint import load_ids
         from tabom.trajectory.store import TrajectoryStore
         from tabom.trajectory.verdicts import count_reasons, write_verdicts
         from tabom.verify.checkers import build_checker

@@ -17,8 +17,8 @@ from tabom.core.atomic import read_json, write_json
 from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import FileFacts, check_file, describe_file
 from tabom.models.adapters import WEIGHTS_FILE, save_adapter
+from tabom.models.checkpoint import Checkpoint
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.ids import Checkpoint
 from tabom.models.loading import load_lm, save_model
 
 IDENTITY = "tabom_run.json"

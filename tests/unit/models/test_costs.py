@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tabom.core.errors import ConfigError, ModelError
-from tabom.models import ids
+from tabom.models import checkpoint as checkpoints
 from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.costs import (
@@ -220,7 +220,7 @@ def test_published_sizes_are_those_of_their_configs(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config))
         assert read_sizes(str(folder)) == replace(sizes, source=str(folder / "config.json"))
-        checkpoint = ids.Checkpoint.find(folder)
+        checkpoint = checkpoints.Checkpoint.find(folder)
         assert checkpoint.tokenizer(is_required=False) is None
 
 

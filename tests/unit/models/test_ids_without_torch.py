@@ -10,10 +10,11 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tabom.models.checkpoint import Checkpoint, load_ids
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.families import get_family
 from tabom.models.folders import resolve_folder
-from tabom.models.ids import Checkpoint, load_ids, read_tokenizer_facts, resolve_ids
+from tabom.models.ids import read_tokenizer_facts, resolve_ids
 from tabom.models.loading import load_model
 
 HEAVY = "[m for m in ('torch', 'transformers', 'numpy', 'pyarrow') if m in sys.modules]"
@@ -21,7 +22,7 @@ HEAVY = "[m for m in ('torch', 'transformers', 'numpy', 'pyarrow') if m in sys.m
 
 def test_reading_ids_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); import tabom.models.ids as ids; "
+        "import sys, time; start = time.perf_counter(); import tabom.models.checkpoint as ids; "
         "print(time.perf_counter() - start); found = ids.load_ids('toy-base'); "
         f"print(found.mask, found.eos, {HEAVY})"
     )

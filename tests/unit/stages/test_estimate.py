@@ -10,10 +10,10 @@ from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.decoding.requests import StepView
-from tabom.models.config import ModelConfig
 from tabom.models.devices import find_device
 from tabom.models.loading import load_model
 from tabom.models.sizes import PUBLISHED_SIZES
+from tabom.objectives.presets import build_objective
 from tabom.stages.estimate import (
     Given,
     Machine,
@@ -21,13 +21,10 @@ from tabom.stages.estimate import (
     Work,
     measure_prompts,
     response_counts,
-    rows_per_response,
     stage_work,
 )
 from tabom.stages.recipe import load_recipe
-from tabom.stages.stage import Output
 from tabom.stages.study import plan_study
-from tabom.stages.train import Train
 
 DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
 
@@ -77,18 +74,12 @@ def test_response_counts_of_caches_and_bounds() -> None:
 
 
 def test_rows_per_response_by_objective() -> None:
-    def rows(objective: str, **own: Any) -> float:
-        model = ModelConfig(model_name_or_path="toy-base")
-        train = Train(folder=Path("a"), model=model, objective=objective, **own)
-        return rows_per_response(train, 64)
-
-    of = {name: Output(kind=name, folder=Path("b"), fingerprint="") for name in ("t", "v")}
-    collected = {"trajectories": of["t"], "verdicts": of["v"]}
-
     # Mean window: cuts c ~ U{0..63}, min(8, 64 - c) rows each: 8 - 28 / 64.
-    assert rows("tabom", options={"window": 8}, **collected) == pytest.approx(7.56, abs=0.3)
+    windows = build_objective("tabom", window=8).rows_per_response(64, has_order=True)
+    assert windows == pytest.approx(7.56, abs=0.3)
     # k ~ U{1..64} masked slots: mean 32.5, standard error 1.6.
-    assert rows("nelbo", prompts=PromptSource(path="c.jsonl")) == pytest.approx(32.5, abs=6)
+    masks = build_objective("nelbo").rows_per_response(64, has_order=False)
+    assert masks == pytest.approx(32.5, abs=6)
 
 
 def given(num_prompts: int = 18_000, *, mfu: float = 0.6 * 790 / 989, **changes: object) -> Given:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tabom.cli.main import main
-from tabom.models.ids import load_ids
+from tabom.models.checkpoint import load_ids
 from tabom.trajectory.store import TrajectoryWriter, finish
 from tabom.trajectory.verdicts import read_verdicts
 
