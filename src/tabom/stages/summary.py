@@ -141,7 +141,7 @@ def _tds_curves(recipe: Recipe, plan: Plan, fields: Mapping[Path, Any]) -> list[
         rows = [tds[name]["mean_K"] for tds in found if name in tds]
         if rows:
             y = _mean_rows(rows)
-            curves.append(Curve(arm=arm.name, x=range(len(y)), y=y))
+            curves.append(Curve(arm=arm.name, x=list(range(len(y))), y=y))
     return curves
 
 
