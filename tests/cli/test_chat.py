@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tabom.cli import live
 from tabom.cli.layout import records
-from tabom.cli.live import FAINT, PLAIN, Screen, TokenTexts, canvas_slots, certainty_style
+from tabom.cli.live import FAINT, PLAIN, Screen, canvas_slots, certainty_style, token_texts
 from tabom.cli.main import main
 from tabom.decoding.requests import StepView
 
@@ -352,9 +353,8 @@ def test_text_of_a_model_is_no_markup(terminal: Terminal) -> None:
     assert text in terminal.shown
     assert "[bold]status" in terminal.shown
     screen.clear()
-    screen.leave([(text, PLAIN)], "note")
     screen.say("[red]said[/red]")
-    assert terminal.shown.splitlines() == [text, "note", "[red]said[/red]"]
+    assert terminal.shown == "[red]said[/red]"
 
 
 # ---- characters ----
@@ -376,31 +376,31 @@ TEXT = "a\u00e9 \u4e2d\U0001f600z"  # characters of 1, 2, 3 and 4 bytes
 def test_bytes_are_joined_to_characters(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     ids = byte_tokenizer.encode(TEXT)
     assert len(ids) == len(TEXT.encode())
-    texts = TokenTexts(tokenizer=byte_tokenizer).of(ids, [False] * len(ids))
+    texts = token_texts(byte_tokenizer, ids, [False] * len(ids))
     assert texts == ["a", "\u00e9", "", " ", "\u4e2d", "", "", "\U0001f600", "", "", "", "z"]
 
 
 def test_a_character_that_is_half_masked_or_broken(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     ids = byte_tokenizer.encode(TEXT)
-    texts = TokenTexts(tokenizer=byte_tokenizer)
+    texts = partial(token_texts, byte_tokenizer)
     is_open = [False] * len(ids)
     is_open[5] = True  # the middle of the three bytes of U+4E2D
-    shown = texts.of(ids, is_open)
+    shown = texts(ids, is_open)
     assert shown[4:7] == ["\ufffd", "", "\ufffd"]
     assert "".join(shown).endswith("\U0001f600z")
     del ids[5]  # never to become whole
-    assert "".join(texts.of(ids, [False] * len(ids))) == "a\u00e9 \ufffd\ufffd\U0001f600z"
+    assert "".join(texts(ids, [False] * len(ids))) == "a\u00e9 \ufffd\ufffd\U0001f600z"
 
 
 def test_every_cut_of_a_response_can_be_shown(byte_tokenizer: PreTrainedTokenizerFast) -> None:
     ids = byte_tokenizer.encode(TEXT * 3)
-    rng, texts = np.random.default_rng(0), TokenTexts(tokenizer=byte_tokenizer)
+    rng, texts = np.random.default_rng(0), partial(token_texts, byte_tokenizer)
     for _ in range(50):
         is_open = rng.random(len(ids)) < rng.random()
-        shown = texts.of(ids, is_open.tolist())
+        shown = texts(ids, is_open.tolist())
         assert len(shown) == len(ids)
         assert all(text == "" for text, o in zip(shown, is_open, strict=True) if o)
-    assert "".join(texts.of(ids, [False] * len(ids))) == TEXT * 3
+    assert "".join(texts(ids, [False] * len(ids))) == TEXT * 3
 
 
 def test_wide_characters_never_leave_the_screen(terminal: Terminal) -> None:
@@ -433,7 +433,7 @@ def test_slots_of_a_canvas(random_toy: Path) -> None:
         entropy_BN=np.zeros((1, 4), dtype=np.float32),
         confidence_BN=np.array([[1.0, np.nan, 0.1, 1.0]], dtype=np.float32),
     )
-    slots = canvas_slots(view, 0, model=model, texts=TokenTexts(tokenizer=model.tokenizer))
+    slots = canvas_slots(view, model=model)
     assert [text for text, _ in slots] == ["a", "\u2591", "b", "\u00b7"]
     colours = [Style(color="color(38)"), FAINT, Style(color="color(203)", underline=True), FAINT]
     assert [style for _, style in slots] == colours

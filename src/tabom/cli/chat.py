@@ -5,7 +5,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from tabom.cli import speak
 from tabom.core.errors import ConfigError, TabomError
@@ -28,33 +27,28 @@ def run(args: argparse.Namespace) -> int:
 
     Returns: 0; 2 if a line that was read from a pipe or a file had an error.
     """
-    from tabom.cli.live import Screen
-
-    settings = speak.settings_of(args)
-    speaker = speak.Speaker(model=settings.model.load(), screen=Screen(sys.stdout), seed=args.seed)
-    start = [] if args.system is None else [{"role": "system", "content": args.system}]
-    chat = Chat(speaker=speaker, settings=settings, start=start)
-    if speaker.screen.is_live:
-        speaker.screen.say(f"{settings.model.model_name_or_path}. {HELP}")
-    is_right = True
+    chat, status = Chat(args), 0
+    if chat.speaker.screen.is_live:
+        chat.speaker.screen.say(f"{chat.speaker.model.name_or_path}. {HELP}")
     for line in _lines():
         try:
             if not chat.take(line.strip()):
                 break
         except TabomError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            is_right = False
-    return 0 if is_right or sys.stdin.isatty() else 2
+            status = 2
+    return 0 if sys.stdin.isatty() else status
 
 
-@dataclass(kw_only=True)
 class Chat:
-    """What was said so far, and how the next response is decoded."""
+    """What was said so far, and who responds."""
 
-    speaker: speak.Speaker
-    settings: speak.Settings
-    start: speak.Messages
-    said: speak.Messages = field(default_factory=list)
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.speaker = speak.Speaker(args)
+        self.start: speak.Messages = []
+        if args.system is not None:
+            self.start = [{"role": "system", "content": args.system}]
+        self.said: speak.Messages = []
 
     def take(self, line: str) -> bool:
         """Answer a line or follow a command. Returns: False if the talk is over."""
@@ -66,9 +60,9 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         said = [*self.said, {"role": "user", "content": text}]
-        request = speak.request_of(self.speaker.model, self.start + said, f"turn {len(said)}")
+        request = self.speaker.request(self.start + said, f"turn {len(said)}")
         try:
-            answer = self.speaker.speak(request, self.settings.decoding)
+            answer = self.speaker.speak(request)
         except KeyboardInterrupt:
             self.speaker.screen.write("(stopped; this turn is forgotten)\n")
             return
@@ -80,38 +74,32 @@ class Chat:
             name, *words = shlex.split(line)
         except ValueError as error:
             raise ConfigError(f"{line!r}: {error}") from error
-        if name == "/quit":
-            return False
         if name == "/reset":
             self.said = []
             write("nothing was said\n")
         elif name == "/settings":
-            self.settings = self.settings.changed([f"decoding.{word}" for word in words])
-            for key, value in vars(self.settings.decoding).items():
+            changes = [f"decoding.{word}" for word in words]
+            self.speaker.settings = self.speaker.settings.changed(changes)
+            for key, value in vars(self.speaker.settings.decoding).items():
                 write(f"{key}={'null' if value is None else value}\n")
         elif name == "/help":
-            self.speaker.screen.say(HELP)
-        else:
+            write(HELP + "\n")
+        elif name != "/quit":
             raise ConfigError(f"{name} is no command. {HELP}")
-        return True
+        return name != "/quit"
 
 
 def _lines() -> Iterator[str]:
-    """Lines of the user, with editing on a terminal; the end of the input ends them."""
-    if not sys.stdin.isatty():
-        for line in sys.stdin:
-            yield _text(line)
-        return
+    """Lines of the user, with editing on a terminal; the end of the input ends them.
+
+    Bytes that are no text, which tokenizers refuse, become "?".
+    """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() its history)
-    while True:
-        try:
-            yield _text(input("> "))
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-
-
-def _text(line: str) -> str:
-    """The line without bytes that are no text, which tokenizers refuse."""
-    return line.encode("utf-8", "replace").decode("utf-8")
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            line = input("> ") if sys.stdin.isatty() else next(sys.stdin, None)
+            if line is None:
+                return
+            yield line.encode("utf-8", "replace").decode("utf-8")
+    print()

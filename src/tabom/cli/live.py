@@ -4,12 +4,11 @@ Legend: N response slots.
 """
 
 import io
+import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.style import Style
@@ -25,83 +24,64 @@ Slot = tuple[str, Style]  # the text that a slot adds, and how it is shown
 
 # Certainty below the bound -> colour of the 256: red over yellow to blue, which eyes that do not
 # tell red from green still tell apart.
-RAMP = ((0.3, 203), (0.5, 209), (0.7, 215), (0.85, 222), (0.95, 151), (0.99, 79))
-SUREST = 38
+RAMP = ((0.3, 203), (0.5, 209), (0.7, 215), (0.85, 222), (0.95, 151), (0.99, 79), (math.inf, 38))
 FAINT, PLAIN, NEW = Style(dim=True), Style(), Style(underline=True)
 LONGEST_CHARACTER = 4  # bytes of UTF-8, and so at most that many tokens
 MASKED, ASCII = ("\u2591", "\u00b7"), (".", "-")  # open slot, slot past the end
 
 
-@dataclass(kw_only=True)
-class TokenTexts:
-    """The text that each slot adds, where one character may be spread over several tokens."""
+def token_texts(tokenizer: Any, ids_N: Sequence[int], is_open_N: Sequence[bool]) -> list[str]:
+    """The text that each slot adds; "" where open.
 
-    tokenizer: Any
-    _known: dict[tuple[int, ...], str] = field(default_factory=dict)
+    Byte-level tokens are joined with their neighbours until they are whole characters: the first
+    slot then shows it, the others are "". A part whose rest is still masked, or never comes, is
+    U+FFFD.
+    """
+    texts, i = [""] * len(ids_N), 0
+    while i < len(ids_N):
+        width, text = (1, "") if is_open_N[i] else _character(tokenizer, ids_N, is_open_N, i)
+        texts[i] = safe(text).replace("\t", "    ")
+        i += width
+    return texts
 
-    def of(self, ids_N: Sequence[int], is_open_N: Sequence[bool]) -> list[str]:
-        """A text for each slot; "" where open.
 
-        Byte-level tokens are joined with their neighbours until they are whole characters: the
-        first slot then shows it, the others are "". A part whose rest is still masked, or never
-        comes, is U+FFFD.
-        """
-        texts, i = [""] * len(ids_N), 0
-        while i < len(ids_N):
-            width = 1
-            if not is_open_N[i]:
-                width = self._whole(ids_N, is_open_N, i)
-                texts[i] = self._decode(ids_N[i : i + width])
-            i += width
-        return texts
-
-    def _whole(self, ids_N: Sequence[int], is_open_N: Sequence[bool], i: int) -> int:
-        for width in range(1, LONGEST_CHARACTER + 1):
-            end = i + width
-            if end > len(ids_N) or any(is_open_N[i:end]):
-                break
-            if "\ufffd" not in self._decode(ids_N[i:end]):
-                return width
-        return 1
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        key = tuple(int(i) for i in ids)
-        if key not in self._known:
-            text = self.tokenizer.decode(list(key), skip_special_tokens=False)
-            self._known[key] = safe(str(text)).replace("\t", "    ")
-        return self._known[key]
+def _character(
+    tokenizer: Any, ids_N: Sequence[int], is_open_N: Sequence[bool], i: int
+) -> tuple[int, str]:
+    """The fewest tokens from slot i that are whole characters together; else one, as it is."""
+    alone = ""
+    for width in range(1, LONGEST_CHARACTER + 1):
+        if i + width > len(ids_N) or any(is_open_N[i : i + width]):
+            break
+        text = str(tokenizer.decode(ids_N[i : i + width], skip_special_tokens=False))
+        if "\ufffd" not in text:
+            return width, text
+        alone = alone or text
+    return 1, alone
 
 
 def canvas_slots(
-    view: "StepView",
-    row: int,
-    *,
-    model: "MaskedDiffusionModel",
-    texts: TokenTexts,
-    glyphs: tuple[str, str] = MASKED,
+    view: "StepView", *, model: "MaskedDiffusionModel", glyphs: tuple[str, str] = MASKED
 ) -> list[Slot]:
-    """The slots of one row of a batch after a step; those that it revealed are underlined."""
-    ids_N, is_open_N = view.response_ids_BN[row].tolist(), view.open_BN[row].tolist()
+    """The slots of the first row of a batch after a step; those that it revealed are underlined."""
+    ids_N, is_open_N = view.response_ids_BN[0].tolist(), view.open_BN[0].tolist()
     special = {*model.ids.eos, model.ids.filler, model.ids.pad}
     slots: list[Slot] = []
-    for n, text in enumerate(texts.of(ids_N, is_open_N)):
+    for n, text in enumerate(token_texts(model.tokenizer, ids_N, is_open_N)):
         if is_open_N[n]:
             slots.append((glyphs[0], FAINT))
         elif ids_N[n] in special:
             slots.append((glyphs[1], FAINT))
         else:
-            style = certainty_style(float(view.confidence_BN[row, n]))
-            is_new = view.step_BN[row, n] == view.step
-            slots.append((text, style + NEW if is_new else style))
+            style = certainty_style(float(view.confidence_BN[0, n]))
+            slots.append((text, style + NEW if view.step_BN[0, n] == view.step else style))
     return slots
 
 
 def certainty_style(confidence: float) -> Style:
     """The colour of a probability at reveal; none for NaN."""
-    if np.isnan(confidence):
-        return PLAIN
-    code = next((code for bound, code in RAMP if confidence < bound), SUREST)
-    return Style(color=f"color({code})")
+    code = next((code for bound, code in RAMP if confidence < bound), None)
+    return PLAIN if code is None else Style(color=f"color({code})")
 
 
 class Screen:
@@ -113,12 +93,8 @@ class Screen:
         self.stream = stream
         self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self.is_live = stream.isatty() and not self.console.is_dumb_terminal
+        self.glyphs = ASCII if self.console.options.ascii_only else MASKED
         self._live: Live | None = None
-
-    @property
-    def glyphs(self) -> tuple[str, str]:
-        """Signs for open and ended slots that the stream's encoding has."""
-        return ASCII if self.console.options.ascii_only else MASKED
 
     def draw(self, slots: Sequence[Slot], status: str) -> None:
         """Show the slots and a status line over what was shown before."""
@@ -142,17 +118,11 @@ class Screen:
             self._live.stop()
             self._live = None
 
-    def say(self, text: str) -> None:
-        """Write a paragraph, broken between words where it would be wider than the screen."""
-        self.console.print(text, soft_wrap=not self.is_live)
+    def say(self, text: str | Text) -> None:
+        """Write a line; the terminal wraps it, so that a selection copies it as it is."""
+        self.console.print(text, soft_wrap=True)
 
     def write(self, text: str) -> None:
-        """Write at once, as it is."""
+        """Write at once, byte for byte."""
         self.stream.write(text)
         self.stream.flush()
-
-    def leave(self, slots: Sequence[Slot], note: str) -> None:
-        """Leave a response in its colours, and a faint note under it."""
-        # Not wrapped: the terminal does that, and so a selection copies the lines as they are.
-        self.console.print(Text.assemble(*slots), soft_wrap=True)
-        self.console.print(Text(note, style=FAINT))

@@ -1,8 +1,8 @@
 """The one reader of a user's files of rows, with errors that name the file, the row and the reason.
 
-The name's end says what a file is: JSON Lines, a JSON array or CSV (each also gzipped), Parquet or
-Arrow. A row that is malformed is one bad row and not the end of the file: it fails when its cells
-are asked for, so a caller may drop it and go on.
+The name's end says what a file is: JSON Lines, a JSON array or CSV (each also gzipped), Parquet,
+Arrow, or text with a prompt a line. A row that is malformed is one bad row and not the end of the
+file: it fails when its cells are asked for, so a caller may drop it and go on.
 """
 
 import codecs
@@ -18,7 +18,17 @@ from typing import IO, Any
 
 from tabom.core.errors import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet", ".arrow")
+SUFFIXES = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".json",
+    ".json.gz",
+    ".csv",
+    ".csv.gz",
+    ".txt",
+    ".parquet",
+    ".arrow",
+)
 MAX_DEPTH = 100  # of lists and objects in a row: what follows walks through them by recursion
 
 
@@ -81,7 +91,9 @@ def read_rows(path: Path) -> Iterator[Row]:
             return
         open_file: Any = gzip.open if suffix.endswith(".gz") else open
         with open_file(path, "rb") as file:
-            yield from {"jsonl": _lines, "json": _array, "csv": _csv}[kind](file, path)
+            yield from {"jsonl": _lines, "json": _array, "csv": _csv, "txt": _text}[kind](
+                file, path
+            )
     except (OSError, EOFError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: damaged or not a {suffix} file ({error})") from error
 
@@ -116,6 +128,14 @@ def _csv(file: IO[bytes], path: Path) -> Iterator[Row]:
         for number, cells in enumerate(csv.DictReader(text)):
             # More cells than the head has stand under None, and make the row malformed.
             yield Row(f"{path}, row {number}", [*cells.values()] if None in cells else cells)
+
+
+def _text(file: IO[bytes], path: Path) -> Iterator[Row]:
+    """A prompt on each line that is not blank."""
+    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), start=1):
+        if line.strip():
+            row = {"id": f"line-{number}", "prompt": line.rstrip("\n")}
+            yield Row(f"{path}, line {number}", row)
 
 
 def _table_rows(path: Path, kind: str) -> Iterator[Row]:

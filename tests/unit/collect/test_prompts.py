@@ -151,7 +151,7 @@ def test_wrong_sources_say_what_to_do(tmp_path: Path) -> None:
         PromptSource(path="x", function="a:b")
     with pytest.raises(DataError, match=r"no file nowhere\.jsonl"):
         load_prompts(PromptSource(path="nowhere.jsonl"), seed=0)
-    text = tmp_path / "x.txt"
+    text = tmp_path / "x.xyz"
     text.write_text("hi")
     with pytest.raises(ConfigError, match=r"is not one of \.jsonl"):
         load_prompts(PromptSource(path=str(text)), seed=0)

@@ -308,7 +308,7 @@ def test_the_defaults_of_the_paper_and_ours() -> None:
         ("tabom", {"window": 0}, r"window.*at least 1"),
         ("tabom", {"window": "many"}, r"tabom.window.*'many'"),
         ("tabom", {"margin": -1}, r"tabom: margin"),
-        ("tabom", {"rank_weight": -1}, r"tabom\.rank_weight must be"),
+        ("tabom", {"rank_weight": -1}, r"tabom: rank_weight"),
         ("tabom", {"rank_weight": float("nan")}, r"tabom\.rank_weight must be"),
         ("tabom", {"rank_side": "latter"}, r"did you mean 'later'"),
         ("tabom", {"cut_rule": "release", "context": "segment"}, r"cut_rule 'release' goes with"),
