@@ -20,7 +20,7 @@ from tabom.cli.main import main as tabom_main
 
 OWN = Path(tabom.__file__).parent
 PROMPTS = ["--prompts_function", "tabom.toyworld.tasks:prompts"]
-ROWS = ["--prompts_args", "{task: sort, split: eval, num: 2}"]
+ROWS = ["--prompts_args", "{task: sort, split: eval, num: 2}", "--max_new_tokens", "16"]
 VERBS = {
     "collect": ["collect", *PROMPTS, *ROWS],
     "evaluate": ["evaluate", *PROMPTS, *ROWS],

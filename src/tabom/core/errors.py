@@ -29,7 +29,7 @@ class ObjectiveError(TabomError):
 
 
 class StageError(TabomError):
-    """A pipeline stage cannot start or go on from what its folder holds."""
+    """A stage cannot start or go on from what its folder holds."""
 
 
 class TrainingError(TabomError):

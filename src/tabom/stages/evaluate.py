@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
-from tabom.stages.held_out import tasks_held_out, trainings
+from tabom.stages.held_out import held_out_of, trainings
 from tabom.stages.preflight import (
     Check,
     check_decoding,
@@ -98,7 +98,7 @@ class Evaluate(Stage):
             results += run_task(
                 one, model, folder=self.folder, kept=kept / "lm_eval", progress=report, **common
             )
-        held_out = tasks_held_out(
+        held_out = held_out_of(
             {result.name: result.questions for result in results if result.questions},
             trained=trainings(self.model, trained),
         )

@@ -1,18 +1,27 @@
-"""The held-out check: evaluation prompts against the prompts that were trained on."""
+"""The held-out check: evaluation prompts against the prompts that were trained on.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+Before a study its recipe is checked; after an evaluation, what the trainings behind the model left:
+the prompts they saw, in a file beside the adapter that travels with it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tabom.collect.held_out import Overlap, find_overlap
-from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.collect.prompts import load_prompts
 from tabom.core import configs
+from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
 from tabom.core.identity import identity
 from tabom.models.config import ModelConfig
 from tabom.stages.recipe import Recipe
-from tabom.stages.trained_on import CARD, training_prompts
+
+TRAINED_ON = "trained_on.parquet"  # one column, `prompt`
+_CARD = "tabom_manifest.json"  # what a training of ours leaves in a folder
 
 
 def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -24,94 +33,88 @@ def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> di
     Raises: DataError if `evaluation.held_out_check` is error and anything is shared.
     """
     config = recipe.evaluation
-    if config.held_out_check == "off" or all(one.task is not None for one in config.sets):
+    sets = [one for one in config.sets if one.task is None]  # lm-eval alone knows a task's
+    if config.held_out_check == "off" or not sets:
         return {"sets": [], "notes": [], "fingerprint": ""}
     compared = configs.fingerprint(
-        {
-            "training": [identity(recipe.prompts), list(recipe.seeds)],
-            "evaluation": identity(config),
-            "check": config.held_out_check,
-        }
+        identity([recipe.prompts, recipe.seeds, config]), config.held_out_check
     )
     if known is not None and known.get("fingerprint") == compared:
         return known
-    training: dict[str, None] = {}
-    for seed in recipe.seeds:
-        training.update(dict.fromkeys(_texts(recipe.prompts, seed=seed)))
+    # Without the template: an instruction around every prompt would be shared by all.
+    prompts = (p for seed in recipe.seeds for p in load_prompts(recipe.prompts, seed=seed))
+    training = list(dict.fromkeys(p.question or p.text for p in prompts))
     overlaps = [
         find_overlap(
-            list(training), one.questions(seed=config.seed, data_dir=config.data_dir), name=one.name
+            training, one.questions(seed=config.seed, data_dir=config.data_dir), name=one.name
         )
-        for one in config.sets
-        if one.task is None
+        for one in sets
     ]
     shared = [overlap for overlap in overlaps if overlap.num_found]
+    notes = [overlap.describe() for overlap in shared or overlaps]
     if shared and config.held_out_check == "error":
         raise DataError(
-            "evaluation prompts are not held out. "
-            + " ".join(overlap.describe() for overlap in shared)
-            + " Leave them out of the training prompts (prompts.offset, another split), or set "
-            "evaluation.held_out_check to warn."
+            f"evaluation prompts are not held out. {' '.join(notes)} Leave them out of the "
+            "training prompts (prompts.offset, another split), or set evaluation.held_out_check "
+            "to warn."
         )
-    return {
-        "sets": [_plain(overlap) for overlap in overlaps],
-        "notes": _notes(overlaps, shared),
-        "fingerprint": compared,
-    }
+    return {"sets": [_plain(o) for o in overlaps], "notes": notes, "fingerprint": compared}
 
 
-def tasks_held_out(
+def held_out_of(
     documents: Mapping[str, Sequence[str]], *, trained: Sequence[Path]
 ) -> dict[str, dict[str, Any]]:
-    """What the documents of tasks share with the prompts of each training behind a model.
+    """What the documents of sets share with the prompts of each training behind a model.
 
-    documents: task -> its questions. trained: folders of adapters or trained models; none: the
-        base as it came, of which nothing is known or asked.
-    Returns: per task the counts (`num_exact`, `num_near`, first rows) where they could be taken,
+    documents: set -> its questions. trained: folders of adapters or trained models; none: the base
+        as it came, of which nothing is known or asked.
+    Returns: per set the counts (`num_exact`, `num_near`, first rows) where they could be taken,
         and a `note` for people in any case. {} for the base.
     """
     if not trained:
         return {}
-    found = [training_prompts(folder) for folder in trained]
-    unknown = [one.source for one in found if one.texts is None]
+    unknown = [folder.name for folder in trained if not (folder / TRAINED_ON).is_file()]
     if unknown:
-        why = f"Held-out check: not done, the training prompts are unknown ({'; '.join(unknown)})."
-        return {task: {"note": why} for task in documents}
-    training = list(dict.fromkeys(text for one in found for text in one.texts or ()))
-    result = {}
-    for task, questions in documents.items():
-        overlap = find_overlap(training, questions, name=task)
-        result[task] = {
-            **_plain(overlap),
-            "training": [one.source for one in found],
-            "note": overlap.describe(),
-        }
-    return result
+        why = f"there is no {TRAINED_ON} in {', '.join(unknown)}"
+        note = f"Held-out check: not done, the training prompts are unknown ({why})."
+        return {name: {"note": note} for name in documents}
+    training = list(dict.fromkeys(text for folder in trained for text in read_trained_on(folder)))
+    overlaps = [find_overlap(training, texts, name=name) for name, texts in documents.items()]
+    where = {"training": [folder.name for folder in trained]}
+    return {o.name: {**_plain(o), **where, "note": o.describe()} for o in overlaps}
 
 
 def trainings(model: ModelConfig, trained: Path | None) -> list[Path]:
     """The folders of all trainings behind a model: its own, its adapter's, the arm's."""
     own = Path(model.model_name_or_path)
-    found = [own] if (own / CARD).is_file() else []
+    found = [own] if (own / _CARD).is_file() else []
     return [*found, *(Path(p) for p in (model.adapter, trained) if p is not None)]
 
 
-def _texts(source: PromptSource, *, seed: int) -> list[str]:
-    # Without the template: an instruction around every prompt would be shared by all.
-    return [prompt.text for prompt in load_prompts(replace(source, template=None), seed=seed)]
+def question_of(prompt: str, row: Mapping[str, Any]) -> str:
+    """The user's own text of a collected prompt: without the template, where there is one."""
+    question = row.get("question")
+    return question if isinstance(question, str) and question and question in prompt else prompt
 
 
-def _notes(overlaps: Sequence[Overlap], shared: Sequence[Overlap]) -> list[str]:
-    if shared:
-        return [overlap.describe() for overlap in shared]
-    total = sum(overlap.num_evaluation for overlap in overlaps)
-    return [
-        f"Held-out check: none of the {total} evaluation prompts occurs in the "
-        f"{overlaps[0].num_training} training prompts."
-    ]
+def write_trained_on(folder: Path, prompts: Iterable[str]) -> None:
+    """Write each prompt that was trained on once, in their order."""
+    table = pa.table({"prompt": pa.array(list(dict.fromkeys(prompts)), type=pa.string())})
+    with replacing(folder / TRAINED_ON) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_trained_on(folder: Path) -> list[str]:
+    """The prompts that a trained folder was trained on. DataError if the file is damaged."""
+    path = folder / TRAINED_ON
+    try:
+        return list(pq.read_table(path, columns=["prompt"]).column(0).to_pylist())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
 
 
 def _plain(overlap: Overlap) -> dict[str, Any]:
+    """For JSON: the counts, and the first rows of what is shared."""
     return {
         "name": overlap.name,
         "num_evaluation": overlap.num_evaluation,

@@ -1,8 +1,8 @@
 """A study: arms x seeds as a graph of stages."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tabom.stages.collect import Collect
 from tabom.stages.diagnose import Diagnose
@@ -11,6 +11,8 @@ from tabom.stages.recipe import ArmConfig, Recipe
 from tabom.stages.stage import Output, Stage
 from tabom.stages.train import Train
 from tabom.stages.verify import Verify
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,98 +47,67 @@ def plan_study(recipe: Recipe) -> Plan:
     collect: dict[int, Collect] = {}
     verify: dict[int, Verify] = {}
     for seed in recipe.seeds:
-        here = root / f"seed-{seed}"
-        collect[seed] = Collect(
-            folder=here / "collect",
-            label=f"seed {seed} collect",
-            model=recipe.model,
-            prompts=recipe.prompts,
-            decoding=recipe.decoding,
-            collection=recipe.collection,
-            seed=seed,
+        here, label = root / f"seed-{seed}", f"seed {seed}"
+        collect[seed] = _stage(Collect, recipe, here, f"{label} collect", seed=seed)
+        verify[seed] = _stage(
+            Verify, recipe, here, f"{label} verify", trajectories=collect[seed].output
         )
-        verify[seed] = Verify(
-            folder=here / "verify",
-            label=f"seed {seed} verify",
-            model=recipe.model,
-            trajectories=collect[seed].output,
-            verifier=recipe.verifier,
-        )
-    runs: list[ArmRun] = []
-    base_evaluation: Output | None = None
+    arms: list[tuple[ArmConfig, int | None]] = []
     if recipe.base_arm is not None:
-        base = _measured(recipe, recipe.base_arm, root / "base", "base")
-        base_evaluation = base.evaluate.output
-        runs.append(base)
-    for seed in recipe.seeds:
-        for arm in recipe.arms:
-            if arm.is_trained:
-                here, label = root / f"seed-{seed}" / arm.slug, f"seed {seed}"
-                train = _train(
-                    recipe, arm, seed, collect[seed].output, verify[seed].output, here / "train"
-                )
-                run = _measured(recipe, arm, here, label, train.output, base_evaluation)
-                runs.append(replace(run, seed=seed, train=train))
+        arms.append((recipe.base_arm, None))
+    arms += [(arm, seed) for seed in recipe.seeds for arm in recipe.arms if arm.is_trained]
+    runs: list[ArmRun] = []
+    base: Output | None = None  # whose responses every arm is diagnosed on
+    for arm, arm_seed in arms:
+        train = None
+        here, label = root / "base", "base"
+        if arm_seed is not None:
+            here, label = root / f"seed-{arm_seed}" / arm.slug, f"seed {arm_seed}"
+            # Of prompts with answers and collected trajectories, one is trained on.
+            data: dict[str, Any] = {}
+            if arm.data != "ground_truth":
+                data = {
+                    "trajectories": collect[arm_seed].output,
+                    "verdicts": verify[arm_seed].output,
+                }
+                data |= {"prompts": None, "decoding": None}
+            train = _stage(
+                Train,
+                recipe,
+                here,
+                f"{label} train {arm.name}",
+                objective=arm.objective,
+                options=arm.options,
+                training=replace(recipe.training_of(arm), seed=arm_seed),
+                arm=arm.name,
+                **data,
+            )
+        trained = train.output if train else None
+        evaluate = _stage(Evaluate, recipe, here, f"{label} evaluate {arm.name}", trained=trained)
+        if arm_seed is None:
+            base = evaluate.output
+        diagnose = None
+        if base is not None and recipe.evaluation.sets:
+            diagnose = _stage(
+                Diagnose,
+                recipe,
+                here,
+                f"{label} diagnose {arm.name}",
+                base_evaluation=base,
+                trained=trained,
+                seed=recipe.evaluation.seed,
+            )
+        runs.append(
+            ArmRun(arm=arm, seed=arm_seed, train=train, evaluate=evaluate, diagnose=diagnose)
+        )
     return Plan(collect=collect, verify=verify, runs=tuple(runs))
 
 
-def _train(
-    recipe: Recipe,
-    arm: ArmConfig,
-    seed: int,
-    trajectories: Output,
-    verdicts: Output,
-    folder: Path,
-) -> Train:
-    data: dict[str, Any] = {"trajectories": trajectories, "verdicts": verdicts}
-    if arm.data == "ground_truth":
-        data = {"prompts": recipe.prompts, "decoding": recipe.decoding}
-    assert arm.objective is not None
-    return Train(
-        folder=folder,
-        label=f"seed {seed} train {arm.name}",
-        model=recipe.model,
-        objective=arm.objective,
-        options=arm.options,
-        training=replace(recipe.training_of(arm), seed=seed),
-        arm=arm.name,
-        **data,
-    )
-
-
-def _measured(
-    recipe: Recipe,
-    arm: ArmConfig,
-    folder: Path,
-    label: str,
-    trained: Output | None = None,
-    base_evaluation: Output | None = None,
-) -> ArmRun:
-    """The evaluation of one arm, and its diagnostics where the base's responses are there."""
-    evaluate = Evaluate(
-        folder=folder / "evaluate",
-        label=f"{label} evaluate {arm.name}",
-        model=recipe.model,
-        trained=trained,
-        decoding=recipe.decoding,
-        verifier=recipe.verifier,
-        evaluation=recipe.evaluation,
-    )
-    if trained is None:
-        base_evaluation = evaluate.output
-    diagnose = None
-    if base_evaluation is not None and recipe.evaluation.sets:
-        diagnose = Diagnose(
-            folder=folder / "diagnose",
-            label=f"{label} diagnose {arm.name}",
-            model=recipe.model,
-            base_evaluation=base_evaluation,
-            trained=trained,
-            decoding=recipe.decoding,
-            diagnostics=recipe.diagnostics,
-            seed=recipe.evaluation.seed,
-        )
-    return ArmRun(arm=arm, seed=None, evaluate=evaluate, diagnose=diagnose)
+def _stage(kind: type[S], recipe: Recipe, folder: Path, label: str, **own: Any) -> S:
+    """A stage with the sections of the recipe that it has fields for, and fields of its own."""
+    shared = {f.name for f in fields(kind)} & {f.name for f in fields(recipe)}
+    sections = {name: getattr(recipe, name) for name in shared}
+    return kind(folder=folder / kind.kind, label=label, **{**sections, **own})
 
 
 def pending_stages(plan: Plan) -> list[Stage]:

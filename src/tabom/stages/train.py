@@ -9,6 +9,7 @@ from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE, identity
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
+from tabom.stages.held_out import question_of, write_trained_on
 from tabom.stages.preflight import (
     Check,
     check_function,
@@ -17,7 +18,6 @@ from tabom.stages.preflight import (
     check_training,
 )
 from tabom.stages.stage import Counts, Done, Output, Stage, is_first_process, reads
-from tabom.stages.trained_on import question_of, write_trained_on
 from tabom.stages.verify import VERDICTS
 from tabom.training.config import TrainingConfig
 

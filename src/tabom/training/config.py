@@ -152,10 +152,11 @@ class TrainingConfig:
     ) -> "TrainingArguments":
         """The same settings as transformers.TrainingArguments.
 
-        Raises: ConfigError if the device does not have what was asked for.
+        Raises: ConfigError if the device does not have what was asked for, or the tracker or the
+            optimiser is not installed.
         """
         import torch
-        from transformers import TrainingArguments
+        from transformers import Trainer, TrainingArguments
         from transformers.integrations import get_available_reporting_integrations
 
         trackers = get_available_reporting_integrations()
@@ -182,8 +183,9 @@ class TrainingConfig:
         }
         try:
             arguments = TrainingArguments(**settings)
+            Trainer.get_optimizer_cls_and_kwargs(arguments)  # its package is installed
         except (ValueError, ImportError) as error:
-            raise ConfigError(f"training settings: {error}") from error
+            raise ConfigError(f"training settings (optim {self.optim}): {error}") from error
         # Several visible GPUs in one process would be wrapped in DataParallel, which cannot split
         # a context; one process per GPU (torchrun, accelerate launch) uses them all.
         arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 
 from tabom.core.errors import DataError
-from tabom.stages.held_out import tasks_held_out
+from tabom.stages.held_out import (
+    TRAINED_ON,
+    held_out_of,
+    question_of,
+    read_trained_on,
+    write_trained_on,
+)
 from tabom.stages.recipe import load_recipe
 from tabom.stages.study import plan_study
-from tabom.stages.trained_on import TRAINED_ON, question_of, training_prompts, write_trained_on
 
 SOLD = "Natalia sold clips to 48 of her friends in April, and then she sold half as many in May."
 TALE = "Weng earns 12 dollars an hour for babysitting. Yesterday she did 50 minutes of it."
@@ -25,7 +30,7 @@ def trained(tmp_path: Path) -> Path:
 def test_prompts_are_read_wherever_the_folder_goes(trained: Path, tmp_path: Path) -> None:
     moved = tmp_path / "far" / "away"
     shutil.copytree(trained, moved)
-    assert training_prompts(moved).texts == [SOLD, TALE]  # each once
+    assert read_trained_on(moved) == [SOLD, TALE]  # each once
 
 
 def test_a_training_leaves_what_it_saw(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -36,8 +41,7 @@ def test_a_training_leaves_what_it_saw(tiny_recipe: Path, tmp_path: Path) -> Non
     for stage in (plan.collect[0], plan.verify[0], plan.runs[1].train):
         assert stage is not None
         stage.run()
-    texts = training_prompts(plan.runs[1].train.folder).texts  # type: ignore[union-attr]
-    assert texts is not None
+    texts = read_trained_on(plan.runs[1].train.folder)  # type: ignore[union-attr]
     assert len(texts) == 24
     assert not any(text.startswith("ab") for text in texts)
 
@@ -50,7 +54,7 @@ def test_the_question_is_without_its_template() -> None:
 
 def test_unknown_is_said(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    found = tasks_held_out({"gsm8k": [SOLD]}, trained=[trained, tmp_path / "bare"])
+    found = held_out_of({"gsm8k": [SOLD]}, trained=[trained, tmp_path / "bare"])
     assert found.keys() == {"gsm8k"}
     assert found["gsm8k"].keys() == {"note"}
     assert "not done" in found["gsm8k"]["note"]
@@ -60,11 +64,11 @@ def test_unknown_is_said(trained: Path, tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(trained: Path) -> None:
     (trained / TRAINED_ON).write_bytes(b"PAR1")
     with pytest.raises(DataError, match="trained_on"):
-        training_prompts(trained)
+        read_trained_on(trained)
 
 
 def test_documents_are_counted(trained: Path) -> None:
-    found = tasks_held_out(
+    found = held_out_of(
         {"a": [SOLD.upper() + "?", "What is new?"], "b": [f"{TALE} How much did she earn by it?"]},
         trained=[trained],
     )
@@ -73,4 +77,4 @@ def test_documents_are_counted(trained: Path) -> None:
     )  # fmt: skip
     assert (found["b"]["num_exact"], found["b"]["num_near"]) == (0, 1)
     assert found["a"]["note"].startswith("Held-out check: of the 2 prompts of a, 1 occur and 0")
-    assert tasks_held_out({"a": [SOLD]}, trained=[]) == {}
+    assert held_out_of({"a": [SOLD]}, trained=[]) == {}
