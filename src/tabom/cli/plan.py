@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
     from tabom.models.checkpoint import Checkpoint
-    from tabom.models.devices import device_by_name
+    from tabom.models.devices import find_device
     from tabom.models.sizes import read_sizes
     from tabom.stages.estimate import ACCEPTANCE_RATE, MFU, Given, Machine, measure_prompts
 
@@ -90,7 +90,7 @@ def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
         tokenizer = None
     common = {"tokenizer": tokenizer, "prompt_tokens": args.prompt_tokens}
     rate = 1.0 if recipe.verifier.type == "accept_all" else ACCEPTANCE_RATE
-    device = device_by_name(args.device_name)
+    device = find_device(args.device_name)
     return Given(
         machine=Machine(sizes=read_sizes(name), device=device, mfu=args.mfu or MFU),
         acceptance_rate=args.acceptance_rate or rate,

@@ -17,6 +17,7 @@ from tabom.core.keys import fold, text_key
 from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
+from tabom.models.folders import read_json
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
@@ -214,12 +215,7 @@ def _read_config(folder: Path) -> Any:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ModelError(f"adapter folder {folder} has no {name}; pass a PEFT adapter folder")
-    try:
-        fields = json.loads((folder / CONFIG_FILE).read_bytes())
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ModelError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ModelError(f"{folder / CONFIG_FILE} holds no JSON object; restore the file")
+    fields = read_json(folder / CONFIG_FILE)
     if fields.get("peft_type") != "LORA":
         raise ModelError(f"adapter {folder} is a {fields.get('peft_type')!r}; only LORA is known")
     if fields.get("modules_to_save"):

@@ -40,20 +40,13 @@ class MaskedDiffusionModel(nn.Module):
         self.ids = ids
         self.tokenizer = tokenizer
         self.name_or_path = name_or_path
-        vocab_size = self.head_weight_VD.shape[0]
-        if not 0 <= ids.mask < vocab_size:
-            raise ModelError(
-                f"mask token id {ids.mask} (from {ids.sources.get('mask', '?')}) is outside the "
-                f"vocabulary of {vocab_size}; pass --mask_token_id with the id of the mask token"
-            )
-        for name, known in (("EOS", ids.eos), ("pad", (ids.pad,))):
-            for token in known:
-                if not 0 <= token < vocab_size:
-                    raise ModelError(
-                        f"{name_or_path}: the {name} id {token} (from "
-                        f"{ids.sources.get(name.lower(), '?')}) is outside the vocabulary of "
-                        f"{vocab_size}; correct it in config.json or the tokenizer"
-                    )
+        for name, token in ids.named():
+            if not 0 <= token < self.vocab_size:
+                raise ModelError(
+                    f"{name_or_path}: the {name} id {token} (from {ids.sources.get(name, '?')}) is "
+                    f"outside the vocabulary of {self.vocab_size}; correct it in config.json or "
+                    "the tokenizer, or pass --mask_token_id with the id of the mask token"
+                )
         # Our own networks take `asked_columns`; one of transformers' as it is does not.
         self._takes_asked_columns = bool(getattr(self.base_lm, "takes_asked_columns", False))
         self.allows_long_context = False  # `ModelConfig.load` may allow it
@@ -110,26 +103,21 @@ class MaskedDiffusionModel(nn.Module):
         """The attention implementation of transformers that the backbone calls."""
         return str(self.base_lm.config._attn_implementation)  # type: ignore[union-attr]
 
-    def hidden_states(self, input_ids_BS: Tensor, attention_mask_BS: Tensor | None) -> Tensor:
+    def hidden_states(
+        self,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor | None,
+        *,
+        asked_BW: Tensor | None = None,
+    ) -> Tensor:
         """Last hidden states `[B, S, D]` (after the final norm) under the family's attention.
 
         attention_mask_BS: 1 for real tokens, 0 for left padding; None means no padding, which
             keeps the fastest attention kernels.
+        asked_BW: columns; the result is then `[B, W, D]`. Only for networks that take them.
         """
-        return self._last_hidden(input_ids_BS, attention_mask_BS)
-
-    def _last_hidden(
-        self,
-        input_ids_BS: Tensor,
-        attention_mask_BS: Tensor | None,
-        asked_BW: Tensor | None = None,
-    ) -> Tensor:
-        """What the backbone returns: `[B, S, D]`, or `[B, W, D]` of the columns asked."""
-        kwargs: dict[str, Any] = {}
-        if (
-            self._takes_asked_columns
-        ):  # given even if None: another set of keywords is compiled anew
-            kwargs["asked_BW"] = asked_BW
+        # Given even if None: another set of keywords is compiled anew.
+        kwargs: dict[str, Any] = {"asked_BW": asked_BW} if self._takes_asked_columns else {}
         if self.family.attention == "block_causal":
             kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
             kwargs["attention_mask"] = self._visible(kwargs["position_ids"], attention_mask_BS)
@@ -256,7 +244,7 @@ class MaskedDiffusionModel(nn.Module):
                 widest=widest,
             )
             if asked_BW.shape[1] < num_columns:
-                hidden_BWD = self._last_hidden(input_ids_BS, attention_mask_BS, asked_BW)
+                hidden_BWD = self.hidden_states(input_ids_BS, attention_mask_BS, asked_BW=asked_BW)
                 return hidden_BWD[batch_R, place_R]
         hidden_BSD = self.hidden_states(input_ids_BS, attention_mask_BS)
         return self.gather_rows(hidden_BSD, batch_R, position_R)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tabom.core import env
 from tabom.core.errors import ConfigError
@@ -21,8 +21,8 @@ class Device:
 
     name: str
     memory_gib: float
-    tflops: float
-    bandwidth: float | None
+    tflops: float = 0.0
+    bandwidth: float | None = None
     is_gpu: bool = True
     is_measured: bool = False
 
@@ -50,11 +50,14 @@ DEVICES = {
 }
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str | None) -> Device:
     """A row of the table; case, spaces and a vendor's words do not matter ("NVIDIA h200").
 
+    name: None and "cpu" mean the device at hand.
     Raises: ConfigError naming the rows, if none or several fit.
     """
+    if name is None or name.lower() == "cpu":
+        return present_device()
     found = _rows(name)
     if len(found) != 1:
         raise ConfigError(
@@ -83,28 +86,18 @@ def present_device() -> Device:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         rows = _rows(properties.name)
-        row = rows[0] if len(rows) == 1 else None
-        return Device(
-            name=properties.name,
-            memory_gib=round(properties.total_memory / GIB, 1),
-            tflops=_matmul_tflops(4096, "cuda") if row is None else row.tflops,
-            bandwidth=None if row is None else row.bandwidth,
-            is_measured=row is None,
-        )
+        device = Device(name=properties.name, memory_gib=round(properties.total_memory / GIB, 1))
+        if len(rows) == 1:
+            return replace(device, tflops=rows[0].tflops, bandwidth=rows[0].bandwidth)
+        return replace(device, tflops=_matmul_tflops(4096, "cuda"), is_measured=True)
     hardware = env.hardware()
     return Device(
         name=f"CPU ({hardware['cpu']})",
         memory_gib=float(hardware["memory_gib"] or 0.0),
         tflops=_matmul_tflops(768, "cpu"),
-        bandwidth=None,
         is_gpu=False,
         is_measured=True,
     )
-
-
-def device_by_name(name: str | None) -> Device:
-    """`find_device`, where no name and "cpu" mean the device at hand."""
-    return present_device() if name is None or name.lower() == "cpu" else find_device(name)
 
 
 def _matmul_tflops(size: int, place: str) -> float:

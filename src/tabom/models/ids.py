@@ -29,6 +29,10 @@ class TokenIds:
     sources: dict[str, str]
     answer_end: int | None = None
 
+    def named(self) -> list[tuple[str, int]]:
+        """Every id with its name in `sources`."""
+        return [("mask", self.mask), ("pad", self.pad), *(("eos", token) for token in self.eos)]
+
     @property
     def end(self) -> int:
         """The id that a trained answer ends with: the family's own choice, else the filler."""
@@ -137,13 +141,7 @@ def resolve_ids(
         sources["end_of_turn"] = "tokenizer " + ", ".join(sorted(eot))
     all_eos = tuple(dict.fromkeys((*eos, *eot.values())))
     pad, sources["pad"] = _pad(config, facts, eos[0])
-    for name, taken in (("EOS", all_eos), ("pad", (pad,))):
-        if mask in taken:
-            raise ModelError(
-                f"mask token id {mask} (from {mask_source}) is also the {name} id; they must "
-                "differ: pass --mask_token_id with the id of the mask token"
-            )
-    return TokenIds(
+    found = TokenIds(
         mask=mask,
         pad=pad,
         eos=all_eos,
@@ -151,6 +149,13 @@ def resolve_ids(
         sources=sources,
         answer_end=facts.vocabulary.get(family.answer_end or ""),
     )
+    for name, token in found.named():
+        if name != "mask" and token == mask:
+            raise ModelError(
+                f"mask token id {mask} (from {mask_source}) is also the {name} id; they must "
+                "differ: pass --mask_token_id with the id of the mask token"
+            )
+    return found
 
 
 def _mask(

@@ -165,12 +165,14 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
             f"{folder}: the weights do not load: {_line(error)}; a file may be cut short, or "
             "config.json of another checkpoint"
         ) from error
-    # Both what transformers says that it loaded, and what the files hold.
-    problems = {
-        kind.replace("_", " "): sorted(_key(key) for key in info[kind])
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
-        if info.get(kind)
-    } | check_tensors(lm, files, family=family)
+    # Names are compared with the files themselves; shapes are transformers' to compare.
+    shapes = sorted(
+        f"{name} ({tuple(in_file)} in the file, {tuple(in_model)} by config.json)"
+        for name, in_file, in_model in info["mismatched_keys"]
+    )
+    problems = check_tensors(lm, files, family=family) | (
+        {"mismatched keys": shapes} if shapes else {}
+    )
     if problems:
         words = "; ".join(
             f"{len(keys)} {kind}: {', '.join(keys[:4])}" + (", ..." if len(keys) > 4 else "")
@@ -198,14 +200,6 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _key(found: Any) -> str:
-    """A name, or of a mismatched one the name with both shapes."""
-    if isinstance(found, str):
-        return found
-    name, in_file, in_model = found
-    return f"{name} ({tuple(in_file)} in the file, {tuple(in_model)} by config.json)"
 
 
 def _line(error: BaseException) -> str:

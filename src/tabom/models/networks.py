@@ -100,34 +100,35 @@ class LladaAttention(llama.LlamaAttention):  # type: ignore[misc]
 # ---- the networks ----
 
 
-class MaskedLlama(llama.LlamaForCausalLM):  # type: ignore[misc]
+class TrimmedNetwork(nn.Module):
+    """A `*ForCausalLM` whose last layer takes `asked_BW`."""
+
+    takes_asked_columns: ClassVar[bool] = True
+    model: Any
+    last_layer: ClassVar[type[TrimmedLayer]]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        layers: Any = self.model.layers
+        layers[-1] = self.last_layer(config, config.num_hidden_layers - 1)
+
+
+class MaskedLlama(TrimmedNetwork, llama.LlamaForCausalLM):  # type: ignore[misc]
     """Llama."""
 
-    takes_asked_columns: ClassVar[bool] = True
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.model.layers[-1] = LlamaDecoderLayer(config, config.num_hidden_layers - 1)
+    last_layer = LlamaDecoderLayer
 
 
-class MaskedQwen2(qwen2.Qwen2ForCausalLM):  # type: ignore[misc]
+class MaskedQwen2(TrimmedNetwork, qwen2.Qwen2ForCausalLM):  # type: ignore[misc]
     """Qwen2."""
 
-    takes_asked_columns: ClassVar[bool] = True
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.model.layers[-1] = Qwen2DecoderLayer(config, config.num_hidden_layers - 1)
+    last_layer = Qwen2DecoderLayer
 
 
-class MaskedQwen3(qwen3.Qwen3ForCausalLM):  # type: ignore[misc]
+class MaskedQwen3(TrimmedNetwork, qwen3.Qwen3ForCausalLM):  # type: ignore[misc]
     """Qwen3."""
 
-    takes_asked_columns: ClassVar[bool] = True
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.model.layers[-1] = Qwen3DecoderLayer(config, config.num_hidden_layers - 1)
+    last_layer = Qwen3DecoderLayer
 
 
 class MaskedLlada(MaskedLlama):

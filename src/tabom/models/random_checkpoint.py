@@ -13,17 +13,8 @@ from tabom.models.families import get_family
 from tabom.models.family import USUAL_SIZES
 from tabom.models.loading import write_checkpoint
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
-
-
+# Of a folder with a tokenizer, what else may lie there.
+NO_TOKENIZER = ("config.json", "generation_config.json", "adapter_config.json")
 SIZES: dict[str, float] = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -105,7 +96,7 @@ def write_random_checkpoint(
     text = json.dumps({**published, "dtype": "float32"}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n")
     if tokenizer_path is not None:
-        for name in TOKENIZER_FILES:
-            if (Path(tokenizer_path) / name).is_file():
-                shutil.copyfile(Path(tokenizer_path) / name, folder / name)
+        for path in Path(tokenizer_path).iterdir():
+            if path.suffix in (".json", ".txt", ".jinja") and path.name not in NO_TOKENIZER:
+                shutil.copyfile(path, folder / path.name)
     return folder

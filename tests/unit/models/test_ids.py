@@ -80,7 +80,7 @@ def test_no_eos_anywhere() -> None:
         resolve_ids({"mask_token_id": 66}, family=TOY, tokenizer=None)
 
 
-@pytest.mark.parametrize("taken, name", [(43, "EOS"), (42, "pad")])
+@pytest.mark.parametrize("taken, name", [(43, "eos"), (42, "pad")])
 def test_mask_that_is_also_another_special(taken: int, name: str) -> None:
     with pytest.raises(ModelError, match=f"mask token id {taken} .* is also the {name} id"):
         resolve_ids(CONFIG, family=DREAM, tokenizer=None, mask_token_id=taken)

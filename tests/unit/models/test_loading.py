@@ -246,7 +246,7 @@ def test_tokenizer_larger_than_the_embedding(
 
 
 def test_mask_id_outside_the_vocabulary(checkpoint: Checkpoint) -> None:
-    with pytest.raises(ModelError, match=r"mask token id 41 \(from --mask_token_id\) is outside"):
+    with pytest.raises(ModelError, match=r"mask id 41 \(from --mask_token_id\) is outside"):
         load_model(checkpoint(), mask_token_id=41, require_tokenizer=False)
 
 
@@ -307,8 +307,8 @@ def test_a_broken_file_is_named(
     [
         ({"hidden_size": "x"}, "does not describe a model of family toy"),
         ({"num_attention_heads": 0}, "does not describe a model of family toy"),
-        ({"eos_token_id": 99999}, "the EOS id 99999 .* is outside the vocabulary"),
-        ({"eos_token_id": -2}, "the EOS id -2 .* is outside the vocabulary"),
+        ({"eos_token_id": 99999}, "the eos id 99999 .* is outside the vocabulary"),
+        ({"eos_token_id": -2}, "the eos id -2 .* is outside the vocabulary"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(

@@ -9,7 +9,6 @@ Open-dCoder is published as a plain Qwen2: what makes it a masked model is its m
 a folder that names one is taken for it, and that token is the only source of its mask id.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from tabom.models.family import Family
@@ -32,15 +31,6 @@ class Dream(Family):
 
     def mask_id_of(self, config: ConfigDict) -> int | None:
         return None if config.get("model_type") == "qwen2" else self.default_mask_id
-
-    def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
-        found = super().random_config(sizes, special_ids)
-        # The published BOS is the EOS, and no layer has a window.
-        return {
-            **found,
-            "bos_token_id": special_ids["eos_token_id"],
-            "max_window_layers": sizes["num_layers"],
-        }
 
 
 FAMILY = Dream(

@@ -34,9 +34,8 @@ class Sdar(Family):
         return super().to_network_config(published)
 
     def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
-        found = super().random_config(sizes, special_ids)
         head_dim = int(sizes["hidden_size"]) // int(sizes["num_heads"])
-        return {**found, "bos_token_id": special_ids["eos_token_id"], "head_dim": head_dim}
+        return {**super().random_config(sizes, special_ids), "head_dim": head_dim}
 
 
 FAMILY = Sdar(
