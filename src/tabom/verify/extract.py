@@ -1,30 +1,48 @@
-"""The program in a response: which part of the text is code, and what of it is kept."""
+"""The program in a response: which part of the text is code, and what of it is kept.
+
+Blocks are found by a Markdown parser, statements on the syntax tree. Lines end at a line feed and
+nowhere else, as for Python itself.
+"""
 
 import ast
 import builtins
 import re
 import textwrap
 import threading
+import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.M | re.S)
-_PYTHON = ("", "python", "python3", "py")
-_START = re.compile(r"^(?:from|import|def|class|async|@)\b|^@", re.M)
-_no_warnings = threading.Lock()  # the filters are the process's, and checkers run in threads
-_MAX_LINES = 200  # of text outside a fence that is searched for its longest program
-_DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_KEPT = (
-    *_DEFINES,
-    ast.Assign,
-    ast.AnnAssign,
-    ast.AugAssign,
-    ast.Try,
-    ast.With,
-    ast.If,
-    ast.For,
-    ast.While,
+from markdown_it import MarkdownIt
+
+_PYTHON = ("", "python", "python3", "py", "python2", "pycon", "ipython")
+_MAX_LENGTH = 200_000  # characters; a longer response is a decoder that repeats itself
+_BUDGET_S = 3.0  # for all attempts at one response
+_START = re.compile(
+    r"(?:from|import|def|class|async|if|for|while|try|with)\b|@"
+    r"|[A-Za-z_][\w.\[\], ]{0,80}(?:[-+*/|]?=|\()"
 )
+_TOKENS = re.compile(r"(?:<\|[\w .-]{1,40}\|>|</?s>|<eos>|<pad>|\[EOS\])+[ \t]*$", re.MULTILINE)
+_THOUGHT = re.compile(r"<think(?:ing)?>(?:(?!<think).)*?</think(?:ing)?>", re.S)
+_FENCE = re.compile(r"[ \t]*```")
+_GLUED = re.compile(r"^(.*?[^\s`].*?)[ \t]*(```[\w+-]*)[ \t]*$")
+# Calls that say something and build nothing.
+_TALK = (
+    "print",
+    "input",
+    "exit",
+    "quit",
+    "sys.exit",
+    "unittest.main",
+    "doctest.testmod",
+    "pprint",
+    "display",
+)
+_DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_BAD_SOURCE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+_markdown = MarkdownIt("commonmark")
+_no_warnings = threading.Lock()  # the filters are the process's, and checkers run in threads
 
 
 @dataclass(frozen=True)
@@ -33,42 +51,49 @@ class Extracted:
 
     code: str
     is_open: bool
+    language: str = ""
 
 
 def extract_program(response: str) -> Extracted:
-    """A whole program, for tests that run it: the last fenced block, or all of the text."""
-    blocks = _blocks(response)
-    if blocks:
-        return blocks[-1]
-    return Extracted(response if parses(response) and response.strip() else "", True)
+    """A whole program, for tests that run it: the last block of Python, or all of the text."""
+    text = _visible(response)
+    blocks = [block for block in _blocks(text) if block.language in _PYTHON]
+    for wanted in (lambda b: b.language, lambda b: does_something(b.code), lambda b: True):
+        chosen = [block for block in blocks if wanted(block)]
+        if chosen:
+            return chosen[-1]
+    return Extracted(text if parses(text) and text.strip() else "", True)
 
 
 def extract_function(response: str, *, entry_point: str | None, prompt: str = "") -> Extracted:
     """The definitions of a response, as tests that call them need.
 
-    entry_point: the function that the tests call; a block or text that defines it is preferred,
+    entry_point: the function that the tests call; of the blocks that define it the last is taken,
     with what the blocks before it define.
     prompt: where it is code that ends in the start of that function (as in HumanEval), the
     response may be its completion, and what the prompt defines before is kept.
     """
-    head = prompt if entry_point and _defines(prompt, entry_point, is_start=True) else ""
-    blocks = _blocks(response)
+    text = _visible(response)
+    head = prompt if entry_point and _starts(prompt, entry_point) else ""
+    reader = _Reader(entry_point, head.replace("\r\n", "\n"))
+    fences = [line for line in text.split("\n") if _FENCE.match(line)]
+    if len(fences) % 2 and fences[0].strip() == "```":  # it goes on in a block of the prompt's
+        code = reader.assembled(re.split(r"^[ \t]*```", text, maxsplit=1, flags=re.M)[0])
+        if code:
+            return Extracted(code, False)
+    blocks = [block for block in _blocks(text) if block.language in _PYTHON]
     if not blocks:
-        code = _assemble(response, entry_point, head) or _assemble(
-            _longest_program(response), entry_point, head
-        )
-        return Extracted(code, True)
-    found = [Extracted(_assemble(b.code, entry_point, head), b.is_open) for b in blocks]
+        return Extracted(reader.assembled(text) or reader.unfenced(text), True)
+    found = [Extracted(reader.assembled(b.code), b.is_open) for b in blocks]
     usable = [f for f in found if f.code]
     if not usable:  # does not compile: run it all the same, so that the verdict says why
-        return Extracted(blocks[0].code, blocks[0].is_open)
-    if entry_point is None:
+        return blocks[0]
+    defining = [i for i, b in enumerate(blocks) if found[i].code and reader.is_defined(b.code)]
+    if not defining:
         return usable[0]
-    for i, (f, b) in enumerate(zip(found, blocks, strict=True)):
-        if f.code and _defines(b.code, entry_point):
-            before = [_sanitise(block.code, kept=_DEFINES) for block in blocks[:i]]
-            return Extracted("".join([*before, f.code]), f.is_open)
-    return usable[0]
+    last = defining[-1]
+    before = [_kept(block.code, None, kinds=_DEFINES) for block in blocks[:last]]
+    return Extracted("".join([*before, found[last].code]), found[last].is_open)
 
 
 def python_texts(response: str) -> list[str]:
@@ -77,13 +102,14 @@ def python_texts(response: str) -> list[str]:
     The fenced blocks that say so, all of them; else, of the blocks that name no language and of
     the text outside any, what parses and does something. Blocks of other languages are left out.
     """
-    blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(response)]
-    named = [code for name, code in blocks if name in _PYTHON and name and code.strip()]
+    text = _visible(response)
+    blocks = _blocks(text)
+    named = [b.code for b in blocks if b.language and b.language in _PYTHON and b.code.strip()]
     if named:
         return named
     if blocks:
-        return [code for name, code in blocks if not name and does_something(code)]
-    found = response if does_something(response) else _longest_program(response)
+        return [b.code for b in blocks if not b.language and does_something(b.code)]
+    found = text if does_something(text) else _Reader(None, "").unfenced(text)
     return [found] if does_something(found) else []
 
 
@@ -91,8 +117,7 @@ def does_something(code: str) -> bool:
     """Whether a text is a program that defines or calls anything; the word "Yes" parses too."""
     tree = _parse(textwrap.dedent(code))
     return tree is not None and any(
-        isinstance(node, _KEPT)
-        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Await))
+        not isinstance(node, ast.Expr) or isinstance(node.value, ast.Call | ast.Await)
         for node in tree.body
     )
 
@@ -102,18 +127,12 @@ def called_function(tests: list[str]) -> str | None:
     names: list[set[str]] = []
     for test in tests:
         try:
-            tree = ast.parse(test)
-        except (SyntaxError, ValueError):
+            tree = ast.parse(test.strip())
+        except _BAD_SOURCE:
             return None
-        names.append(
-            {
-                node.func.id
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Name)
-                and not hasattr(builtins, node.func.id)
-            }
-        )
+        calls = (n.func for n in ast.walk(tree) if isinstance(n, ast.Call))
+        called = {f.id for f in calls if isinstance(f, ast.Name)}
+        names.append({name for name in called if not hasattr(builtins, name)})
     shared = set.intersection(*names) if names else set()
     return shared.pop() if len(shared) == 1 else None
 
@@ -124,124 +143,243 @@ def parses(code: str) -> bool:
 
 
 def _parse(code: str) -> ast.Module | None:
-    # Compiled too: a `return` outside a function parses. Odd escapes in it are no news of ours.
+    return None if len(code) > _MAX_LENGTH else _parsed(code)[0]
+
+
+def _parsed(code: str) -> tuple[ast.Module | None, int]:
+    """The tree of a text, or None with the line at fault (0: not told).
+
+    Compiled too: a `return` outside a function parses. Odd escapes in it are no news of ours.
+    """
     with _no_warnings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             compile(code, "<response>", "exec", dont_inherit=True)
-            return ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+            return ast.parse(code), 0
+        except SyntaxError as error:
+            return None, error.lineno or 0
+        except _BAD_SOURCE:
+            return None, 0
 
 
-def _blocks(response: str) -> list[Extracted]:
-    fences = re.findall(r"^[ \t]*```[ \t]*(\S*)", response, re.M)
-    if len(fences) % 2 and not fences[0]:  # it goes on in a block that the prompt has opened
-        return [Extracted(re.split(r"^[ \t]*```", response, maxsplit=1, flags=re.M)[0], False)]
-    blocks = []
-    for match in _FENCE.finditer(response):
-        if match[1].lower() in _PYTHON and match[2].strip():
-            blocks.append(Extracted(match[2], not match[0].rstrip().endswith("```")))
+def _visible(response: str) -> str:
+    """The response without thoughts and end tokens, and each fence on a line of its own."""
+    text = response[:_MAX_LENGTH].replace("\r\n", "\n").replace("\r", "\n")
+    text = _TOKENS.sub("", _THOUGHT.sub("\n", text))
+    lines, is_inside = [], False
+    for line in text.split("\n"):
+        if _FENCE.match(line):
+            is_inside = not is_inside
+        elif (
+            len(line) < 500
+            and (glued := _GLUED.match(line))
+            and not (is_inside and glued[2] != "```")
+        ):
+            lines.append(glued[1])
+            line, is_inside = glued[2], not is_inside
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _blocks(text: str) -> list[Extracted]:
+    """The fenced blocks of a text, those in lists too, in their order."""
+    if "```" not in text and "~~~" not in text:
+        return []
+    lines, blocks, end = text.split("\n"), [], 0
+    for token in _markdown.parse(text):
+        if token.map is None or token.map[0] < end:
+            continue
+        if token.type == "code_block" and "```" in token.content:  # indented, and in no list
+            blocks += _blocks(textwrap.dedent(token.content))
+        if token.type != "fence":
+            continue
+        start, end = token.map
+        is_open = lines[end - 1].strip() != token.markup or end - start < 2
+        code = token.content
+        if (
+            not is_open
+            and not parses(textwrap.dedent(code))
+            and len(re.findall(r'"""|\'\'\'', code)) % 2
+        ):
+            code, end = _past_docstring(lines, start, end, code)
+        language = re.split(r"[\s{:,]", token.info.strip().lower() + " ")[0]
+        if code.strip():
+            blocks.append(Extracted(code, is_open, language))
     return blocks
 
 
-def _assemble(text: str, entry_point: str | None, head: str) -> str:
-    """A program made of a whole definition or of a completion of `head`; "" if neither parses."""
-    if not text.strip():
-        return ""
-    dedented = textwrap.dedent(text)
-    if entry_point is None or _defines(dedented, entry_point):
-        # The head first: it holds imports and helpers; the response's definition replaces its own.
-        return _sanitise(f"{head}\n\n{dedented}" if parses(head) else dedented)
-    if head:
+def _past_docstring(lines: list[str], start: int, end: int, code: str) -> tuple[str, int]:
+    """A block whose docstring holds a fence: up to the first later fence that makes it parse."""
+    closing = [i for i in range(end, len(lines)) if lines[i].strip() == "```"]
+    for i in closing[:20]:
+        longer = textwrap.dedent("\n".join(lines[start + 1 : i])) + "\n"
+        if parses(longer):
+            return longer, i + 1
+    return code, end
+
+
+def _starts(prompt: str, name: str) -> bool:
+    """Whether a prompt begins the definition of a function; it need not be a whole program."""
+    return re.search(rf"^(?:async +)?def +{re.escape(name)}\b", prompt, re.M) is not None
+
+
+class _Reader:
+    """Reads one response's texts as code, for one function, within one budget of time."""
+
+    def __init__(self, entry_point: str | None, head: str) -> None:
+        self._entry, self._head = entry_point, head
+        self._deadline = time.monotonic() + _BUDGET_S
+
+    def is_defined(self, code: str) -> bool:
+        """Whether a text defines the function at its top level."""
+        return self._entry is not None and _defines(code, self._entry)
+
+    def assembled(self, text: str) -> str:
+        """A program made of a whole definition or a completion of the head; "" if neither."""
+        if not text.strip():
+            return ""
+        dedented = textwrap.dedent(text)
+        if self._entry is None or self.is_defined(dedented):
+            # The head first: its imports and helpers; the response's definition replaces its own.
+            whole = f"{self._head}\n\n{dedented}" if parses(self._head) else dedented
+            return _kept(whole, self._entry)
+        if not self._head:
+            return _kept(dedented, self._entry)
+        start = self._head + ("" if self._head.endswith("\n") else "\n")
         for body in _bodies(text):
-            code = _sanitise(head + ("" if head.endswith("\n") else "\n") + _prefix(head, body))
-            if code:
-                return code
+            longest = self._longest(body, start)
+            if longest:
+                return _kept(start + longest, self._entry)
         return ""
-    return _sanitise(dedented)
+
+    def unfenced(self, text: str) -> str:
+        """The longest run of lines that is a program, with the function if one is asked for."""
+        lines = text.split("\n")
+        starts = [i for i, line in enumerate(lines) if _START.match(line)]
+        for start in starts[:100]:
+            code = self._longest("\n".join(lines[start:]))
+            # "from what is said" is a line of prose; "Sure" alone parses.
+            if does_something(code) and (self._entry is None or self.is_defined(code)):
+                return self.assembled(code)
+            if time.monotonic() > self._deadline:
+                break
+        return ""
+
+    def _longest(self, text: str, before: str = "") -> str:
+        """As many of the first lines as parse: cut where the parser stops, until it does not."""
+        lines = text.split("\n")
+        num_before = before.count("\n")
+        while lines and time.monotonic() < self._deadline:
+            part = "\n".join(lines) + "\n"
+            tree, line = _parsed(before + part) if len(part) <= _MAX_LENGTH else (None, 0)
+            if tree is not None:
+                return part if part.strip() else ""
+            lines = lines[: min(max(line - num_before, 1), len(lines)) - 1] if line else lines[:-1]
+        return ""
 
 
-def _bodies(text: str) -> list[str]:
+def _bodies(text: str) -> Iterator[str]:
     """Ways to read a completion: as it is, without its first line's indent, without any."""
     text = text.lstrip("\n")
     indented = textwrap.indent(textwrap.dedent(text), "    ")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if lines[0][0].isspace():
-        return [text, indented]
-    opens_block = lines[0].rstrip().endswith(":")
-    indent = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else 0
-    # Only the first line lost its indent if the next is deeper than it can be below such a line.
-    return ["    " + text, indented] if indent > (4 if opens_block else 0) else [indented]
+        yield text
+    else:
+        opens_block = lines[0].rstrip().endswith(":")
+        indent = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else 0
+        # Only the first line lost its indent if the next is deeper than it can be below it.
+        if indent > (4 if opens_block else 0):
+            yield "    " + text
+    yield indented
 
 
-def _prefix(head: str, body: str) -> str:
-    """The completion up to the first line that makes it no program any more (text, a new fence)."""
-    lines = body.splitlines()[:_MAX_LINES]
-    if parses(head + "\n" + body):
-        return body
-    for end in range(len(lines), 0, -1):
-        part = "\n".join(lines[:end]) + "\n"
-        if lines[end - 1].strip() and parses(head + "\n" + part):
-            return part
-    return body
+def _defines(code: str, name: str) -> bool:
+    tree = _parse(code)
+    return tree is not None and any(name in _bound(node) for node in tree.body)
 
 
-def _longest_program(text: str) -> str:
-    """From the first line that looks like a program, as many lines as parse."""
-    start = _START.search(text)
-    if start is None:
-        return ""
-    lines = text[start.start() :].splitlines()[:_MAX_LINES]
-    for end in range(len(lines), 0, -1):
-        part = "\n".join(lines[:end]) + "\n"
-        if lines[end - 1].strip() and parses(part):
-            return part
-    return ""
+def _bound(node: ast.stmt) -> set[str]:
+    """The names that a statement of the top level binds."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    names = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+    own = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    inner = (n for n in ast.walk(node) if isinstance(n, ast.FunctionDef | ast.ClassDef))
+    return own | {n.name for n in inner}
 
 
-def _defines(code: str, name: str, *, is_start: bool = False) -> bool:
-    """Whether a text defines a function at its top level; a start need not be a whole program."""
-    if is_start:
-        return re.search(rf"^(?:async +)?def +{re.escape(name)}\b", code, re.M) is not None
+def _kept(code: str, entry: str | None, *, kinds: tuple[type[ast.stmt], ...] = ()) -> str:
+    """What of a program is needed: no prints, no examples, no main. "" if it does not parse.
+
+    kinds: only statements of these kinds.
+    """
     tree = _parse(code)
     if tree is None:
-        return False
+        return ""
+    used = {
+        name.id
+        for node in tree.body
+        if isinstance(node, _DEFINES)
+        for name in ast.walk(node)
+        if isinstance(name, ast.Name)
+    }
+    is_defined, kept = False, []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            if node.name == name:
-                return True
-        elif isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == name for t in node.targets
-        ):
-            return True
-    return False
+        if kinds:
+            is_kept = isinstance(node, kinds)
+        else:
+            is_kept = not _is_talk(node) and not (
+                entry and is_defined and _asks(node, entry) and not (_bound(node) & used)
+            )
+        kept += [node] if is_kept else []
+        is_defined = is_defined or (entry is not None and entry in _bound(node))
+    return _source(code, tree.body, kept)
 
 
-def _sanitise(code: str, *, kept: tuple[type[ast.stmt], ...] = _KEPT) -> str:
-    """Only what defines: no prints, no examples, no asserts, no main. "" if it does not parse."""
-    tree = _parse(code)
-    if tree is None:
-        return ""
-    nodes = [n for n in tree.body if (isinstance(n, kept) and not _is_main(n)) or _sets_limit(n)]
-    lines = code.splitlines()
-    parts = []
-    for node in nodes:
+def _is_talk(node: ast.stmt) -> bool:
+    """Whether a statement says something and builds nothing, or runs only as a main program."""
+    if isinstance(node, ast.If):
+        return any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
+    if isinstance(node, ast.Expr):
+        value = node.value.value if isinstance(node.value, ast.Await) else node.value
+        if isinstance(value, ast.Call):
+            return _name_of(value.func) in _TALK
+        return not isinstance(value, ast.NamedExpr | ast.Subscript | ast.BinOp | ast.ListComp)
+    return isinstance(node, ast.Assert | ast.Raise)
+
+
+def _asks(node: ast.stmt, entry: str) -> bool:
+    """Whether a statement calls the function that is asked for, or reads input: an example."""
+    if isinstance(node, _DEFINES):
+        return False
+    calls = (n.func for n in ast.walk(node) if isinstance(n, ast.Call))
+    return any(_name_of(f) in (entry, "input", "open", "sys.stdin.read") for f in calls)
+
+
+def _name_of(node: ast.expr) -> str:
+    """`a.b.c` as text; "" for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def _source(code: str, nodes: list[ast.stmt], kept: list[ast.stmt]) -> str:
+    """The text of some statements, as it is written."""
+    lines, parts = code.split("\n"), []
+    ends = [n.end_lineno for n in nodes] + [n.lineno for n in nodes]
+    for node in kept:
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        parts.append("\n".join(lines[first - 1 : node.end_lineno]))
+        is_alone = (
+            ends.count(node.end_lineno) + ends.count(first) <= 2 + (first == node.end_lineno) * 2
+        )
+        try:
+            own = "\n".join(lines[first - 1 : node.end_lineno])
+            parts.append(own if is_alone else ast.unparse(node))
+        except RecursionError:  # deeper than can be written again: as it stands
+            return code
     return "\n".join(parts) + "\n" if parts else ""
-
-
-def _sets_limit(node: ast.stmt) -> bool:
-    """`sys.setrecursionlimit(...)`: a call, and not an example."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Call)
-        and ast.unparse(node.value.func).endswith("setrecursionlimit")
-    )
-
-
-def _is_main(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and any(
-        isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test)
-    )

@@ -244,17 +244,17 @@ def _checks(test: Check | str) -> list[Check]:
         return [Check(test.strip()[-300:], test)]
 
 
-Judge = Callable[[Any], str | None]  # what is wrong with a test's message; None: nothing
+Judge = Callable[[Any], Outcome | None]  # what a test's message ends the job with; None: nothing
 
 
 def _printed(number: int, wanted: str) -> Judge:
-    def judge(content: Any) -> str | None:
+    def judge(content: Any) -> Outcome | None:
         found = decoded(content)
         lines = [_lines(text if isinstance(text, str) else "") for text in (found, wanted)]
         if lines[0] == lines[1]:
             return None
         one, other = ("\n".join(part)[:150] for part in lines)
-        return f"test {number}: printed {one!r}, wanted {other!r}"
+        return Outcome("failed", f"test {number}: printed {one!r}, wanted {other!r}")
 
     return judge
 
@@ -264,14 +264,15 @@ def _lines(text: str) -> list[str]:
 
 
 def _passed(check: Check) -> Judge:
-    def judge(content: Any) -> str | None:
+    def judge(content: Any) -> Outcome | None:
         if check.holds is not None:
-            return None if check.holds(decoded(content)) else check.text
+            return None if check.holds(decoded(content)) else Outcome("failed", check.text)
         # Counted here: a program that has cleared the list of tests has passed none.
-        is_list = isinstance(content, list) and all(isinstance(n, int) for n in content)
-        if is_list and check.asserts <= set(content) and (content or not check.num_asserts):
-            return None
-        return f"{check.text}: its asserts did not run"
+        if not check.asserts <= set(content):
+            return Outcome("failed", f"{check.text}: its asserts did not run")
+        if check.num_asserts and not content:
+            return Outcome("bad_tests", f"{check.text}: no assert of it runs")
+        return None
 
     return judge
 
@@ -316,9 +317,9 @@ def _told(said: _Said, tests: _Tests, seconds: float) -> Outcome:
         elif kind in ("value", "ran"):
             if not isinstance(content, list) or content[:1] != [done] or done >= len(judges):
                 return Outcome("failed", f"the tests did not run in their order{where}")
-            problem = judges[done](content[1])
-            if problem is not None:
-                return Outcome("failed", problem)
+            end = judges[done](content[1])
+            if end is not None:
+                return end
             done += 1
         elif kind == "done" and done == len(judges):
             return Outcome("passed", f"{tests.number} tests")
