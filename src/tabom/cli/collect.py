@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom collect`."""
     from tabom.stages.collect import Collect
 
-    sections.add(parser, Collect, output="where to write")
+    sections.add(parser, Collect)
     parser.add_argument(
         "--shard",
         metavar="K/N",

@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom diagnose`."""
     from tabom.stages.diagnose import Diagnose
 
-    sections.add(parser, Diagnose, output="where to write the numbers")
+    sections.add(parser, Diagnose)
 
 
 def run(args: argparse.Namespace) -> int:

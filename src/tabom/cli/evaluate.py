@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_tasks(parser.add_argument_group("published sets and tasks of lm-eval (not prompts)"))
     # A recipe alone can list sets, and each has paces of its own.
     skip = {"sets", "held_out_check", "tokens_per_step"}
-    sections.add(parser, Evaluate, output="where to write the records", skip=skip)
+    sections.add(parser, Evaluate, skip=skip)
     sections.add_section(parser, PromptSource, "prompts")
 
 

@@ -8,7 +8,7 @@ converted by the field's type, never by YAML: `--template '# {prompt}'` is that 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tabom.core import configs
@@ -28,8 +28,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """The parsed flags; one that is not known is an error of the verb that was called."""
-        words = _underscored(sys.argv[1:] if args is None else args)
-        found, rest = self.parse_known_args(words, namespace)
+        words = map(_underscored, sys.argv[1:] if args is None else args)
+        found, rest = self.parse_known_args(list(words), namespace)
         if rest:
             parser = self._called(found)
             name = rest[0].partition("=")[0]
@@ -49,9 +49,12 @@ class Parser(argparse.ArgumentParser):
 
     def format_usage(self) -> str:
         """What is needed, and that there is more: never all flags."""
-        needed = [a for a in self._actions if a.required or not a.option_strings]
-        words = [" ".join([*a.option_strings[:1], _argument(a)]) for a in needed]
-        return f"usage: {' '.join([self.prog, *words, '[FLAGS]'])}\n"
+        words = [self.prog]
+        for action in self._actions:
+            if action.required or not action.option_strings:
+                name = str(action.metavar or action.dest.upper())
+                words += [*action.option_strings[:1], f"[{name}]" if action.nargs == "?" else name]
+        return f"usage: {' '.join([*words, '[FLAGS]'])}\n"
 
     def format_help(self) -> str:
         self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
@@ -62,20 +65,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.format_usage()}{place} {message} (`{self.prog} --help` tells more)\n")
 
 
-def _argument(action: argparse.Action) -> str:
-    name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-    return f"[{name}]" if action.nargs == "?" else name
-
-
-def _underscored(words: Sequence[str]) -> list[str]:
-    """The command line with --learning-rate as --learning_rate; values stay as they are."""
-    found = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name.startswith("--") and not any(c.isspace() for c in name):
-            name = "--" + name[2:].replace("-", "_")
-        found.append(name + equals + value)
-    return found
+def _underscored(word: str) -> str:
+    """--learning-rate=1e-4 as --learning_rate=1e-4; values stay as they are."""
+    name, equals, value = word.partition("=")
+    is_flag = name.startswith("--") and not any(map(str.isspace, name))
+    return ("--" + name[2:].replace("-", "_") if is_flag else name) + equals + value
 
 
 class _Help(argparse.HelpFormatter):
@@ -85,7 +79,7 @@ class _Help(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=30, width=100)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return help_of(action).replace("%", "%%") if isinstance(action, _Setting) else action.help
+        return help_of(action).replace("%", "%%")
 
 
 class _Setting(argparse.Action):
@@ -116,13 +110,6 @@ class _Setting(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
-def help_of(action: argparse.Action) -> str:
-    """What `--help` says about a flag."""
-    if isinstance(action, _Setting):
-        return describe(action.settings, action.field)
-    return action.help or ""
-
-
 def metavar(hint: Any) -> str:
     """How a value of this type is shown: INT, TEXT, a|b|c."""
     kind = configs.members_of(hint)[0]
@@ -133,20 +120,23 @@ def metavar(hint: Any) -> str:
     return _METAVARS.get(get_origin(kind) or kind, "TEXT")
 
 
+def help_of(action: argparse.Action) -> str:
+    """What `--help` says about a flag."""
+    if isinstance(action, _Setting):
+        return describe(action.settings, action.field)
+    return action.help or ""
+
+
 def describe(settings: type, field: str) -> str:
     """The text under a settings field, with its bounds and its default."""
     (found,) = (f for f in dataclasses.fields(settings) if f.name == field)
     text = configs.field_help(settings).get(field, "")
     notes = list(map(str, configs.bounds_of(configs.hints_of(settings)[field])))
     if found.default is not dataclasses.MISSING and found.default not in (None, ""):
-        notes.append(f"default: {_shown(found.default)}")
+        default = found.default if isinstance(found.default, tuple) else (found.default,)
+        words = ("true" if v is True else "false" if v is False else str(v) for v in default)
+        notes.append(f"default: {' '.join(words)}")
     return f"{text} ({'; '.join(notes)})" if notes else text
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_list(hint: Any) -> bool:
@@ -180,32 +170,29 @@ def add_field(parser: Any, cls: type, name: str, *, flag: str = "", **options: A
     parser.add_argument(f"--{flag or name}", action=_Setting, settings=cls, field=name, **options)
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add the recipe of a whole study, --set and --output_dir."""
-    parser.add_argument("recipe", help="a recipe file, or the name of one of the package")
-    _add_settings(parser, output="where to write")
+_COMMON: dict[str, dict[str, Any]] = {
+    "recipe": {"help": "a recipe file, or the name of one of the package"},
+    "--config": {"metavar": "RECIPE", "help": "a recipe file or a recipe's name"},
+    "--set": {
+        "dest": "overrides",
+        "metavar": "KEY=VALUE",
+        "action": "append",
+        "default": [],
+        "help": "override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
+    },
+    "--output_dir": {"metavar": "DIR", "help": "where to write"},
+    "--overwrite": {
+        "action": "store_true",
+        "help": "replace what another recipe left in output_dir",
+    },
+    "--quiet": {"action": "store_true", "help": "no progress bars"},
+}
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, output: str) -> None:
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
-    )
-    parser.add_argument("--output_dir", metavar="DIR", help=output)
-
-
-def add_common(parser: argparse.ArgumentParser, *, output: str) -> None:
-    """Add --config, --set, --output_dir, --overwrite and --quiet."""
-    parser.add_argument("--config", metavar="RECIPE", help="a recipe file or a recipe's name")
-    _add_settings(parser, output=output)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what another recipe left in output_dir"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add arguments that several verbs have: recipe, --config, --set, ..."""
+    for name in names:
+        parser.add_argument(name, **_COMMON[name])
 
 
 def overrides_of(args: argparse.Namespace) -> list[configs.Override]:

@@ -30,24 +30,17 @@ def run(args: argparse.Namespace) -> int:
     from tabom.core.errors import ConfigError
     from tabom.models.merge import export_adapter, merge_checkpoint
 
-    if args.official:
-        if args.dtype is not None or args.tolerance is not None:
-            raise ConfigError("--official merges nothing; leave --dtype and --tolerance out")
+    options = {key: getattr(args, key) for key in ("dtype", "device", "tolerance", "mask_token_id")}
+    if not args.official:
+        check = merge_checkpoint(args.model, args.adapter, args.output, **options)
+        print(
+            f"merged against adapter: max abs difference of a logit {check.difference:.3g} "
+            f"(allowed {check.tolerance:.3g}; the adapter changes logits by up to "
+            f"{check.effect:.3g})"
+        )
+    elif args.dtype is not None or args.tolerance is not None:
+        raise ConfigError("--official merges nothing; leave --dtype and --tolerance out")
+    else:
         export_adapter(args.model, args.adapter, args.output, mask_token_id=args.mask_token_id)
-        print(f"output: {args.output}")
-        return 0
-    check = merge_checkpoint(
-        args.model,
-        args.adapter,
-        args.output,
-        dtype=args.dtype,
-        device=args.device,
-        mask_token_id=args.mask_token_id,
-        tolerance=args.tolerance,
-    )
-    print(
-        f"merged against adapter: max abs difference of a logit {check.difference:.3g} "
-        f"(allowed {check.tolerance:.3g}; the adapter changes logits by up to {check.effect:.3g})"
-    )
     print(f"output: {args.output}")
     return 0

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tabom.cli.flags import add_recipe
+from tabom.cli.flags import add_common
 from tabom.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ NUMBERS: dict[str, tuple[type, float, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom plan`."""
-    add_recipe(parser)
+    add_common(parser, "recipe", "--set", "--output_dir")
     parser.add_argument("--device_name", help="e.g. H200; this machine if left out")
     for name, (kind, _, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)

@@ -2,9 +2,18 @@
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
+
+import yaml
+
+from tabom.cli.flags import describe, metavar
+from tabom.core.atomic import write_text
+from tabom.core.configs import hints_of, members_of
+from tabom.core.errors import ConfigError
+from tabom.core.recipe_file import read_recipe, recipe_names, recipe_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,49 +33,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List, show, copy or explain."""
-    from tabom.core.recipe_file import recipe_names, recipe_path
-
     if args.action == "ls":
-        names = recipe_names()
-        width = max(map(len, names))
-        for name in names:
-            print(f"{name:<{width}}  {recipe_path(name).read_text().splitlines()[0].lstrip('# ')}")
-    elif args.action == "keys":
-        print(reference(), end="")
-    elif args.action == "show":
-        print(_text(args.name, args.resolved), end="")
-    else:
-        print(_copy(args))
-    return 0
-
-
-def _copy(args: argparse.Namespace) -> Path:
-    from tabom.core.atomic import write_text
-    from tabom.core.errors import ConfigError
-
+        heads = {name: recipe_path(name).read_text().splitlines()[0] for name in recipe_names()}
+        for name, head in heads.items():
+            print(f"{name:<{max(map(len, heads))}}  {head.lstrip('# ')}")
+        return 0
+    text = reference() if args.action == "keys" else _text(args.name, args.resolved)
+    if args.action != "cp":
+        print(text, end="")
+        return 0
     target = Path(args.destination or ".")
     if target.is_dir():
         target = target / f"{Path(args.name).stem}.yaml"
     if target.exists():
         raise ConfigError(f"{target} exists; name another destination")
-    write_text(target, _text(args.name, args.resolved))
-    return target
+    write_text(target, text)
+    print(target)
+    return 0
 
 
 def _text(name: str, is_resolved: bool) -> str:
     """A recipe as it is written, or its header and then all keys, those of its bases included."""
-    import yaml
-
-    from tabom.core.recipe_file import read_recipe, recipe_path
-
     text = recipe_path(name).read_text(encoding="utf-8")
     if not is_resolved:
         return text
-    lines = text.splitlines(keepends=True)
-    head = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
     mapping = read_recipe(name).mapping
-    body = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=100)
-    return "".join(lines[:head]) + body
+    return "".join(head) + yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True, width=100)
 
 
 _INTRODUCTION = """\
@@ -87,9 +80,6 @@ def reference() -> str:
 
 def _sections(where: str, settings: type, seen: set[type]) -> Iterator[str]:
     """The table of a settings class, then those of the classes inside it, each class once."""
-    from tabom.cli.flags import describe, metavar
-    from tabom.core.configs import hints_of, members_of
-
     seen.add(settings)
     title = (settings.__doc__ or "").partition("\n")[0]
     yield f"\n## {f'`{where}`' if where else 'The top'}\n\n{title}\n\n"

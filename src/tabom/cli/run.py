@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabom.cli.flags import add_recipe
+from tabom.cli.flags import add_common
 
 if TYPE_CHECKING:
     from tabom.report.data import Report
@@ -14,13 +14,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom run`."""
-    add_recipe(parser)
+    add_common(parser, "recipe", "--set", "--output_dir", "--overwrite", "--quiet")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
     parser.add_argument("--num_workers", type=int, help="stages side by side, a process each")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what another recipe left in output_dir"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument(
         "--plan", action="store_true", help="list the stages and what is complete, then stop"
     )

@@ -43,7 +43,6 @@ def add(
     parser: argparse.ArgumentParser,
     stage: type,
     *,
-    output: str = "where to write",
     skip: Collection[str] = (),
 ) -> None:
     """Add the common flags, and those of every field of a stage that decides its result.
@@ -51,7 +50,7 @@ def add(
     An output of an earlier stage is given by its folder. skip: fields of the stage or of its
     sections that have no flag.
     """
-    flags.add_common(parser, output=output)
+    flags.add_common(parser, "--config", "--set", "--output_dir", "--overwrite", "--quiet")
     sections = sections_of(stage)
     for field in _flagged(stage):
         is_needed = field.default is field.default_factory is dataclasses.MISSING

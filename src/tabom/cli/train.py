@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom train`."""
     from tabom.stages.train import Train
 
-    sections.add(parser, Train, output="where to write the adapter", skip={"options"})
+    sections.add(parser, Train, skip={"options"})
     parser.add_argument(
         "--option",
         dest="options",

@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom verify`."""
     from tabom.stages.verify import Verify
 
-    sections.add(parser, Verify, output="where to write the verdicts")
+    sections.add(parser, Verify)
     parser.add_argument(
         "--unsafe_exec",
         dest="verifier.args.unsafe_exec",

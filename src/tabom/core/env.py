@@ -1,33 +1,27 @@
 """Where a result was made: versions, hardware, commit. Looks, and imports nothing heavy."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tabom._version import __version__
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "math-verify")
 
 
-@cache
-def _versions() -> dict[str, str | None]:
-    from tabom._version import __version__
-
-    found: dict[str, str | None] = {"python": platform.python_version(), "tabom": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
 def versions() -> dict[str, str | None]:
     """Versions of Python, tabom and the packages results depend on; None: not installed."""
-    return dict(_versions())
+    found: dict[str, str | None] = {"python": platform.python_version(), "tabom": __version__}
+    for name in _PACKAGES:
+        found[name] = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def hardware() -> dict[str, Any]:
@@ -72,12 +66,10 @@ def git_commit() -> str | None:
 
 
 def _cpu_model() -> str:
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 

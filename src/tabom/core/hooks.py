@@ -1,10 +1,10 @@
 """The user's own functions, named in a recipe as `package.module:function`."""
 
-import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
 
+from tabom.core.configs import nearest
 from tabom.core.errors import ConfigError
 
 
@@ -21,25 +21,17 @@ def load_function(name: str) -> Callable[..., Any]:
         raise ConfigError(f"function {name!r}: expected 'package.module:function'")
     try:
         target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(
-                f"function {name!r}: there is no module {error.name!r}; "
-                "put its folder on PYTHONPATH, or install its package"
-            ) from error
-        raise ConfigError(
-            f"function {name!r}: importing {module_name!r} failed: {error}"
-        ) from error
     except Exception as error:
-        raise ConfigError(
-            f"function {name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
-        ) from error
+        why = f"importing {module_name!r} failed: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            missing = error.name or ""
+            if f"{module_name}.".startswith(f"{missing}."):  # itself, and not what it imports
+                why = f"there is no module {missing!r}; put its folder on PYTHONPATH, or install it"
+        raise ConfigError(f"function {name!r}: {why}") from error
     for part in path.split("."):
         if not hasattr(target, part):
-            known = [n for n in dir(target) if not n.startswith("_")]
-            near = difflib.get_close_matches(part, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"function {name!r}: {module_name!r} has no {part!r}{hint}")
+            near = nearest(part, (known for known in dir(target) if not known.startswith("_")))
+            raise ConfigError(f"function {name!r}: {module_name!r} has no {part!r}{near}")
         target = getattr(target, part)
     if not callable(target):
         raise ConfigError(

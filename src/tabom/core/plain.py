@@ -22,14 +22,13 @@ def to_plain(obj: Any) -> Any:
         return obj
     if isinstance(obj, enum.Enum):
         return to_plain(obj.value)
-    if isinstance(obj, str):
-        return str(obj)
+    if isinstance(obj, str):  # half a character of a response that was cut cannot be written
+        return obj.encode("utf-8", "replace").decode()
     if isinstance(obj, int):
         return int(obj)
     if isinstance(obj, float):
-        if math.isnan(obj):
-            return None
-        return float(obj) if math.isfinite(obj) else ("inf" if obj > 0 else "-inf")
+        finite = float(obj) if math.isfinite(obj) else str(float(obj))
+        return None if math.isnan(obj) else finite
     if isinstance(obj, PurePath):
         return obj.as_posix()
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):

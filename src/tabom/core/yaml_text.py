@@ -31,20 +31,16 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag == f"{_YAML}merge":
-                continue
-            if key_node.tag != f"{_YAML}str":
-                text = getattr(key_node, "value", "?")
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.tag not in (f"{_YAML}merge", f"{_YAML}str"):
+                text = getattr(key, "value", "?")
                 raise ConfigError(f"line {line}: key {text!r} is not text; put it in quotes")
-            if key_node.value in seen:
-                raise ConfigError(
-                    f"line {line}: key {key_node.value!r} is there already "
-                    f"(line {seen[key_node.value]}); keep one"
-                )
-            seen[key_node.value] = line
+            if key.value in seen:
+                there = f"is there already (line {seen[key.value]})"
+                raise ConfigError(f"line {line}: key {key.value!r} {there}; keep one")
+            seen[key.value] = line
         return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -56,11 +52,9 @@ class _Loader(yaml.SafeLoader):
         except (ConfigError, yaml.YAMLError):
             raise
         except Exception as error:  # `!!int ''`, `!!bool x`, a number of 5,000 digits
-            kind = node.tag.rpartition(":")[2]
-            line = node.start_mark.line + 1
-            raise ConfigError(
-                f"line {line}: {str(node.value)[:40]!r} is not a valid {kind}"
-            ) from error
+            line, kind = node.start_mark.line + 1, node.tag.rpartition(":")[2]
+            why = f"{str(node.value)[:40]!r} is not a valid {kind}"
+            raise ConfigError(f"line {line}: {why}") from error
         return value
 
 
@@ -98,13 +92,12 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         content = parse_yaml(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
+        if not isinstance(content, dict):
+            found = "nothing" if content is None else repr(content)[:60]
+            raise ConfigError(f"line 1: expected 'key: value' lines at the top, found {found}")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        why = getattr(error, "strerror", None) or f"not UTF-8 text, {error}"
+        raise ConfigError(f"{path}: cannot be read ({why})") from error
     except ConfigError as error:
         raise ConfigError(f"{path}, {error}") from error
-    if not isinstance(content, dict):
-        found = "nothing" if content is None else repr(content)[:60]
-        raise ConfigError(f"{path}, line 1: expected 'key: value' lines at the top, found {found}")
     return content

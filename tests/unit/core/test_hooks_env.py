@@ -38,7 +38,9 @@ def test_a_module_that_fails_inside_is_not_called_missing(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "needs_more.py").write_text("import not_installed_thing\n")
     (tmp_path / "explodes.py").write_text("1 / 0\n")
-    with pytest.raises(ConfigError, match="importing 'needs_more' failed: No module named 'not_"):
+    with pytest.raises(
+        ConfigError, match=r"importing 'needs_more' failed: .*No module named 'not_"
+    ):
         load_function("needs_more:f")
     with pytest.raises(ConfigError, match="importing 'explodes' failed: ZeroDivisionError"):
         load_function("explodes:f")
