@@ -1,17 +1,48 @@
 """What a published evaluation set is: its documents, how they are asked, and who judges."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from tabom.core import keys
 from tabom.core.errors import DataError
+from tabom.core.plain import canonical_json
 from tabom.core.rows import read_rows
+from tabom.decoding.requests import DecodeRequest
 from tabom.evaluation.records import EvaluationRecord
 from tabom.verify.checker import Checker
 
+if TYPE_CHECKING:
+    from tabom.models.contract import MaskedDiffusionModel
+
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(DecodeRequest):
+    """One response that an evaluation set asks for.
+
+    document: what is asked, the same for every model. sample: of several responses to it.
+    """
+
+    document: str
+    sample: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    """How documents are put to a model.
+
+    num_samples: responses of each. chat_template: put prompts into the model's.
+    max_prompt_tokens: keep this many tokens at the end of a longer prompt; None: all.
+    """
+
+    num_samples: int = 1
+    chat_template: bool = True
+    max_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +63,7 @@ class Benchmark:
     instance of it as BENCHMARK. Everything it does is cheap until `judges` is called.
     """
 
-    name: ClassVar[str]
+    name: str
     """As it is called in recipes and settings; its local file is `<name>.jsonl`."""
     hub: ClassVar[str]
     """The data set on the hub, with its configuration and split."""
@@ -48,8 +79,13 @@ class Benchmark:
     """Names of a column in another edition."""
     max_new_tokens: ClassVar[int]
     """The budget where neither a setting nor the user names another."""
-    until: ClassVar[tuple[str, ...]] = ()
+    until: tuple[str, ...] = ()
     """Texts that end a response; they are not part of it."""
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """The decoding options that it has of its own."""
+        return {"max_new_tokens": self.max_new_tokens}
 
     def prompt(self, row: Row) -> str:
         """What the user's message asks."""
@@ -82,6 +118,38 @@ class Benchmark:
     def totals(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:
         """Further published numbers of all responses, made of what the records hold."""
         return {}
+
+    def questions(
+        self, rows: Sequence[Row], model: "MaskedDiffusionModel", options: AskOptions
+    ) -> Iterator[Question]:
+        """What a model is asked: every sample of every document, in their order."""
+        for number, row in enumerate(rows):
+            prompt, opening = self.prompt(row), self.opening(row)
+            if options.chat_template:
+                messages = [{"role": "user", "content": prompt}]
+                messages += [{"role": "assistant", "content": opening}] if opening else []
+                ids = model.encode_prompt(messages, is_open=bool(opening))
+            else:
+                is_apart = not opening or prompt[-1].isspace() or opening[0].isspace()
+                ids = model.encode_text(prompt + ("" if is_apart else " ") + opening)
+            yield from self.samples(number, row, ids, options)
+
+    def samples(
+        self, number: int, row: Row, prompt_ids: list[int], options: AskOptions
+    ) -> Iterator[Question]:
+        """The samples of document `number`, whose prompt has these ids."""
+        ids = prompt_ids[-(options.max_prompt_tokens or len(prompt_ids)) :]
+        for sample in range(options.num_samples):
+            yield Question(
+                id=response_id(self.name, ids, sample),
+                prompt_ids=ids,
+                prompt=self.prompt(row),
+                task=self.name,
+                reference=self.reference(row),
+                row=dict(row),
+                document=f"{number:05d}-{keys.content_id(canonical_json(row))[:12]}",
+                sample=sample,
+            )
 
     # -- documents -------------------------------------------------------------------------------
 
@@ -141,3 +209,8 @@ class Benchmark:
                     f"not empty, found {str(row.get(name))[:60]!r}"
                 )
         return {name: row.get(name) for name in (*self.columns, *self.optional)}
+
+
+def response_id(name: str, prompt_ids: Sequence[int], sample: int) -> str:
+    """The id of a response: equal work has an equal id, by whatever way it is asked for."""
+    return keys.content_id(name, np.asarray(prompt_ids, dtype=np.int64).tobytes(), str(sample))

@@ -16,10 +16,11 @@ from tabom.core.errors import DataError
 from tabom.decoding.decoder import Decoder
 from tabom.diagnostics.curves import end_step
 from tabom.diagnostics.tds import TdsCurve, tds
+from tabom.evaluation.benchmark import Question
 from tabom.evaluation.manifest import evaluation_manifest
 from tabom.evaluation.records import EvaluationRecord, Pace
 from tabom.evaluation.responses import Responses
-from tabom.evaluation.sets import EvaluationSet, Question
+from tabom.evaluation.sets import EvaluationSet
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 from tabom.trajectory.record import Trajectory

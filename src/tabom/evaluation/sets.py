@@ -1,17 +1,14 @@
 """An evaluation set: what is asked, how it is decoded, and who judges the answers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tabom.core import keys
 from tabom.core.errors import ConfigError, DataError
-from tabom.core.plain import canonical_json
 from tabom.decoding.config import DecodingConfig
-from tabom.decoding.requests import DecodeRequest
-from tabom.evaluation.benchmark import Benchmark, Row
+from tabom.evaluation.benchmark import Benchmark, Question
 from tabom.evaluation.records import EvaluationRecord, Pace, Role
 from tabom.evaluation.settings import Cut
 from tabom.models.contract import MaskedDiffusionModel
@@ -21,17 +18,6 @@ from tabom.verify.checker import Checker
 # `f(*, row, slots, step)`: the prompt row; the text of each slot, "_" for a slot without text (end,
 # filler, mask); the step of each slot. None: does not apply.
 Metric = Callable[..., float | bool | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question(DecodeRequest):
-    """One response that a set asks for.
-
-    document: what is asked, the same for every model. sample: of several responses to it.
-    """
-
-    document: str
-    sample: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,86 +89,6 @@ def require_draws(questions: Sequence[Question], decoding: DecodingConfig, *, wh
             f"{what} asks for several samples of one document, which would all be the same where "
             "no token is drawn; give a temperature above 0 without greedy_tokens, or ask for one"
         )
-
-
-def benchmark_questions(
-    benchmark: Benchmark,
-    rows: Sequence[Row],
-    model: MaskedDiffusionModel,
-    *,
-    num_samples: int = 1,
-    has_template: bool = True,
-    max_prompt_tokens: int | None = None,
-) -> Iterator[Question]:
-    """What a benchmark asks a model.
-
-    rows: its documents. has_template: put prompts into the model's chat template.
-    max_prompt_tokens: keep this many tokens at the end of a longer prompt.
-    """
-    for number, row in enumerate(rows):
-        text = prompt_text(
-            model, benchmark.prompt(row), opening=benchmark.opening(row), has_template=has_template
-        )
-        ids = encode_text(model, text, place=f"document {number} of {benchmark.name}")
-        ids = ids if max_prompt_tokens is None else ids[-max_prompt_tokens:]
-        for sample in range(num_samples):
-            yield Question(
-                id=response_id(benchmark.name, ids, sample),
-                prompt_ids=ids,
-                prompt=benchmark.prompt(row),
-                task=benchmark.name,
-                reference=benchmark.reference(row),
-                row=dict(row),
-                document=f"{number:05d}-{keys.content_id(canonical_json(row))[:12]}",
-                sample=sample,
-            )
-
-
-def prompt_text(
-    model: MaskedDiffusionModel, prompt: str, *, opening: str = "", has_template: bool = True
-) -> str:
-    """A prompt as one text, with the beginning of its answer behind it."""
-    if not has_template:
-        is_apart = not opening or prompt[-1:].isspace() or opening[0].isspace()
-        return prompt + ("" if is_apart else " ") + opening
-    messages = [{"role": "user", "content": prompt}]
-    if opening:
-        messages.append({"role": "assistant", "content": opening})
-    return chat_text(model, messages, is_open=bool(opening))
-
-
-def chat_text(
-    model: MaskedDiffusionModel, messages: Sequence[Mapping[str, str]], *, is_open: bool
-) -> str:
-    """Messages in the model's chat template. is_open: the last one is left open, to go on."""
-    if not getattr(model.tokenizer, "chat_template", None):
-        raise ConfigError(
-            f"{model.name_or_path} has no chat template; leave it out (chat_template: false, "
-            "--no_chat_template), or take an instruct checkpoint"
-        )
-    text = model.tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=False,
-        add_generation_prompt=not is_open,
-        continue_final_message=is_open,
-    )
-    return str(text)
-
-
-def encode_text(model: MaskedDiffusionModel, text: str, *, place: str) -> list[int]:
-    """The token ids of a templated text. place: whose it is, for the error."""
-    try:
-        return [int(i) for i in model.tokenizer.encode(text, add_special_tokens=False)]
-    except Exception as error:  # the tokenizers library raises no narrower kind
-        raise DataError(
-            f"the tokenizer of {model.name_or_path} cannot read the prompt of {place} ({error}); "
-            "the toy world's knows its own characters alone"
-        ) from error
-
-
-def response_id(name: str, prompt_ids: Sequence[int], sample: int) -> str:
-    """The id of a response: equal work has an equal id, by whatever way it is asked for."""
-    return keys.content_id(name, np.asarray(prompt_ids, dtype=np.int64).tobytes(), str(sample))
 
 
 def response_text(

@@ -249,8 +249,13 @@ class MaskedDiffusionModel(nn.Module):
         hidden_BSD = self.hidden_states(input_ids_BS, attention_mask_BS)
         return self.gather_rows(hidden_BSD, batch_R, position_R)
 
-    def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
-        """Chat-templated prompt ids, the assistant turn opened; a string is one user message."""
+    def encode_prompt(
+        self, prompt: str | list[dict[str, str]], *, is_open: bool = False
+    ) -> list[int]:
+        """Chat-templated prompt ids, the assistant turn opened; a string is one user message.
+
+        is_open: the last message is the beginning of the answer, which goes on from there.
+        """
         if getattr(self.tokenizer, "chat_template", None) is None:
             raise ModelError(
                 f"{self.name_or_path} has no chat template to put a prompt in (tokenizer: "
@@ -265,7 +270,10 @@ class MaskedDiffusionModel(nn.Module):
         shown = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
         try:
             rendered = self.tokenizer.apply_chat_template(
-                shown if is_apart else messages, add_generation_prompt=True, tokenize=False
+                shown if is_apart else messages,
+                add_generation_prompt=not is_open,
+                continue_final_message=is_open,
+                tokenize=False,
             )
             parts = re.split("(\ue000[0-9]+\ue001)", rendered) if is_apart else [rendered]
             ids: list[int] = []

@@ -20,7 +20,6 @@ from tabom.stages.sets import (
     check_benchmark,
     check_task,
     require_judged,
-    run_task,
 )
 from tabom.stages.stage import UNFINISHED, Counts, Done, Output, Stage, reads
 from tabom.verify.config import VerifierConfig
@@ -76,28 +75,19 @@ class Evaluate(Stage):
         from tabom.evaluation.results import write_evaluation
         from tabom.evaluation.run import evaluate
 
-        config, kept = self.evaluation, self.folder / UNFINISHED
+        config = self.evaluation
         trained = self.trained.checked() if self.trained else None
-        tasks = [one for one in config.sets if one.task is not None]
         model = self.model.load(trained=trained)
-        common: dict[str, Any] = {"evaluation": config, "decoding": self.decoding}
+        own: dict[str, Any] = {"decoding": self.decoding, "verifier": self.verifier}
         results = evaluate(
             model,
-            [
-                bind(one, model, verifier=self.verifier, **common)
-                for one in config.sets
-                if one.task is None
-            ],
+            [bind(one, model, evaluation=config, **own) for one in config.sets],
             seed=config.seed,
             batch_size=config.batch_size,
             num_fields=config.num_fields,
-            folder=kept,
+            folder=self.folder / UNFINISHED,
             progress=report,
         )
-        for one in tasks:
-            results += run_task(
-                one, model, folder=self.folder, kept=kept / "lm_eval", progress=report, **common
-            )
         held_out = held_out_of(
             {result.name: result.questions for result in results if result.questions},
             trained=trainings(self.model, trained),

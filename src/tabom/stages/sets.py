@@ -11,14 +11,13 @@ from tabom.core.configs import Bound, Count, check
 from tabom.core.errors import ConfigError
 from tabom.core.hooks import load_function
 from tabom.core.identity import FREE, identity, identity_of_fields
-from tabom.core.plain import canonical_json, to_plain
+from tabom.core.plain import canonical_json
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.settings import Cut, ending, options_for
 from tabom.verify.config import VerifierConfig
 
 if TYPE_CHECKING:
     from tabom.evaluation.benchmark import Benchmark
-    from tabom.evaluation.run import Progress, SetResult
     from tabom.evaluation.sets import EvaluationSet
     from tabom.models.contract import MaskedDiffusionModel
 
@@ -29,7 +28,7 @@ HeldOutCheck = Literal["warn", "error", "off"]
 _STRAY = {
     "prompts": {"setting", "limit", "chat_template", "cut", "max_prompt_tokens"},
     "benchmark": {"verifier"},
-    "task": {"verifier", "metrics", "num_samples", "setting"},
+    "task": {"verifier", "setting"},
 }
 
 
@@ -96,24 +95,32 @@ class SetConfig:
             )
         ending(self.setting, cut=self.cut, max_prompt_tokens=self.max_prompt_tokens)
 
-    @property
-    def published(self) -> "Benchmark":
-        """The benchmark of a set that is one."""
+    def published(self, include_path: str | None = None) -> "Benchmark":
+        """The benchmark of a set that is one, or its task of lm-eval's, which is slow to open."""
+        if self.task is not None:
+            from tabom.evaluation.harness.task import HarnessTask
+
+            return HarnessTask(self.task, include_path=include_path)
         from tabom.evaluation.benchmarks import get_benchmark
 
         return get_benchmark(str(self.benchmark))
 
-    def decoding_at(self, tokens_per_step: int, *, base: DecodingConfig) -> DecodingConfig:
+    def decoding_at(
+        self, tokens_per_step: int, *, base: DecodingConfig, own: "Benchmark | None" = None
+    ) -> DecodingConfig:
         """The decoding settings of this set at one pace: its own on top of the recipe's.
 
         A benchmark has a budget, which its setting or the set's decoding may change; with a setting
         the recipe's own decoding counts for nothing.
+        own: the benchmark or task where it is open; a task's options are not known without.
         """
+        if own is None and self.benchmark is not None:
+            own = self.published()
         merged: dict[str, Any] = {} if self.setting else dict(configs.to_plain(base))
-        if self.benchmark is not None:
-            merged["max_new_tokens"] = self.published.max_new_tokens
+        if own is not None:
+            merged |= own.decoding
             if self.setting is not None:
-                merged |= options_for(self.setting, self.published.name, given=self.decoding)
+                merged |= options_for(self.setting, own.name, given=self.decoding)
         where = f"evaluation.sets.{self.name}.decoding"
         decoding = configs.build(DecodingConfig, merged | self.decoding, where=where)
         return replace(decoding, tokens_per_step=tokens_per_step)
@@ -124,7 +131,7 @@ class SetConfig:
             return self.prompts
         if self.task is not None:
             return PromptSource(dataset_name=self.task, limit=self.limit)
-        own = self.published
+        own = self.published()
         if data_dir is None:
             return PromptSource(dataset_name=own.hub, limit=self.limit or own.num_documents)
         path = str(Path(data_dir) / f"{own.name}.jsonl")
@@ -140,8 +147,8 @@ class SetConfig:
             source = replace(self.prompts, template=None)
             return [prompt.text for prompt in load_prompts(source, seed=seed)]
         if self.benchmark is not None:
-            rows = self.published.documents(data_dir)[: self.limit]
-            return [self.published.question(row) for row in rows]
+            own = self.published()
+            return [own.question(row) for row in own.documents(data_dir)[: self.limit]]
         return []
 
 
@@ -176,7 +183,7 @@ class EvaluationConfig:
         documents: dict[str, Any] = {}
         for one in self.sets:
             if one.benchmark is not None:
-                documents[one.name] = one.published.identity(self.data_dir)
+                documents[one.name] = one.published().identity(self.data_dir)
             elif one.task is not None:
                 documents[one.name] = {"task": one.task, "lm_eval": _lm_eval()}
         return {**identity_of_fields(self), **({"documents": documents} if documents else {})}
@@ -199,21 +206,22 @@ def bind(
     decoding: DecodingConfig,
     verifier: VerifierConfig,
 ) -> "EvaluationSet":
-    """A set of prompts or a benchmark with its judges, ready to be decoded by a model.
+    """A set with its judges, ready to be decoded by a model.
 
     decoding, verifier: the recipe's own.
     Raises: what reading the documents and opening the judges raise.
     """
     from tabom.evaluation.sets import EvaluationSet
 
-    if one.benchmark is not None:
-        parts = _benchmark(one, model, evaluation)
+    own = None if one.prompts is not None else one.published(evaluation.include_path)
+    if own is not None:
+        parts = _benchmark(one, own, model, evaluation)
     else:
         parts = _prompts(one, model, evaluation.seed, one.verifier or verifier)
     return EvaluationSet(
         name=one.name,
         role=one.role,
-        decodings=[one.decoding_at(pace, base=decoding) for pace in one.tokens_per_step],
+        decodings=[one.decoding_at(pace, base=decoding, own=own) for pace in one.tokens_per_step],
         metrics={name: load_function(path) for name, path in one.metrics.items()},
         **parts,
     )
@@ -224,7 +232,7 @@ def _prompts(
 ) -> dict[str, Any]:
     from tabom.collect.config import CollectionConfig
     from tabom.collect.worker import make_requests
-    from tabom.evaluation.sets import Question
+    from tabom.evaluation.benchmark import Question
     from tabom.verify.checkers import build_checker
 
     assert one.prompts is not None
@@ -250,27 +258,23 @@ def _prompts(
 
 
 def _benchmark(
-    one: SetConfig, model: "MaskedDiffusionModel", evaluation: EvaluationConfig
+    one: SetConfig,
+    benchmark: "Benchmark",
+    model: "MaskedDiffusionModel",
+    evaluation: EvaluationConfig,
 ) -> dict[str, Any]:
-    from tabom.evaluation.benchmark import JudgeOptions
-    from tabom.evaluation.sets import benchmark_questions
+    from tabom.evaluation.benchmark import AskOptions, JudgeOptions
 
-    benchmark = one.published
     rows = benchmark.documents(evaluation.data_dir)[: one.limit]
     judges = benchmark.judges(rows, JudgeOptions(unsafe_exec=evaluation.unsafe_exec))
     cut, limit = ending(one.setting, cut=one.cut, max_prompt_tokens=one.max_prompt_tokens)
-    questions = benchmark_questions(
-        benchmark,
-        rows,
-        model,
-        num_samples=one.num_samples,
-        has_template=one.chat_template,
-        max_prompt_tokens=limit,
+    options = AskOptions(
+        num_samples=one.num_samples, chat_template=one.chat_template, max_prompt_tokens=limit
     )
     # What was asked, wherever it came from: a name on the hub may move.
     content = keys.content_id(*(canonical_json(row) for row in rows))
     return {
-        "questions": list(questions),
+        "questions": list(benchmark.questions(rows, model, options)),
         "judges": judges,
         "benchmark": benchmark,
         "until": benchmark.until,
@@ -290,9 +294,9 @@ def _benchmark(
 
 def check_task(task: str, include_path: str | None) -> None:
     """Raise ConfigError for a task that lm-eval does not know."""
-    from tabom.evaluation.harness.run import require_task
+    from tabom.evaluation.harness.task import HarnessTask
 
-    require_task(task, include_path)
+    HarnessTask(task, include_path=include_path)
 
 
 def check_benchmark(name: str, data_dir: str | None, unsafe_exec: bool) -> None:
@@ -303,51 +307,6 @@ def check_benchmark(name: str, data_dir: str | None, unsafe_exec: bool) -> None:
     benchmark = get_benchmark(name)
     rows = [] if data_dir is None else benchmark.documents(data_dir)
     benchmark.judges(rows, JudgeOptions(unsafe_exec=unsafe_exec))
-
-
-def run_task(
-    one: SetConfig,
-    model: "MaskedDiffusionModel",
-    *,
-    evaluation: EvaluationConfig,
-    decoding: DecodingConfig,
-    folder: Path,
-    kept: Path,
-    progress: "Progress",
-) -> "list[SetResult]":
-    """What a set that is a task of lm-eval's own gives.
-
-    decoding: the recipe's own; a task has a budget of its own. folder: for lm-eval's logged
-    documents. kept: where responses are kept as they are decoded.
-    """
-    from tabom.evaluation.harness import run
-    from tabom.evaluation.harness.model import TabomLM
-
-    default, own = to_plain(DecodingConfig()), to_plain(decoding)
-    given = {k: v for k, v in own.items() if v != default[k] and k != "max_new_tokens"}
-    options = run.TaskOptions(
-        task=str(one.task),
-        role=one.role,
-        limit=one.limit,
-        chat_template=one.chat_template,
-        include_path=evaluation.include_path,
-        unsafe_exec=evaluation.unsafe_exec,
-        folder=folder,
-    )
-    lms = [
-        TabomLM(
-            model=model,
-            progress=progress,
-            **{**given, **one.decoding, "tokens_per_step": pace},
-            batch_size=evaluation.batch_size,
-            seed=evaluation.seed,
-            cut=one.cut,
-            max_prompt_tokens=one.max_prompt_tokens,
-            responses=str(kept),
-        )
-        for pace in one.tokens_per_step
-    ]
-    return run.run_task(lms, options)
 
 
 def _lm_eval() -> str:

@@ -106,7 +106,7 @@ def model() -> Any:
 @pytest.fixture(scope="session")
 def requests(model: Any) -> Any:
     """Five questions of two tasks of the toy world."""
-    from tabom.evaluation.sets import Question
+    from tabom.evaluation.benchmark import Question
     from tabom.toyworld.tasks import prompts
 
     rows = [

@@ -146,7 +146,8 @@ def test_samples_and_a_task_of_others(
     assert [t.task for _, t in read_evaluated(out)] == ["stock"] * 3
     results = json.loads((out / "results.json").read_text())["stock"]["1"]
     assert (results["exact_match,none"], results["num_forwards"]) == (0, 6)
-    assert len((out / "samples_stock@1.jsonl").read_text().splitlines()) == 3
+    found = json.loads((out / "evaluation.json").read_text())["stock"]["1"]
+    assert (found["data"]["task"], found["decoding"]["max_new_tokens"]) == ("stock", 6)
 
 
 @pytest.mark.parametrize(
@@ -277,3 +278,65 @@ def test_a_task_named_by_its_file_makes_lm_eval_know_the_model(
     assert done.returncode == 0, done.stderr
     for name in OURS:
         assert name in done.stdout
+
+
+# -- lm-eval's own tasks ---------------------------------------------------------------------------
+
+TWO_FILTERS = """task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{train: {path}, test: {path}}}}}
+test_split: test
+fewshot_split: train
+num_fewshot: 2
+description: "Add.\\n\\n"
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer.split('####')[-1]}}}}"
+generation_kwargs: {{until: ["z"], max_gen_toks: 8}}
+filter_list:
+  - name: any
+    filter:
+      - {{function: regex, regex_pattern: "([a-z]+)", group_select: 0}}
+      - {{function: take_first}}
+  - name: first
+    filter:
+      - {{function: take_first}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+metadata: {{version: 3.0}}
+"""
+
+
+def test_a_task_of_lm_evals_asks_and_scores_as_lm_eval_does(
+    tiny_dream: Path, documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.evaluator import evaluate as lm_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from tabom.evaluation.harness.model import TabomLM
+
+    empty_index(monkeypatch, tmp_path)
+    rows = [{"question": f"{n}+{n}?", "answer": f"#### {2 * n}"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sums.yaml").write_text(TWO_FILTERS.format(path=tmp_path / "rows.jsonl"))
+    arguments = ["--model_name_or_path", tiny_dream, "--tasks", "sums", "--include_path", tmp_path,
+                 "--output_dir", tmp_path / "ours"]  # fmt: skip
+    assert evaluate(*arguments) == 0
+    loaded = TaskManager(include_path=str(tmp_path), include_defaults=False).load(["sums"])
+    loaded["tasks"]["sums"].set_fewshot_seed(1234)
+    lm = TabomLM(model=load_model(tiny_dream))
+    theirs = lm_evaluate(
+        lm, loaded, apply_chat_template=True, fewshot_as_multiturn=True, bootstrap_iters=0
+    )
+    pairs = list(read_evaluated(tmp_path / "ours"))
+    assert len(pairs) == 12
+    for number, (record, trajectory) in enumerate(pairs):
+        there = lm.responses["sums", number, 0]
+        assert trajectory.prompt_ids.tolist() == there.prompt_ids.tolist()
+        assert trajectory.response_ids_N.tolist() == there.response_ids_N.tolist()
+        assert record.length <= 8
+    ours = json.loads((tmp_path / "ours" / "results.json").read_text())["sums"]["1"]
+    for name in ("any", "first"):
+        assert ours[f"exact_match,{name}"] == theirs["results"]["sums"][f"exact_match,{name}"]
+    found = json.loads((tmp_path / "ours" / "evaluation.json").read_text())["sums"]["1"]
+    assert found["data"]["task_version"] == 3.0

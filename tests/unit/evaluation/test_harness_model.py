@@ -11,7 +11,8 @@ import pytest
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
-from tabom.evaluation.harness.model import DECODING, HarnessConfig, TabomLM, weights_fingerprint
+from tabom.evaluation.harness.model import TabomLM, weights_fingerprint
+from tabom.evaluation.harness.options import DECODING, HarnessConfig
 from tabom.evaluation.run import costs_of
 from tabom.evaluation.sets import response_text
 from tabom.evaluation.settings import SETTINGS, options_for
@@ -93,10 +94,10 @@ def test_every_decoding_option_is_a_model_argument(tiny_dream: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"pretrained": "m", "max_new_token": 3}, "'max_new_token' is not known"),
-        ({}, "'model_args.pretrained'"),
+        ({"pretrained": "m", "max_new_token": 3}, "did you mean 'max_new_tokens'"),
+        ({}, "model_name_or_path"),
         ({"pretrained": "m", "policy": "best"}, "policy"),
-        ({"pretrained": "m", "batch_size": 0}, "batch_size must be at least 1"),
+        ({"pretrained": "m", "batch_size": 0}, "must be at least 1, got 0"),
         ({"pretrained": "m", "cut": "never"}, "cut"),
         ({"pretrained": "m", "setting": "dream_papr"}, "did you mean 'dream_paper'"),
         ({"pretrained": "m", "setting": "dream_paper", "temperature": 0.5}, "taken whole"),
