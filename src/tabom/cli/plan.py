@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.cli.layout import records
     from tabom.core.plain import to_plain
     from tabom.stages.estimate import Work, stage_work
+    from tabom.stages.preflight import problems
     from tabom.stages.recipe import load_recipe
     from tabom.stages.study import plan_study
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     states = [stage.is_complete() for stage in stages]
     total = sum((w for w, done in zip(works, states, strict=True) if not done), Work())
     notes = _notes(args, recipe, given, max((w.memory_bytes for w in works), default=0))
+    stopped_by = problems(s for s, done in zip(stages, states, strict=True) if not done)
     if args.json:
         found = {
             "recipe": recipe.name,
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             ],
             "total": total,
             "assumptions": notes,
+            "problems": stopped_by,
         }
         print(json.dumps(to_plain(found), ensure_ascii=False))
         return 0
@@ -72,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{recipe.name}: {len(stages)} stages, {sum(states)} complete, in {recipe.output_dir}")
     print(records(rows, num_left=2))
     print("\nThis takes for granted:\n" + "\n".join(f"- {note}" for note in notes))
+    if stopped_by:
+        print("\nA run on this machine would be stopped by:\n- " + "\n- ".join(stopped_by))
     return 0
 
 

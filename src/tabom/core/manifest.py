@@ -162,9 +162,15 @@ def begin(
     if STARTED in names:
         return "started"
     folder.mkdir(parents=True, exist_ok=True)
-    mark = Mark(stage=stage, fingerprint=fingerprint, settings=dict(settings))
-    write_json(folder / STARTED, mark)
+    mark(folder, stage, fingerprint, settings)
     return "started"
+
+
+def mark(folder: Path, stage: str, fingerprint: str, settings: Mapping[str, Any]) -> None:
+    """Say what a folder is begun for."""
+    if not (folder / STARTED).is_file() and not (folder / MANIFEST).is_file():
+        found = Mark(stage=stage, fingerprint=fingerprint, settings=dict(settings))
+        write_json(folder / STARTED, found)
 
 
 def check_ours(folder: Folder) -> list[str]:

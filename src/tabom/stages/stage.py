@@ -198,7 +198,10 @@ class Stage:
         """Leave no half-written result, unless a rerun can go on from it."""
         if not self.folder.is_dir() or not is_first_process():
             return
-        if not self.resumes or not manifest.holds_results(self.folder):
+        if self.resumes and manifest.holds_results(self.folder):
+            # The mark may have gone with a folder that was removed under a worker.
+            manifest.mark(self.folder, self.kind, self.fingerprint, self.settings)
+        else:
             manifest.reset(self.folder)
             shutil.rmtree(self.folder)
 

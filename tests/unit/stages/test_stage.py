@@ -1,5 +1,6 @@
 """A stage: locked, refused, resumed, checked; and one of the user's own, which is one file."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -117,6 +118,25 @@ def test_a_folder_that_vanishes_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="removed"):
         stage.run()
     assert not stage.is_complete()
+
+
+def test_a_collection_whose_folder_vanishes_is_not_finished(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """It says how many are missing, and a rerun collects them."""
+    overrides = [("output_dir", str(tmp_path / "out")), "collection.batch_size=4"]
+    stage = plan_study(load_recipe(str(tiny_recipe), overrides=overrides)).collect[0]
+
+    def remove(label: str, done: int, total: int, note: str = "") -> None:
+        if done == 8:
+            shutil.rmtree(stage.folder)
+
+    with pytest.raises(StageError, match=r"not finished, \d+ of 24 .* are missing"):
+        stage.run(remove)
+    assert not stage.is_complete()
+    counts = stage.run()
+    assert 0 < counts["resumed"] < 24
+    assert stage.is_complete()
 
 
 def test_nothing_is_left_in_a_folder_of_somebody_else(tmp_path: Path) -> None:

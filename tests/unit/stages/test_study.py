@@ -271,11 +271,21 @@ def test_a_trajectory_is_paired_with_its_own_record(tmp_path: Path) -> None:
         list(read_evaluated(tmp_path))
 
 
-def test_two_runs_in_one_folder_are_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_runs_in_one_folder_are_refused(
+    finished: tuple[Recipe, dict[str, Any]], overwrite: bool
+) -> None:
+    """Before anything of the first is removed, also where the second may overwrite."""
     from tabom.core.atomic import only_one
 
-    recipe = recipe_in(tiny_recipe, tmp_path / "out")
-    with only_one(tmp_path / "out"):
+    recipe, _ = finished
+    before = times(Path(recipe.output_dir))
+    other = (
+        replace(recipe, seeds=(5,))
+        if not overwrite
+        else replace(recipe, training=replace(recipe.training, max_steps=2))
+    )
+    with only_one(recipe.output_dir):
         with pytest.raises(StageError, match="another run is writing here"):
-            run_recipe(recipe, command="test", is_quiet=True)
-    assert list((tmp_path / "out").rglob("manifest.json")) == []
+            run_recipe(other, command="test", is_quiet=True, overwrite=overwrite)
+    assert times(Path(recipe.output_dir)) == before
