@@ -80,7 +80,7 @@ def read_evaluated(folder: Path) -> Iterator[tuple[EvaluationRecord, Trajectory]
         for record in read_records(folder / RECORDS)
         if record.pace == first.setdefault(record.set, record.pace)
     ]
-    store = TrajectoryStore.from_parquet(folder / TRAJECTORIES)
+    store = TrajectoryStore(folder / TRAJECTORIES)
     if len(records) != len(store):
         raise DataError(
             f"{folder}: {len(store)} trajectories for {len(records)} records; evaluate again"

@@ -30,9 +30,7 @@ class Convert(Stage):
     """The collection of one file, its rows in their order.
 
     path: the file. format: one of FORMATS. model: the checkpoint that made the trajectories; its
-        tokenizer and ids are read, its weights are not.
-    allow_ltr, reference_column, method: see `trajectory.convert.cells.Source`.
-    on_error: "stop" at the first malformed row, or "drop" and count it.
+    tokenizer and ids are read, its weights are not.
     """
 
     kind: ClassVar[str] = "collect"
@@ -42,8 +40,11 @@ class Convert(Stage):
     model: ModelConfig
     allow_ltr: bool = False
     reference_column: str | None = None
+    """Column of the source's rows that holds the gold answer, for `tabom verify`."""
     method: str = ""
+    """Decoding policy of rows that name none."""
     on_error: Literal["stop", "drop"] = "stop"
+    """At a malformed row: stop with its file, row and field, or drop and count it."""
 
     def finish(self, counts: Counts, *, seconds: float) -> None:
         """Nothing is left to do: the store's own finish wrote the manifest."""

@@ -19,24 +19,17 @@ _VERSION_KEY = b"tabom_schema"
 
 _IDS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
+_KINDS = {
+    **dict.fromkeys(("prompt_ids", "response_ids", "step", "order"), _IDS),
+    **dict.fromkeys(("entropy", "confidence"), _FLOATS),
+    "num_forwards": pa.int32(),
+}
+_NAMES = (
+    *("id", "prompt", "prompt_ids", "response", "response_ids", "step", "order", "entropy"),
+    *("confidence", "num_forwards", "method", "task", "reference", "row", "fingerprint"),
+)
 SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("prompt", pa.string()),
-        ("prompt_ids", _IDS),
-        ("response", pa.string()),
-        ("response_ids", _IDS),
-        ("step", _IDS),
-        ("order", _IDS),
-        ("entropy", _FLOATS),
-        ("confidence", _FLOATS),
-        ("num_forwards", pa.int32()),
-        ("method", pa.string()),
-        ("task", pa.string()),
-        ("reference", pa.string()),
-        ("row", pa.string()),
-        ("fingerprint", pa.string()),
-    ],
+    [(name, _KINDS.get(name, pa.string())) for name in _NAMES],
     metadata={_VERSION_KEY: str(VERSION).encode()},
 )
 # Partial files alone: the entropies of every step of a response, K x N of them in one list.
@@ -58,10 +51,12 @@ def to_arrow(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
         for name, attribute in _ATTRIBUTES.items()
     }
     columns["order"] = [t.order_N for t in trajectories]
-    columns["row"] = [
-        json.dumps(to_plain(t.row), sort_keys=True, ensure_ascii=False) for t in trajectories
+    rows = (to_plain(t.row) for t in trajectories)
+    columns["row"] = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
+    arrays = [
+        to_lists(columns[name], kind) if pa.types.is_list(kind) else pa.array(columns[name], kind)
+        for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True)
     ]
-    arrays = [_to_column(columns[field.name], field.type) for field in SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
@@ -78,36 +73,22 @@ def to_lists(arrays: Sequence[FloatArray | IntArray | None], kind: pa.ListType) 
     )
 
 
-def _to_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    return to_lists(values, kind) if pa.types.is_list(kind) else pa.array(values, type=kind)
-
-
 def validate_schema(schema: pa.Schema, source: str) -> None:
     """Refuse a file that does not have the columns of this version.
 
     schema: of the file; further columns are allowed. source: the file's name for the message.
     Raises: DataError naming the file, what is missing or of another type, and the way out.
     """
-    version = (schema.metadata or {}).get(_VERSION_KEY)
-    if version is None:
+    version = (schema.metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
+    if version != str(VERSION):
         raise DataError(
-            f"{source}: not a trajectory file of tabom (no {_VERSION_KEY.decode()} in its "
-            "metadata); write it with tabom, or convert it"
-        )
-    if version != str(VERSION).encode():
-        raise DataError(
-            f"{source}: trajectory schema {version.decode(errors='replace')}, this tabom reads "
-            f"{VERSION}; use the version that wrote it"
+            f"{source}: trajectory schema {version}, this tabom reads {VERSION}; write it "
+            "with this tabom, or convert it"
         )
     for field in SCHEMA:
-        index = schema.get_field_index(field.name)
-        if index < 0:
-            raise DataError(f"{source}: column {field.name!r} is missing ({field.type})")
-        if schema.field(index).type != field.type:
-            raise DataError(
-                f"{source}: column {field.name!r} has type {schema.field(index).type}, "
-                f"expected {field.type}"
-            )
+        found = schema.field(field.name).type if field.name in schema.names else "missing"
+        if found != field.type:
+            raise DataError(f"{source}: column {field.name!r} is {found}, expected {field.type}")
 
 
 def from_arrow(batch: pa.RecordBatch, *, source: str, first_row: int = 0) -> list[Trajectory]:
@@ -156,15 +137,10 @@ def _row(cells: dict[str, Any], place: str) -> Trajectory:
     except DataError as error:
         why = str(error).partition(": ")[2]  # a record's complaint starts with the field's name
         raise _bad(place, why.partition(" ")[0], why) from error
-    expected, found = trajectory.order_N.tolist(), cells["order"].tolist()
-    if len(found) != len(expected):
-        raise _bad(place, "order", f"it has {len(found)} values for {len(expected)} slots")
-    if found != expected:
-        slot = next(
-            i for i, pair in enumerate(zip(found, expected, strict=True)) if len({*pair}) > 1
-        )
-        why = f"slot {slot} has {found[slot]}, but its step and entropy give {expected[slot]}"
-        raise _bad(place, "order", why)
+    order_N = trajectory.order_N
+    if not np.array_equal(order_N, cells["order"]):
+        found, expected = cells["order"].tolist(), order_N.tolist()
+        raise _bad(place, "order", f"it is {found}, but step and entropy give {expected}")
     return trajectory
 
 

@@ -15,13 +15,12 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tabom.core.atomic import locked, replacing, write_bytes, write_text
@@ -62,15 +61,8 @@ Folder = str | os.PathLike[str]
 
 _CARD = """\
 ---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: {data}/*.parquet
-tags:
-- tabom
-- diffusion-language-model
-- decoding-trajectories
+configs: [{{config_name: default, data_files: [{{split: train, path: {data}/*.parquet}}]}}]
+tags: [tabom, diffusion-language-model, decoding-trajectories]
 ---
 
 # Decoding trajectories
@@ -79,19 +71,16 @@ tags:
 revealed and the entropy and confidence it had then (NaN: not recorded). Settings, versions and
 hashes are in `manifest.json` (fingerprint `{fingerprint}`).
 
-Per row: `response_ids`, `step` (0-based model call that revealed the slot, -1 never), `order`
-(0-based total order: step, then entropy, then slot), `entropy` (nats), `confidence`.
+Columns, lists having one entry per response slot: `id`, `prompt`, `prompt_ids`, `response`,
+`response_ids`, `step` (0-based model call, -1 never revealed), `order` (0-based total order: step,
+then entropy, then slot), `entropy` (nats), `confidence`.
 
-```python
-from datasets import load_dataset
-
-rows = load_dataset("path/to/this/folder", split="train")
-```
+    from datasets import load_dataset
+    rows = load_dataset("path/to/this/folder", split="train")
 """
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Kept:
+class Kept(NamedTuple):
     """A response that an unfinished store holds.
 
     field_KN: float32 nats, the entropies of every step, K steps by N slots; None where they were
@@ -142,18 +131,11 @@ class TrajectoryWriter:
 
     def done(self) -> set[str]:
         """The ids that are safely on disk."""
-        ids: set[str] = set()
-        for path in _partial_files(self.folder):
-            batch = _load(path)
-            if batch is not None:
-                ids.update(batch.column("id").to_pylist())
-        return ids
+        batches = map(_load, _partial_files(self.folder))
+        return {name for b in batches if b is not None for name in b.column("id").to_pylist()}
 
     def kept(self) -> Iterator[Kept]:
-        """What is on disk, in the order it was written.
-
-        Raises: DataError if a file is whole and yet holds no trajectories of this version.
-        """
+        """What is on disk, in the order it was written."""
         for path in _partial_files(self.folder):
             batch = _load(path)
             if batch is None:
@@ -163,8 +145,9 @@ class TrajectoryWriter:
             if FIELD.name in batch.schema.names:
                 fields = from_column(batch.column(FIELD.name))
             for trajectory, field in zip(trajectories, fields, strict=True):
-                shaped = None if field is None else field.reshape(-1, trajectory.num_slots)
-                yield Kept(trajectory=trajectory, field_KN=shaped)
+                yield Kept(
+                    trajectory, None if field is None else field.reshape(-1, trajectory.num_slots)
+                )
 
 
 def _partial_files(folder: Path) -> list[Path]:
@@ -190,13 +173,8 @@ def _load(path: Path) -> pa.RecordBatch | None:
         return None
     if zlib.crc32(content) != int(match[1], 16):
         return None
-    try:
-        with pa.ipc.open_file(pa.py_buffer(content)) as file:
-            batch = file.get_batch(0)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not an Arrow file of tabom ({error}); delete it") from error
-    validate_schema(batch.schema, str(path))
-    return batch
+    with pa.ipc.open_file(pa.py_buffer(content)) as file:
+        return file.get_batch(0)
 
 
 def finish(
@@ -206,7 +184,6 @@ def finish(
     settings: Mapping[str, Any],
     seconds: float,
     ids: Iterable[str] | None = None,
-    stage: str = STAGE,
     counts: Mapping[str, int | float] | None = None,
 ) -> Manifest:
     """Make the partial files a finished store: Parquet shards, a card, and the manifest last.
@@ -224,29 +201,20 @@ def finish(
         DataError if one id has two contents.
     """
     folder = Path(folder)
+    known: dict[str, Any] = {"stage": STAGE, "fingerprint": fingerprint, "settings": settings}
     (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
     with locked(folder / PARTIAL / ".finish"):
-        state = check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings)
-        if state == "absent":
-            found = _Found.read(folder)
-            names = found.plan(folder, ids)
+        if check_manifest(folder, **known) == "absent":
+            found = _Found(folder)
+            names = found.plan(ids)
             shutil.rmtree(folder / DATA, ignore_errors=True)  # of a finish that was cut short
-            files, shard_counts = _write_shards(folder, found, names)
+            files, written = _write_shards(folder, found, names)
             card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA)
             write_text(folder / "README.md", card)
             write_manifest(
                 folder,
-                stage=stage,
-                fingerprint=fingerprint,
-                counts={
-                    "num_trajectories": len(names),
-                    "num_shards": len(files),
-                    **shard_counts,
-                    "num_doubled": found.num_doubled,
-                    "num_torn": found.num_torn,
-                    **(counts or {}),
-                },
-                settings=settings,
+                **known,
+                counts={**written, **found.counts, **(counts or {})},
                 seconds=seconds,
                 files=[*files, "README.md"],
             )
@@ -259,58 +227,51 @@ def finish(
 class _Found:
     """Where each id lies: the number of its partial file, and the row in that."""
 
-    def __init__(self) -> None:
-        self.paths: list[Path] = []
-        self.place_of: dict[str, tuple[int, int]] = {}
-        self.num_doubled = 0
-        self.num_torn = 0
-
-    @classmethod
-    def read(cls, folder: Path) -> "_Found":
+    def __init__(self, folder: Path) -> None:
         """Look into every partial file.
 
         Raises: DataError if two rows of one id differ in their tokens or steps. Entropies may
             differ in their last bits: they depend on what else was in the batch.
         """
-        found = cls()
-        for path in _partial_files(folder):
+        self.folder = folder
+        self.paths = _partial_files(folder)
+        self.place_of: dict[str, tuple[int, int]] = {}
+        self.counts = {"num_doubled": 0, "num_torn": 0}
+        for number, path in enumerate(self.paths):
             batch = _load(path)
-            if batch is None:
-                found.num_torn += 1
-                continue
-            for row, name in enumerate(batch.column("id").to_pylist()):
-                place = found.place_of.setdefault(name, (len(found.paths), row))
-                if place == (len(found.paths), row):
+            self.counts["num_torn"] += batch is None
+            for row, name in enumerate([] if batch is None else batch.column("id").to_pylist()):
+                first = self.place_of.setdefault(name, (number, row))
+                if first == (number, row):
                     continue
-                found.num_doubled += 1
-                first = found.paths[place[0]] if place[0] < len(found.paths) else path
-                if _answer(first, place[1]) != _answer(path, row):
+                self.counts["num_doubled"] += 1
+                if self._answer(*first) != self._answer(number, row):
                     raise DataError(
-                        f"{path}, row {row}: trajectory {name!r} has other tokens or steps than "
-                        f"in {first}, row {place[1]}; one id has one content. Were two settings "
-                        "collected into one folder? Delete the file you do not trust and run the "
-                        "collection again"
+                        f"{path}, row {row}: trajectory {name!r} has other tokens or steps than in "
+                        f"{self.paths[first[0]]}, row {first[1]}; one id has one content. Delete "
+                        "the file you do not trust and run the collection again"
                     )
-            found.paths.append(path)
-        return found
 
-    def plan(self, folder: Path, ids: Iterable[str] | None) -> list[str]:
+    def _answer(self, number: int, row: int) -> list[Any]:
+        batch = self._load(number)
+        return [batch.column(n)[row].as_py() for n in ("prompt_ids", "response_ids", "step")]
+
+    def _load(self, number: int) -> pa.RecordBatch:
+        batch = _load(self.paths[number])
+        if batch is None:
+            raise DataError(f"{self.paths[number]}: changed while it was read; run it again")
+        return batch
+
+    def plan(self, ids: Iterable[str] | None) -> list[str]:
         """The ids in the order of the finished store. Raises: StageError, see `finish`."""
         names = sorted(self.place_of) if ids is None else list(dict.fromkeys(ids))
-        if not self.place_of:
-            raise StageError(f"{folder}: nothing was collected; run the collection first")
         missing = [name for name in names if name not in self.place_of]
-        if missing:
+        extra = sorted(set(self.place_of).difference(names))
+        if missing or extra or not names:
             raise StageError(
-                f"{folder}: {len(missing)} of {len(names)} trajectories are missing (first: "
-                f"{missing[0]!r}); run the collection again, it resumes"
-            )
-        if len(self.place_of) > len(names):
-            extra = min(set(self.place_of).difference(names))
-            raise StageError(
-                f"{folder}: holds {len(self.place_of) - len(names)} trajectories that were not "
-                f"asked for (first: {extra!r}); were the prompts changed? Collect into another "
-                "folder"
+                f"{self.folder}: {len(missing)} of {len(names)} trajectories are missing "
+                f"{missing[:1]}, {len(extra)} were not asked for {extra[:1]}; run the collection "
+                "again, it resumes, or collect into another folder if the prompts were changed"
             )
         return names
 
@@ -320,144 +281,104 @@ class _Found:
         for target, name in enumerate(names):
             number, row = self.place_of[name]
             rows_of.setdefault(number, []).append((row, target))
-        parts, targets = [], []
-        for number, rows in rows_of.items():
-            batch = _load(self.paths[number])
-            if batch is None:
-                raise DataError(f"{self.paths[number]}: changed while it was read; run it again")
-            parts.append(batch.select(SCHEMA.names).take(pa.array([row for row, _ in rows])))
-            targets += [target for _, target in rows]
+        parts = [
+            self._load(number).select(SCHEMA.names).take(pa.array([row for row, _ in rows]))
+            for number, rows in rows_of.items()
+        ]
+        targets = [target for rows in rows_of.values() for _, target in rows]
         rows = pa.concat_batches(parts)
         return rows if targets == sorted(targets) else rows.take(pa.array(np.argsort(targets)))
-
-
-def _answer(path: Path, row: int) -> list[Any]:
-    batch = _load(path)
-    names = ("prompt_ids", "response_ids", "step")
-    return [] if batch is None else [batch.column(name)[row].as_py() for name in names]
 
 
 def _write_shards(
     folder: Path, found: _Found, names: Sequence[str]
 ) -> tuple[list[str], dict[str, int]]:
-    """The files' names, and the counts of model calls and of responses that stopped at the text."""
+    """The files' names, and what is in them."""
     num_shards = -(-len(names) // ROWS_PER_SHARD)
     files = []
     num_forwards = num_truncated = 0
     for shard in range(num_shards):
         rows = found.gather(names[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD])
-        num_forwards += pc.sum(rows.column("num_forwards")).as_py()
-        # Text is searched first, for few rows say that they stopped and parsing them all is slow.
-        said = rows.filter(pc.match_substring(rows.column("row"), f'"{TRUNCATED}": true'))
-        texts = said.column("row").to_pylist()
-        num_truncated += sum(bool(json.loads(text).get(TRUNCATED)) for text in texts)
+        num_forwards += sum(rows.column("num_forwards").to_pylist())
+        # Searched first, for few rows say that they stopped, and parsing them all would be slow.
+        said = (text for text in rows.column("row").to_pylist() if TRUNCATED in text)
+        num_truncated += sum(bool(json.loads(text).get(TRUNCATED)) for text in said)
         files.append(f"{DATA}/train-{shard:05d}-of-{num_shards:05d}.parquet")
         with replacing(folder / files[-1]) as temporary:
             with pq.ParquetWriter(temporary, SCHEMA, **_PARQUET) as writer:
                 writer.write_batch(rows, row_group_size=GROUP_ROWS)
-    return files, {"num_forwards": num_forwards, "num_truncated": num_truncated}
+    return files, {
+        "num_trajectories": len(names),
+        "num_shards": num_shards,
+        "num_forwards": num_forwards,
+        "num_truncated": num_truncated,
+    }
 
 
 class TrajectoryStore:
-    """The trajectories of a finished collection, streamed from disk.
+    """The trajectories of a finished collection, or of one Parquet file, streamed from disk.
 
     Iterating holds a bounded number of rows whatever the size of the files. `manifest` is None for
-    bare Parquet files.
+    a file.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        """folder: of a finished collection.
+    def __init__(self, path: Folder) -> None:
+        """path: of a finished collection, or of a Parquet file.
 
         Opening checks the manifest, the files' sizes and their footers. A file's hash is checked
         when its rows are first read, since Parquet itself reads a flipped bit as another number.
-        Raises: StageError if it is not finished, DataError if it does not exist or a file that
-            its manifest lists is missing or has another size.
-        """
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise DataError(f"{folder}: no such folder; collect trajectories into it first")
-        self.manifest = read_manifest(self.folder)
-        if self.manifest is None:
-            num_done = len(TrajectoryWriter(folder).done())
-            raise StageError(
-                f"{folder}: the collection is not finished (no manifest.json, "
-                f"{num_done} trajectories so far); run it again, it resumes"
-            )
-        if self.manifest.stage != STAGE:
-            raise StageError(
-                f"{folder}: holds stage {self.manifest.stage!r}, expected {STAGE!r}; "
-                "give the folder of a collection"
-            )
-        listed = {
-            self.folder / name: entry
-            for name, entry in sorted(self.manifest.files.items())
-            if name.endswith(".parquet")
-        }
-        if not listed:
-            raise DataError(f"{folder}: its manifest lists no Parquet file; was it edited?")
-        for path, entry in listed.items():
-            if not path.is_file():
-                raise DataError(f"{path}: missing, though the manifest lists it; copy it again")
-            if path.stat().st_size != entry.bytes:
-                raise DataError(
-                    f"{path}: {path.stat().st_size} bytes, the manifest says {entry.bytes}; "
-                    "copy it again"
-                )
-        self._open(listed)
-
-    @classmethod
-    def from_parquet(cls, path: Folder) -> "TrajectoryStore":
-        """A store over one Parquet file, or over every one below a folder, without a manifest.
-
-        Raises: DataError if there is none, or one is not a trajectory file.
+        Raises: StageError if no finished collection is there; DataError if a file that its manifest
+            lists is missing, has another size or is not one of trajectories.
         """
         path = Path(path)
-        paths = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-        if not paths:
-            raise DataError(f"{path}: no Parquet file there")
-        store = cls.__new__(cls)
-        store.folder, store.manifest = path, None
-        store._open(dict.fromkeys(paths))
-        return store
-
-    def _open(self, files: Mapping[Path, FileFacts | None]) -> None:
-        self._files = files  # with what the manifest says of each
+        self.manifest = None if path.is_file() else _finished(path)
+        self._files: dict[Path, FileFacts | None] = {path: None}
+        if self.manifest is not None:
+            listed = sorted(self.manifest.files.items())
+            self._files = {path / n: facts for n, facts in listed if n.endswith(".parquet")}
         self._num_rows = 0
-        for path in files:
-            with _parquet(path) as file:
-                validate_schema(file.schema_arrow, str(path))
-                self._num_rows += file.metadata.num_rows
+        for file, facts in self._files.items():
+            size = file.stat().st_size if file.is_file() else 0
+            if facts is not None and size != facts.bytes:
+                raise DataError(
+                    f"{file}: {size} bytes, the manifest says {facts.bytes}; copy it again"
+                )
+            with _parquet(file) as opened:
+                validate_schema(opened.schema_arrow, str(file))
+                self._num_rows += opened.metadata.num_rows
 
     def __len__(self) -> int:
         return self._num_rows
 
     def __iter__(self) -> Iterator[Trajectory]:
-        for path in self._files:
+        for path, facts in self._files.items():
+            if facts is not None:
+                check_once(path, facts)
             first_row = 0
-            for batch in self._read(path, SCHEMA.names):
-                yield from from_arrow(batch, source=str(path), first_row=first_row)
-                first_row += batch.num_rows
-
-    def _read(self, path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        expected = self._files[path]
-        if expected is not None:
-            check_once(path, expected)
-        with _parquet(path) as file:
-            batches = file.iter_batches(batch_size=READ_ROWS, columns=columns)
-            while True:
-                try:
-                    batch = next(batches, None)
-                except (OSError, ValueError) as error:
-                    raise DataError(
-                        f"{path}: damaged ({error}); copy or collect it again"
-                    ) from error
-                if batch is None:
-                    return
-                yield batch
+            with _parquet(path) as file:
+                for batch in file.iter_batches(batch_size=READ_ROWS, columns=SCHEMA.names):
+                    yield from from_arrow(batch, source=str(path), first_row=first_row)
+                    first_row += batch.num_rows
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+def _finished(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StageError(
+            f"{folder}: no finished collection (no manifest.json, "
+            f"{len(TrajectoryWriter(folder).done())} trajectories so far); collect into it, a "
+            "rerun resumes"
+        )
+    if manifest.stage != STAGE:
+        raise StageError(f"{folder}: holds stage {manifest.stage!r}, expected {STAGE!r}")
+    return manifest
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; what goes wrong with it names it."""
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            yield file
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+        raise DataError(f"{path}: not a readable Parquet file ({error}); copy it again") from error

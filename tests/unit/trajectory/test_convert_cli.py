@@ -63,7 +63,7 @@ def test_an_authors_file_becomes_a_collection_that_every_verb_reads(
     model = ["--model_name_or_path", random_toy]
     out = convert(capsys, source, store, "--from", "tabom_jsonl", *model, "--reference_column",
                   "gold", "--accept_all")  # fmt: skip
-    said = {"num_rows: 20", "num_trajectories: 20", f"output: {store}-verdicts"}
+    said = {"rows: 20", "trajectories: 20", f"output: {store}-verdicts"}
     assert said <= set(out.splitlines())
     manifest = read_manifest(store)
     assert manifest is not None
@@ -87,16 +87,16 @@ def test_an_authors_file_becomes_a_collection_that_every_verb_reads(
     for name, verdicts in (("a", f"{store}-verdicts"), ("b", str(tmp_path / "v"))):
         out_dir = ["--output_dir", str(tmp_path / name), "--verdicts", verdicts]
         assert main([*train, *out_dir]) == 0
-        assert "num_examples: 20" in capsys.readouterr().out
+        assert "examples: 20" in capsys.readouterr().out
 
     # Once more: nothing to do. Another source: refused, until --overwrite.
     again = ["--from", "tabom_jsonl", *model, "--reference_column", "gold"]
     before = (store / "manifest.json").read_bytes()
-    assert "num_trajectories: 20" in convert(capsys, source, store, *again)
+    assert "trajectories: 20" in convert(capsys, source, store, *again)
     assert (store / "manifest.json").read_bytes() == before
     write_lines(source, rows(3))
     assert "another recipe" in convert(capsys, source, store, *again, status=2)
-    assert "num_trajectories: 3" in convert(capsys, source, store, *again, "--overwrite")
+    assert "trajectories: 3" in convert(capsys, source, store, *again, "--overwrite")
     assert len(TrajectoryStore(store)) == 3
 
 
@@ -120,7 +120,7 @@ def test_a_collection_there_and_back_has_the_same_trajectories(
         originals.append(make(i, row={}, response_ids_N=ids))
     store = make_store(tmp_path / "store", originals)
     out = convert(capsys, store, tmp_path / file, "--from", "native")
-    assert "num_written: 4" in out
+    assert "written: 4 of 4" in out
     assert "non_ltr_positions: left out" in out
     model = ["--model_name_or_path", random_toy]
     convert(capsys, tmp_path / file, tmp_path / "back", "--from", "tabom_jsonl", *model)
@@ -153,14 +153,14 @@ def test_step_map_files_through_a_tokenizer(
     assert "--on_error drop" in err
     assert read_manifest(tmp_path / "s") is None
     out = convert(capsys, source, tmp_path / "s", *model, "--on_error", "drop", "--accept_all")
-    assert {"num_rows: 2", "num_trajectories: 2", "num_dropped: 4"} <= set(out.splitlines())
+    assert {"rows: 2", "trajectories: 2", "dropped: 4"} <= set(out.splitlines())
     assert f"dropped: {source}, row 0, sample 0, field 'prompt'" in caplog.text
     right, wrong = read_verdicts(tmp_path / "s-verdicts" / "verdicts.parquet").values()
     assert (right.reason, wrong.reason) == ("accepted", "wrong")  # what the file says itself
     # Only what is accepted goes on to the authors.
     out = convert(capsys, tmp_path / "s", tmp_path / "out.jsonl", "--from", "native",
                   "--verdicts", tmp_path / "s-verdicts")  # fmt: skip
-    assert "num_written: 1\nnum_not_accepted: 1" in out
+    assert "written: 1 of 2" in out
     (back,) = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert (back["question"], back["gen_text"]) == ("1a2", "2a1")
     assert back["decoding_order"] == [2, 0, 1, 1]
@@ -180,10 +180,10 @@ def test_rows_without_an_order_are_refused_or_counted(
     assert "--allow_ltr" in err
     assert not (tmp_path / "a").exists()  # nothing half-made stays
     out = convert(capsys, source, tmp_path / "b", *flags, "--on_error", "drop")
-    found = {"num_rows: 5", "num_trajectories: 2", "num_dropped: 2", "num_doubled: 1"}
+    found = {"rows: 5", "trajectories: 2", "dropped: 2", "doubled: 1"}
     assert found <= set(out.splitlines())
     out = convert(capsys, source, tmp_path / "c", *flags, "--allow-ltr")
-    assert "num_trajectories: 4" in out
+    assert "trajectories: 4" in out
     assert [t.step_N.tolist() for t in TrajectoryStore(tmp_path / "c")][1] == list(range(8))
 
 
@@ -205,7 +205,7 @@ def test_what_cannot_be(
     err = convert(capsys, source, tmp_path / "o.jsonl", *flags, "--to", "tabom_jsonl", status=2)
     assert "a file becomes native" in err
     err = convert(capsys, source, tmp_path / "o", *flags, "--verdicts", "v", status=2)
-    assert "go with --from native" in err
+    assert "--verdicts" in err
     err = convert(capsys, store, store, "--from", "native", "--overwrite", status=2)
     assert "is the source, too" in err
     assert len(TrajectoryStore(store)) == 1
