@@ -81,7 +81,7 @@ class Answers:
                 logits_RV = whole_logits(hidden_RD[chunk], weight_VD).float()
                 parts.append(self.sampled(logits_RV, draws.of(chunk)))
             else:
-                tiles = HeadTiles(hidden_RD[chunk], weight_VD, width=width)
+                tiles = HeadTiles(hidden_RD[chunk], weight_VD, width=width, may_round=True)
                 parts.append(self.greedy(tiles, draws.of(chunk)))
         return RowStats(
             **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(RowStats)}

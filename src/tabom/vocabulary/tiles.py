@@ -14,6 +14,7 @@ from tabom.vocabulary.sizes import DECODING_WIDTH, kind_of
 
 # Stands for "no probability". It is finite, so that p * log p of such a token is 0 and not NaN.
 LOWEST = torch.finfo(torch.float32).min
+HAS_OUT_DTYPE = "dtype_out" in torch.ops.aten.mm.overloads()  # since torch 2.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,29 +42,46 @@ def compute_dtype(hidden_RD: Tensor) -> torch.dtype:
     return torch.float64 if hidden_RD.dtype == torch.float64 else torch.float32
 
 
-class HeadTiles:
-    """`hidden_RD @ weight_VD.T`, never rounded below float32, `width` tokens at a time.
+def sums_in_float32(hidden_RD: Tensor, weight_VD: Tensor) -> bool:
+    """Whether a product of these 16-bit tensors can be had with its float32 sums unrounded.
 
+    Tensor cores add up in float32; `mm` hands that out on CUDA alone.
+    """
+    return hidden_RD.is_cuda and are_half(hidden_RD, weight_VD) and HAS_OUT_DTYPE
+
+
+def are_half(hidden_RD: Tensor, weight_VD: Tensor) -> bool:
+    """Whether both are of one 16-bit dtype."""
+    is_half = hidden_RD.dtype in (torch.bfloat16, torch.float16)
+    return is_half and hidden_RD.dtype == weight_VD.dtype
+
+
+class HeadTiles:
+    """Logits `hidden_RD @ weight_VD.T`, `width` tokens at a time.
+
+    They are never rounded below float32, unless may_round says that 16-bit inputs may give 16-bit
+    logits where there is no other fast way: on a CPU that takes half the time, as decoding wants.
     The logits of the first tiles, as many as `keep_bytes` hold, stay in `kept`; the memory of all
     others is used again by the next tile.
     """
 
     def __init__(
-        self, hidden_RD: Tensor, weight_VD: Tensor, *, width: int, keep_bytes: int = 0
+        self,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        *,
+        width: int,
+        keep_bytes: int = 0,
+        may_round: bool = False,
     ) -> None:
         self.weight_VD = weight_VD
         self.dtype = compute_dtype(hidden_RD)
         self.width, self.keep_bytes = min(width, len(weight_VD)), keep_bytes
         self.kept: list[Tensor] = []
-        # Tensor cores multiply 16-bit inputs and add up in float32. `mm` can hand that sum out
-        # unrounded on CUDA only; elsewhere the inputs are upcast, one tile of weight at a time.
-        self.keeps_16_bit = (
-            hidden_RD.is_cuda
-            and hidden_RD.dtype == weight_VD.dtype
-            and hidden_RD.dtype in (torch.bfloat16, torch.float16)
-            and "dtype_out" in torch.ops.aten.mm.overloads()  # since torch 2.8
-        )
-        self.rows_RD = hidden_RD if self.keeps_16_bit else hidden_RD.to(self.dtype)
+        self.is_mixed = sums_in_float32(hidden_RD, weight_VD)
+        self.keeps_half = self.is_mixed or (may_round and are_half(hidden_RD, weight_VD))
+        # Otherwise the inputs are upcast, one tile of weight at a time.
+        self.rows_RD = hidden_RD if self.keeps_half else hidden_RD.to(self.dtype)
         size = len(hidden_RD) * self.width
         self._scratch = [self.rows_RD.new_empty(size, dtype=self.dtype) for _ in range(2)]
 
@@ -88,13 +106,13 @@ class HeadTiles:
     def weight(self, tile: Tile) -> Tensor:
         """The rows `[T, D]` of the head that make a tile, as `mm` multiplies them."""
         weight_TD = self.weight_VD[tile.first_id : tile.first_id + tile.logits_RT.shape[1]]
-        return weight_TD if self.keeps_16_bit else weight_TD.to(self.dtype)
+        return weight_TD if self.keeps_half else weight_TD.to(self.dtype)
 
     def mm(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-        """A matrix product with its sums in float32 or float64."""
-        if self.keeps_16_bit:
+        """A matrix product into `out`, of the dtype of the logits."""
+        if self.is_mixed:
             return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32, out=out)
-        return torch.mm(a, b, out=out)
+        return out.copy_(a @ b) if self.keeps_half else torch.mm(a, b, out=out)
 
     def _tile(self, start: int, logits_RT: Tensor | None = None) -> Tile:
         num_columns = min(self.width, len(self.weight_VD) - start)
@@ -109,16 +127,10 @@ class HeadTiles:
 
 
 def whole_logits(hidden_RD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Logits `[R, V]` of few rows, never rounded below float32."""
-    if hidden_RD.dtype == weight_VD.dtype == compute_dtype(hidden_RD):
-        return linear(hidden_RD, weight_VD)
-    width = DECODING_WIDTH[kind_of(hidden_RD.device.type)]
-    shape = (len(hidden_RD), len(weight_VD))
-    logits_RV = torch.empty(shape, dtype=compute_dtype(hidden_RD), device=hidden_RD.device)
-    for tile in HeadTiles(hidden_RD, weight_VD, width=width):
-        end = tile.first_id + tile.logits_RT.shape[1]
-        logits_RV[:, tile.first_id : end] = tile.logits_RT
-    return logits_RV
+    """Logits `[R, V]` of few rows, as `HeadTiles` with may_round has them."""
+    if sums_in_float32(hidden_RD, weight_VD):
+        return torch.mm(hidden_RD, weight_VD.t(), out_dtype=torch.float32)
+    return linear(hidden_RD, weight_VD).to(compute_dtype(hidden_RD))
 
 
 def tiles_of(logits_RV: Tensor, *, temperature: float = 1.0) -> Iterator[Tile]:

@@ -1,5 +1,6 @@
 import json
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -460,3 +461,27 @@ def test_bad_prompts(prompt_ids: list[int], words: str, models: Models) -> None:
 def test_bad_sizes(models: Models) -> None:
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
         Decoder(models("toy"), DecodingConfig(), batch_size=0)
+
+
+@pytest.mark.parametrize("family", ["dream", "sdar"])
+def test_the_model_is_few_frames_below_the_decoder(
+    family: str, models: Models, requests_of: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who reads a traceback or steps through a call meets the decoder, its steps, and the model.
+    model, found = models(family), []
+
+    def noted(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args: Any, **options: Any) -> Tensor:
+            names = [frame.name for frame in traceback.extract_stack() if is_ours(frame)]
+            found.append(names[names.index("decode") :])
+            return original(*args, **options)
+
+        return call
+
+    def is_ours(frame: traceback.FrameSummary) -> bool:
+        return "/src/tabom/" in frame.filename
+
+    for name in ("asked_hidden", "hidden_columns"):
+        monkeypatch.setattr(model, name, noted(getattr(model, name)))
+    list(Decoder(model, DecodingConfig(max_new_tokens=4)).decode(requests_of([4])))
+    assert {len(names) for names in found} <= {2, 3}  # and the model itself
