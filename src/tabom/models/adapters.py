@@ -18,6 +18,7 @@ from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
 from tabom.models.folders import read_json
+from tabom.models.tensors import difference
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
@@ -136,7 +137,7 @@ def load_adapter(
     config.inference_mode = not trainable
     wrapped = _wrap(model, config, where=f"adapter {folder}")
     slots = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    problem = _difference(slots, state)
+    problem = difference(_shapes(state), _shapes(slots))
     if problem:
         wrapped.unload()
         raise ModelError(
@@ -276,20 +277,8 @@ def _layer_names(family: Family) -> dict[str, str]:
     }
 
 
-def _difference(slots: dict[str, Tensor], state: dict[str, Tensor]) -> str:
-    """What of the file has no slot, what slot has no tensor, what has another shape; or ""."""
-    words = []
-    for kind, keys in (
-        ("no place for", sorted(state.keys() - slots.keys())),
-        ("nothing for", sorted(slots.keys() - state.keys())),
-        (
-            "another shape for",
-            sorted(k for k in state.keys() & slots.keys() if state[k].shape != slots[k].shape),
-        ),
-    ):
-        if keys:
-            words.append(f"{kind} {len(keys)} tensors such as {keys[0]}")
-    return "; ".join(words)
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _as_json(value: Any) -> Any:

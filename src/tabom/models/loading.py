@@ -16,7 +16,7 @@ from tabom.models.checkpoint import Checkpoint
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
 from tabom.models.probes import require_probes
-from tabom.models.tensors import check_tensors, tensor_files
+from tabom.models.tensors import check_tensors, stored_tensors
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -140,11 +140,11 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
     """
     folder, family = checkpoint.folder, checkpoint.family
     config = checkpoint.network_config()
-    options: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+    options: dict[str, Any] = {"config": config, "dtype": dtype}
     options["ignore_mismatched_sizes"] = True  # not ignored: reported below, by name
     if family.tensor_names:
         options["key_mapping"] = family.renames()
-    files = tensor_files(folder)
+    stored = stored_tensors(folder)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(  # transformers would put the adapter on without a word
             f"{folder} holds a model and an adapter (adapter_config.json); move the adapter to a "
@@ -152,7 +152,7 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
         )
     try:
         with quiet_transformers():
-            lm, info = family.network().from_pretrained(
+            lm = family.network().from_pretrained(
                 folder, attn_implementation=attn_implementation, **options
             )
     except ImportError as error:  # of a package that the attention needs
@@ -165,22 +165,11 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
             f"{folder}: the weights do not load: {_line(error)}; a file may be cut short, or "
             "config.json of another checkpoint"
         ) from error
-    # Names are compared with the files themselves; shapes are transformers' to compare.
-    shapes = sorted(
-        f"{name} ({tuple(in_file)} in the file, {tuple(in_model)} by config.json)"
-        for name, in_file, in_model in info["mismatched_keys"]
-    )
-    problems = check_tensors(lm, files, family=family) | (
-        {"mismatched keys": shapes} if shapes else {}
-    )
-    if problems:
-        words = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:4])}" + (", ..." if len(keys) > 4 else "")
-            for kind, keys in problems.items()
-        )
+    problem = check_tensors(lm, stored, family=family)
+    if problem:
         raise ModelError(
-            f"{folder}: the tensors are not those of family {family.name} ({words}); "
-            "the checkpoint is incomplete or of another architecture"
+            f"{folder}: the tensors are not those of family {family.name} ({problem}); the "
+            "checkpoint is incomplete or of another architecture"
         )
     lm.config.is_causal = False
     return lm

@@ -60,23 +60,21 @@ def write_random_checkpoint(
             f"hidden_size {sizes['hidden_size']} must be a multiple of num_heads "
             f"{sizes['num_heads']}, and that of num_kv_heads {sizes['num_kv_heads']}"
         )
-    vocab_size = int(sizes.get("vocab_size") or row.published_vocab_size or 0)
-    if tokenizer_path is None:
-        if vocab_size < 16:
-            raise ModelError(
-                f"family {family} has no vocabulary size of its own: pass vocab_size (at least "
-                "16) or a tokenizer"
-            )
-        mask, eos, pad = mask_token_id or vocab_size - 2, vocab_size - 3, vocab_size - 3
-    else:
+    source = None
+    if tokenizer_path is not None:
         source = Checkpoint(folder=Path(tokenizer_path), config={}, family=row)
-        num_tokens = len(source.tokenizer())
-        vocab_size = vocab_size or num_tokens
-        if vocab_size < num_tokens:
-            raise ModelError(
-                f"vocab_size {vocab_size} is below the {num_tokens} tokens of the tokenizer"
-            )
-        ids = source.ids(mask_token_id=mask_token_id)
+    least = 16 if source is None else len(source.tokenizer())
+    vocab_size = int(
+        sizes.get("vocab_size") or row.published_vocab_size or (least if source else 0)
+    )
+    if vocab_size < least:
+        raise ModelError(
+            f"vocab_size {vocab_size} is below {least}, the tokens that it must hold (family "
+            f"{family} has no vocabulary of its own: pass vocab_size or a tokenizer)"
+        )
+    mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
+    if source is not None:
+        ids = source.ids()
         mask, eos, pad = ids.mask, ids.filler, ids.pad
     published = row.random_config(
         {**sizes, "vocab_size": vocab_size},

@@ -4,10 +4,11 @@ transformers itself overlooks two kinds: it drops rotary tables without comparin
 a head beside a tied embedding untie the two.
 """
 
-import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -17,53 +18,53 @@ from torch import Tensor
 
 from tabom.core.errors import ModelError
 from tabom.models.family import Family
+from tabom.models.folders import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ROTARY_TABLE = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
-STORED = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
+Shape = tuple[int, ...]
 logger = logging.getLogger(__name__)
 
 
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """The names of a checkpoint's tensors, each with its file, read from the files' headers.
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A tensor of a safetensors file, as the header of the file says. dtype: "BF16", ..."""
+
+    name: str
+    path: Path
+    dtype: str
+    shape: Shape
+
+    def read(self) -> Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+            return tensor
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """A checkpoint's tensors by name, read from the headers of its files.
 
     Raises: `ModelError` if there are no safetensors files or one cannot be read.
     """
-    from safetensors import safe_open
-
-    paths, promised = [folder / WEIGHTS], dict[str, str]()
-    if not paths[0].is_file():
-        index = folder / INDEX
-        if not index.is_file():
+    promised: Any = {}  # which file holds which tensor
+    if not (folder / WEIGHTS).is_file():
+        promised = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(promised, dict):
             raise ModelError(
-                f"{folder}: the weights do not load: it has neither {WEIGHTS} nor {INDEX}; take a "
-                "checkpoint in the safetensors format (pickled weights are not read)"
+                f"{folder}: the weights do not load: it has neither {WEIGHTS} nor an index of "
+                f"tensors ({INDEX} with a weight_map); take a checkpoint in the safetensors format "
+                "(pickled weights are not read)"
             )
-        try:
-            promised = {
-                str(k): str(v) for k, v in json.loads(index.read_bytes())["weight_map"].items()
-            }
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"{index} is no index of tensors: {error!r}") from error
-        paths = [folder / name for name in sorted(set(promised.values()))]
-    found: dict[str, Path] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= dict.fromkeys(file.keys(), path)
-        except Exception as error:  # safetensors has its own kinds
-            raise ModelError(
-                f"{folder}: the weights do not load: {path.name}: {error}; the file is missing or "
-                "cut short"
-            ) from error
-    broken = sorted(key for key, file in promised.items() if found.get(key) != folder / file)
+    found: dict[str, Stored] = {}
+    for name in sorted(set(map(str, promised.values()))) or [WEIGHTS]:
+        found |= _headers(folder / name)
+    places = {name: tensor.path.name for name, tensor in found.items()}
+    broken = sorted(name for name, file in promised.items() if places.get(name) != file)
     if broken:
         raise ModelError(
             f"{folder / INDEX} names {len(broken)} tensors that are not in their file, such as "
@@ -73,60 +74,95 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _headers(path: Path) -> dict[str, Stored]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: Stored(
+                    name=name, path=path, dtype=part.get_dtype(), shape=tuple(part.get_shape())
+                )
+                for name, part in slices.items()
+            }
+    except Exception as error:  # safetensors has its own kinds
+        raise ModelError(
+            f"{path.parent}: the weights do not load: {path.name}: {error}; the file is missing or "
+            "cut short"
+        ) from error
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype of a checkpoint's tensors, read from the headers; of several, one that holds all.
 
     config.json may name another: it is what the published code casts to.
     """
-    from safetensors import safe_open
-
-    kinds: set[str] = set()
-    for path in set(tensor_files(folder).values()):
-        with safe_open(path, framework="pt") as file:
-            kinds |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
-    unknown = sorted(kinds - STORED.keys())
+    kinds = {tensor.dtype for tensor in stored_tensors(folder).values()}
+    unknown = sorted(kinds - DTYPES.keys())
     if unknown or not kinds:
         raise ModelError(
             f"{folder}: tensors of dtype {', '.join(unknown) or 'none'}, expected some of "
-            f"{', '.join(STORED)}; name the dtype that is wanted (--dtype)"
+            f"{', '.join(DTYPES)}; name the dtype that is wanted (--dtype)"
         )
-    return reduce(torch.promote_types, (STORED[kind] for kind in kinds))
+    return reduce(torch.promote_types, (DTYPES[kind] for kind in kinds))
 
 
-def check_tensors(lm: Any, files: dict[str, Path], *, family: Family) -> dict[str, list[str]]:
-    """What of a loaded module and its files does not correspond, by kind; empty if all does.
+def difference(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
+    """What of some tensors is missing, too much or of another shape; "" if nothing is.
 
-    lm: the loaded module. files: as `tensor_files` gives them.
+    found, wanted: shapes by name, of a file and of the module.
+    """
+    kinds = {
+        "missing keys": sorted(wanted.keys() - found.keys()),
+        "unexpected keys": sorted(found.keys() - wanted.keys()),
+        "mismatched keys": [
+            f"{name} ({found[name]} in the file, {wanted[name]} in the model)"
+            for name in sorted(found.keys() & wanted.keys())
+            if found[name] != wanted[name]
+        ],
+    }
+    return "; ".join(
+        f"{len(keys)} {kind}: {', '.join(keys[:4])}" + (", ..." if len(keys) > 4 else "")
+        for kind, keys in kinds.items()
+        if keys
+    )
+
+
+def check_tensors(lm: Any, stored: Mapping[str, Stored], *, family: Family) -> str:
+    """What of a loaded module and its files does not correspond; "" if all does.
+
     Raises: `ModelError` for a rotary table that is not the one in use, and for a head that differs
         from the embedding it is tied to.
     """
-    of_module = set(lm.state_dict())
-    ours = {name: family.rename(name) for name in files}
-    is_tied = bool(lm.config.tie_word_embeddings)
-    stray = []
-    for name in sorted(ours.keys()):
-        if ours[name] in of_module:
-            continue
-        if ROTARY_TABLE.search(name):
-            _require_table(lm, name, files[name])
+    wanted = {name: tuple(tensor.shape) for name, tensor in lm.state_dict().items()}
+    ours: dict[str, Stored] = {}
+    counts = Counter(family.rename(name) for name in stored)
+    for name, tensor in sorted(stored.items()):
+        mine = family.rename(name)
+        if mine not in wanted and ROTARY_TABLE.search(name):
+            _require_table(lm, tensor)
         else:
-            stray.append(name)
-    published = {mine: name for name, mine in ours.items()}
-    if is_tied and HEAD in published and EMBEDDING in published:
-        _require_equal(published[HEAD], published[EMBEDDING], files)
-    optional = {HEAD} if is_tied else set()
-    counts = Counter(ours.values())
-    found = {
-        "missing keys": sorted(of_module - counts.keys() - optional),
-        "unexpected keys": stray,
-        "keys with two names": sorted(name for name, n in counts.items() if n > 1),
-    }
-    return {kind: keys for kind, keys in found.items() if keys}
+            ours[mine] = tensor
+    if lm.config.tie_word_embeddings:
+        if HEAD in ours and EMBEDDING in ours:
+            _require_equal(ours[HEAD], ours[EMBEDDING])
+        wanted = {name: shape for name, shape in wanted.items() if name != HEAD or HEAD in ours}
+    twice = sorted(name for name, number in counts.items() if number > 1)
+    return "; ".join(
+        words
+        for words in (
+            difference({name: tensor.shape for name, tensor in ours.items()}, wanted),
+            f"{len(twice)} keys with two names: {', '.join(twice[:4])}" if twice else "",
+        )
+        if words
+    )
 
 
-def _require_table(lm: Any, name: str, path: Path) -> None:
+def _require_table(lm: Any, stored: Stored) -> None:
     """Older relatives carry the table in their files: accepted if it says what ours says."""
-    theirs, ours = _read(name, path).double(), lm.model.rotary_emb.inv_freq.double().cpu()
+    name, path = stored.name, stored.path
+    theirs, ours = stored.read().double(), lm.model.rotary_emb.inv_freq.double().cpu()
     if theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-5, atol=0):
         logger.info("%s: %s equals the rotary table in use", path, name)
         return
@@ -139,18 +175,10 @@ def _require_table(lm: Any, name: str, path: Path) -> None:
     )
 
 
-def _require_equal(head: str, embedding: str, files: dict[str, Path]) -> None:
-    if not torch.equal(_read(head, files[head]), _read(embedding, files[embedding])):
+def _require_equal(head: Stored, embedding: Stored) -> None:
+    if not torch.equal(head.read(), embedding.read()):
         raise ModelError(
-            f"{files[head]}: config.json ties the head to the embedding, and {head} differs from "
-            f"{embedding}; if the head is a trained one, set tie_word_embeddings (LLaDA: "
+            f"{head.path}: config.json ties the head to the embedding, and {head.name} differs "
+            f"from {embedding.name}; if the head is a trained one, set tie_word_embeddings (LLaDA: "
             "weight_tying) to false"
         )
-
-
-def _read(name: str, path: Path) -> Tensor:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-        return tensor

@@ -279,7 +279,7 @@ def test_random_checkpoint_refuses(tmp_path: Path) -> None:
         write_random_checkpoint(tmp_path, family="dream", vocab_size=41)
     with pytest.raises(ModelError, match="multiple of num_heads"):
         write_random_checkpoint(tmp_path / "b", family="toy", vocab_size=41, num_heads=5)
-    with pytest.raises(ModelError, match=r"family toy has no vocabulary size.*pass vocab_size"):
+    with pytest.raises(ModelError, match=r"family toy has no vocabulary.*pass vocab_size"):
         write_random_checkpoint(tmp_path / "b", family="toy")
     with pytest.raises(ModelError, match="'gpt' is not one of"):
         write_random_checkpoint(tmp_path / "b", family="gpt", vocab_size=41)
