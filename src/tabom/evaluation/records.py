@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
+from tabom.evaluation.settings import Role
 from tabom.evaluation.stats import LEVEL, Estimate, wilson_interval
 
-Role = Literal["in_domain", "out_of_domain"]
 _METRIC = "metric_"  # prefix of the columns of further metrics
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.benchmark import Benchmark, Question
-from tabom.evaluation.records import EvaluationRecord, Pace, Role
-from tabom.evaluation.settings import Cut
+from tabom.evaluation.records import EvaluationRecord, Pace
+from tabom.evaluation.settings import Cut, Role
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import Trajectory
 from tabom.verify.checker import Checker

@@ -16,6 +16,7 @@ from tabom.core.errors import ConfigError
 
 Options = dict[str, Any]
 Cut = Literal["all_ends", "release"]
+Role = Literal["in_domain", "out_of_domain"]  # of a set: like what was trained on, or not
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from tabom.core.hooks import load_function
 from tabom.core.identity import FREE, identity, identity_of_fields
 from tabom.core.plain import canonical_json
 from tabom.decoding.config import DecodingConfig
-from tabom.evaluation.settings import Cut, ending, options_for
+from tabom.evaluation.settings import Cut, Role, ending, options_for
 from tabom.verify.config import VerifierConfig
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tabom.evaluation.sets import EvaluationSet
     from tabom.models.contract import MaskedDiffusionModel
 
-Role = Literal["in_domain", "out_of_domain"]
 HeldOutCheck = Literal["warn", "error", "off"]
 
 # Fields of a set that do not go with what it asks.

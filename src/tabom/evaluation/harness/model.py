@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from tabom._version import __version__
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.progress import Bars
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
 from tabom.evaluation.benchmark import Question, response_id
@@ -122,19 +122,20 @@ class TabomLM(LM):
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
         }
-        # None: no bar where there is no terminal.
-        with tqdm(total=len(jobs), desc="decode", disable=disable_tqdm or None) as bar:
-            for decoding, part in by_decoding.items():
-                questions = list(part.values())
-                require_draws(questions, decoding, what="a task")
-                decoder = Decoder(self.model, decoding, **options)
-                with Responses(self._folder(decoding)) as kept:
-                    bar.update(len(part.keys() & kept.found.keys()))
-                    for group in kept.missing(questions, decoder):
-                        for item in decoder.decode(group):
-                            kept.add(item)
-                            bar.update()
-                found |= {(decoding, id): kept.found[id].trajectory for id in part}
+        bars, num_done = Bars(is_quiet=disable_tqdm), 0
+        for decoding, part in by_decoding.items():
+            questions = list(part.values())
+            require_draws(questions, decoding, what="a task")
+            decoder = Decoder(self.model, decoding, **options)
+            with Responses(self._folder(decoding)) as kept:
+                num_done += len(part.keys() & kept.found.keys())
+                for group in kept.missing(questions, decoder):
+                    for item in decoder.decode(group):
+                        kept.add(item)
+                        num_done += 1
+                        bars("decode", num_done, len(jobs))
+            found |= {(decoding, id): kept.found[id].trajectory for id in part}
+        bars.close()
         texts = []
         for job in jobs:
             trajectory = found[job.decoding, job.question.id]
