@@ -15,9 +15,17 @@ import numpy as np
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.evaluation.manifest import differences
-from tabom.evaluation.passk import pass_at_k
-from tabom.evaluation.records import Pace, summarize
-from tabom.evaluation.scores import Cell, EvaluatedRun, Leak, Partners, Scores, partners
+from tabom.evaluation.records import EvaluationRecord
+from tabom.evaluation.scores import (
+    IN_DOMAIN,
+    OUT_OF_DOMAIN,
+    Cell,
+    EvaluatedRun,
+    Leak,
+    Partners,
+    Scores,
+    partners,
+)
 from tabom.evaluation.stats import (
     LEVEL,
     NUM_RESAMPLES,
@@ -25,12 +33,13 @@ from tabom.evaluation.stats import (
     loss_interval,
     mcnemar_p,
     mean_estimate,
+    pass_at_k,
     t_interval,
     tango_interval,
 )
 
-IN_DOMAIN, OUT_OF_DOMAIN, SET = "in_domain", "out_of_domain", "set"
-FORGETTING, NET_LOSS = "forgetting", "net_loss"
+Samples = Mapping[str, Sequence[EvaluationRecord]]  # document -> its samples
+SET, FORGETTING, NET_LOSS = "set", "forgetting", "net_loss"
 
 
 @dataclass(frozen=True)
@@ -88,17 +97,23 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskTest:
+class Place:
+    """An arm on a set at a pace ("2", "threshold 0.9"). seed: None for all of them, or no seed."""
+
+    arm: str
+    set: str
+    pace: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTest(Place):
     """One run against the base on one set.
 
     gained: documents that it alone has right; lost: the base alone. change: with its score
     interval. p: McNemar's, exact.
     """
 
-    arm: str
-    seed: int | None
-    set: str
-    pace: str
     num_documents: int
     gained: int
     lost: int
@@ -107,47 +122,33 @@ class TaskTest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Accuracy and cost of one arm on one set at one pace, means over its seeds.
+class Cost(Place):
+    """Accuracy and cost, means over seeds."""
 
-    schedule: what sets the pace, for people: "2" tokens a step, "threshold 0.9", "factor 1".
-    """
-
-    arm: str
-    set: str
-    pace: str
-    schedule: str
     accuracy: float
     tokens_per_forward: float
     num_forwards: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassAtK:
-    """pass@k of one arm on one set: each seed's model by its own samples, then the mean.
+class PassAtK(Place):
+    """pass@k: each seed's model by its own samples, then the mean.
 
     change: to the base; None where the base has fewer than k samples of some document.
     """
 
-    arm: str
-    set: str
-    pace: str
     k: int
     value: Estimate
     change: Estimate | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary:
+class Boundary(Place):
     """What one model solves within k samples and the base does not within as many, and the reverse.
 
     gained, lost: documents. both, neither: how many.
     """
 
-    arm: str
-    seed: int | None
-    set: str
-    pace: str
     k: int
     gained: tuple[str, ...]
     lost: tuple[str, ...]
@@ -228,6 +229,7 @@ def compare(
     runs: Sequence[EvaluatedRun],
     *,
     base: str | None,
+    in_domain: Sequence[str] = (),
     ks: Sequence[int] | None = None,
     level: float = LEVEL,
     num_resamples: int = NUM_RESAMPLES,
@@ -235,16 +237,17 @@ def compare(
     """Compare runs that were evaluated on the same documents.
 
     base: the arm that changes are taken against; it has the same seeds as the others, or one run
-        that stands for all. ks: of pass@k; None takes powers of two, where there are samples.
+        that stands for all. in_domain: the sets that are, the others are not; none: as recorded.
+        ks: of pass@k; None takes powers of two, where there are samples.
     Rows, for each arm: accuracies in and out of domain at the slowest pace of each set (every set
         counts alike), then at every further pace; each set alone; forgetting, the mean over the
         out-of-domain sets of max(0, base - arm), and beside it the signed net loss; the mean of
         every metric of the records over in-domain sets at their slowest pace; every scalar.
     Intervals: `mean_estimate` for scores, Student's t for scalars, `loss_interval` for forgetting.
     Raises: DataError if the runs have other sets or documents; ConfigError for ks beyond the
-        samples.
+        samples, and for a base or a set that is none.
     """
-    scores = Scores(runs, base=base)
+    scores = Scores(runs, base=base, in_domain=in_domain)
     numbers = _Numbers(scores, level=level, num_resamples=num_resamples)
     samples = _Samples(scores, numbers, ks)
     return Comparison(
@@ -252,16 +255,20 @@ def compare(
         level=level,
         seeds={arm: tuple(run.seed for run in group) for arm, group in scores.arms.items()},
         sets=[
-            EvaluatedSet(name=name, role=role, num_documents=scores.num_documents(name))
+            EvaluatedSet(
+                name=name,
+                role=role,
+                num_documents=len(scores.samples[runs[0]][name, scores.slowest[name]]),
+            )
             for name, role in scores.roles.items()
         ],
         rows=numbers.rows,
         pairs=numbers.pairs,
         tests=_tests(scores, level),
-        costs=_costs(runs),
+        costs=_costs(scores),
         samples=samples.curve,
         boundaries=samples.boundaries,
-        differences=_differences(runs, base),
+        differences=_differences(scores),
         held_out=list(dict.fromkeys((run.arm, n) for run in runs for n in run.held_out_notes)),
         leaks=list(dict.fromkeys((run.arm, leak) for run in runs for leak in run.leaks)),
     )
@@ -306,12 +313,7 @@ class _Numbers:
             )
             self._add_row(row)
         for first, second, both in self._partnered():
-            pairable = all(
-                self.scores.documents[a][cell].keys() == self.scores.documents[b][cell].keys()
-                for a, b in both
-                for cell in cells
-            )
-            if not pairable:
+            if not all(self.scores.is_crossed(pair, cells) for pair in both):
                 continue
             changes = self.changes(both, cells, metric)
             p = None
@@ -427,13 +429,16 @@ def _accuracy_cells(scores: Scores) -> dict[MetricKey, list[Cell]]:
 def _metric_cells(scores: Scores) -> dict[str, list[Cell]]:
     """The metrics of the records, each with the in-domain sets that have it."""
     found: dict[str, list[Cell]] = {}
-    cells = _accuracy_cells(scores).get(MetricKey(IN_DOMAIN), [])
-    for cell in cells:
-        records = [r for documents in scores.documents.values() for r in documents[cell].values()]
+    for cell in _accuracy_cells(scores).get(MetricKey(IN_DOMAIN), []):
+        records = [r for cells in scores.samples.values() for r in _records(cells[cell])]
         known = (n for r in records for n, value in r.metrics.items() if value is not None)
         for name in dict.fromkeys(known):
             found.setdefault(name, []).append(cell)
     return found
+
+
+def _records(documents: Samples) -> list[EvaluationRecord]:
+    return [record for samples in documents.values() for record in samples]
 
 
 def _tests(scores: Scores, level: float) -> list[TaskTest]:
@@ -442,9 +447,9 @@ def _tests(scores: Scores, level: float) -> list[TaskTest]:
     for arm in scores.arms:
         for run, base in scores.to_base(arm):
             for cell in scores.cells:
-                own, there = (_answers(scores, r, cell) for r in (run, base))
-                gained = sum(answers[0] > there[d][0] for d, answers in own.items())
-                lost = sum(answers[0] < there[d][0] for d, answers in own.items())
+                own, there = scores.samples[run][cell], scores.samples[base][cell]
+                changes = [own[d][0].correct - there[d][0].correct for d in own]
+                gained, lost = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
                 tests.append(
                     TaskTest(
                         arm=arm,
@@ -461,37 +466,31 @@ def _tests(scores: Scores, level: float) -> list[TaskTest]:
     return tests
 
 
-def _answers(scores: Scores, run: EvaluatedRun, cell: Cell) -> dict[str, list[float]]:
-    """Whether each sample of each document is right, in the order of the samples."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for record in scores.samples[run][cell]:
-        found.setdefault(record.id, []).append((record.sample, record.correct))
-    return {d: [right for _, right in sorted(found[d])] for d in sorted(found)}
+def _costs(scores: Scores) -> list[Cost]:
+    """Every arm on every set at every pace it has, the slow ones first."""
+    costs, sets = [], list(scores.roles)
+    for arm, group in scores.arms.items():
+        cells: dict[Cell, list[list[EvaluationRecord]]] = {}
+        for run in group:
+            for cell, records in run.cells().items():
+                cells.setdefault(cell, []).append(records)
+        own = [
+            Cost(
+                arm=arm,
+                set=name,
+                pace=str(pace),
+                accuracy=_over_seeds([[r.correct for r in rs] for rs in runs]),
+                tokens_per_forward=_over_seeds([[r.tokens_per_forward for r in rs] for rs in runs]),
+                num_forwards=_over_seeds([[r.num_forwards for r in rs] for rs in runs]),
+            )
+            for (name, pace), runs in cells.items()
+        ]
+        costs += sorted(own, key=lambda cost: (sets.index(cost.set), -cost.num_forwards))
+    return costs
 
 
-def _costs(runs: Sequence[EvaluatedRun]) -> list[Cost]:
-    """Every arm on every set it was evaluated on, the slow paces first."""
-    groups: dict[tuple[str, str, Pace], list[Any]] = {}
-    schedules: dict[tuple[str, str, Pace], str] = {}
-    for run in runs:
-        for summary in summarize(run.records):
-            key = (run.arm, summary.set, summary.pace)
-            groups.setdefault(key, []).append(summary)
-            schedules.setdefault(key, run.schedule_of(summary.set, str(summary.pace)))
-    arms, sets = (list(dict.fromkeys(key[i] for key in groups)) for i in (0, 1))
-    costs = [
-        Cost(
-            arm=arm,
-            set=name,
-            pace=str(pace),
-            schedule=schedules[arm, name, pace],
-            accuracy=float(np.mean([s.accuracy.value for s in group])),
-            tokens_per_forward=float(np.mean([s.tokens_per_forward for s in group])),
-            num_forwards=float(np.mean([s.num_forwards for s in group])),
-        )
-        for (arm, name, pace), group in groups.items()
-    ]
-    return sorted(costs, key=lambda c: (arms.index(c.arm), sets.index(c.set), -c.num_forwards))
+def _over_seeds(rows: Sequence[Sequence[float]]) -> float:
+    return float(np.mean([np.mean(row) for row in rows]))
 
 
 class _Samples:
@@ -506,8 +505,7 @@ class _Samples:
         self.boundaries: list[Boundary] = []
         for arm, group in scores.arms.items():
             for cell in scores.cells:
-                answers = {run: _answers(scores, run, cell) for run in group}
-                most = min(len(a) for own in answers.values() for a in own.values())
+                most = min(_num_samples(scores.samples[run][cell]) for run in group)
                 if ks is not None and max(ks) > most:
                     raise ConfigError(
                         f"pass@{max(ks)} needs as many samples of each document; arm {arm!r} has "
@@ -517,41 +515,37 @@ class _Samples:
                 for k in ks or (sorted({*powers, most}) if most > 1 else ()):
                     self._add_pass(arm, cell, k)
                 for run, base in scores.to_base(arm):
-                    self._add_boundary(run, cell, answers[run], _answers(scores, base, cell))
+                    self._add_boundary(run, base, cell)
 
     def _add_pass(self, arm: str, cell: Cell, k: int) -> None:
-        both = self.scores.to_base(arm)
-        runs = self.scores.arms[arm]
+        runs, both = self.scores.arms[arm], self.scores.to_base(arm)
         own, there = self._passes(runs, cell, k), self._passes([b for _, b in both], cell, k)
-        value = self.numbers.estimate([own], runs, [cell])
         change = None
         if both and not np.isnan(there).any():
             change = self.numbers.estimate([own - there], runs, [cell], is_difference=True)
-        point = PassAtK(arm=arm, set=cell[0], pace=str(cell[1]), k=k, value=value, change=change)
-        self.curve.append(point)
+        value, pace = self.numbers.estimate([own], runs, [cell]), str(cell[1])
+        at = PassAtK(arm=arm, set=cell[0], pace=pace, k=k, value=value, change=change)
+        self.curve.append(at)
 
     def _passes(self, runs: Sequence[EvaluatedRun], cell: Cell, k: int) -> Any:
         """pass@k of each run and document, `[S, D]`; NaN where there are fewer samples."""
-        rows = [_answers(self.scores, run, cell).values() for run in runs]
+        rows = [[[r.correct for r in rs] for rs in self.scores.samples[run][cell].values()]
+                for run in runs]  # fmt: skip
         return np.array(
-            [
-                [pass_at_k(len(a), int(sum(a)), k) if len(a) >= k else math.nan for a in row]
-                for row in rows
-            ]
-        )
+            [[pass_at_k(len(a), int(sum(a)), k) if len(a) >= k else math.nan for a in row]
+             for row in rows]
+        )  # fmt: skip
 
-    def _add_boundary(
-        self,
-        run: EvaluatedRun,
-        cell: Cell,
-        own: Mapping[str, Sequence[float]],
-        base: Mapping[str, Sequence[float]],
-    ) -> None:
+    def _add_boundary(self, run: EvaluatedRun, base: EvaluatedRun, cell: Cell) -> None:
         """Of equally many samples of both; a single one shows no boundary."""
-        k = min(len(answers) for each in (own, base) for answers in each.values())
+        own, there = self.scores.samples[run][cell], self.scores.samples[base][cell]
+        k = min(_num_samples(own), _num_samples(there))
         if k < 2:
             return
-        solved, by_base = ({d for d, a in x.items() if any(a[:k])} for x in (own, base))
+        solved, by_base = (
+            {d for d, samples in documents.items() if any(r.correct for r in samples[:k])}
+            for documents in (own, there)
+        )
         self.boundaries.append(
             Boundary(
                 arm=run.arm,
@@ -567,19 +561,25 @@ class _Samples:
         )
 
 
-def _differences(runs: Sequence[EvaluatedRun], base: str | None) -> list[Difference]:
+def _num_samples(documents: Samples) -> int:
+    return min(map(len, documents.values()))
+
+
+def _differences(scores: Scores) -> list[Difference]:
     """Against the base's first run; without a base, against the first run of all."""
-    first = next((run for run in runs if run.arm == base), runs[0])
+    runs = list(scores.samples)
+    first = next((run for run in runs if run.arm == scores.base), runs[0])
+    manifests = {
+        run: {scores.folded(c): run.manifests.get(c[0], {}).get(str(c[1])) for c in run.cells()}
+        for run in runs
+    }
     found: dict[tuple[str, str, str, str], Difference] = {}
     for run in runs:
-        for name, paces in run.manifests.items() if run is not first else ():
-            for pace, own in paces.items():
-                there = first.manifests.get(name, {}).get(pace)
-                for key, (old, new) in differences(there, own).items() if there else ():
-                    place = (run.arm, key, repr(old), repr(new))
-                    known = found.get(place)
-                    sets = dict.fromkeys([*(known.sets if known else ()), f"{name}@{pace}"])
-                    found[place] = Difference(
-                        arm=run.arm, key=key, base=old, own=new, sets=tuple(sets)
-                    )
+        for cell, own in manifests[run].items():
+            there = manifests[first].get(cell)
+            for key, (old, new) in differences(there, own).items() if own and there else ():
+                place = (run.arm, key, repr(old), repr(new))
+                known = found[place].sets if place in found else ()
+                sets = tuple(dict.fromkeys([*known, f"{cell[0]}@{cell[1]}"]))
+                found[place] = Difference(arm=run.arm, key=key, base=old, own=new, sets=sets)
     return list(found.values())

@@ -55,8 +55,7 @@ class EvaluationRecord:
     for every model. sample: number of the response where a document has several.
     tokens_per_step: slots revealed a model call, as configured. schedule: what set the pace where
     that did not.
-    correct: 1 accepted, else 0; between them only where `passk.collapse` made one record of
-    several samples.
+    correct: 1 accepted, else 0.
     reason, detail: of the verdict. num_forwards: model calls. length: slots up to and including
     the first end token. tokens_per_forward: slots revealed over model calls. end_step: step that
     revealed the first end token, -1 if there is none. response: text. trajectory: its id, which is

@@ -4,17 +4,17 @@ Legend: S seeds, D documents.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tabom.core.errors import DataError
-from tabom.evaluation.passk import collapse
+from tabom.core.errors import ConfigError, DataError
 from tabom.evaluation.records import EvaluationRecord, Pace
 from tabom.evaluation.stats import Floats
 
+IN_DOMAIN, OUT_OF_DOMAIN = "in_domain", "out_of_domain"
 Cell = tuple[str, Pace]  # an evaluation set at one pace
 Manifests = Mapping[str, Mapping[str, Any]]  # set -> pace -> evaluation manifest
 
@@ -49,17 +49,6 @@ class EvaluatedRun:
     def __str__(self) -> str:
         return f"arm {self.arm!r}" + ("" if self.seed is None else f", seed {self.seed}")
 
-    def schedule_of(self, name: str, pace: str) -> str:
-        """What sets the pace of a set, for people: under a threshold, tokens a step do not."""
-        decoding = self.manifests.get(name, {}).get(pace, {}).get("decoding", {})
-        kind = decoding.get("schedule", "fixed")
-        if kind in ("threshold", "factor"):
-            return f"{kind} {decoding.get(kind):g}"
-        if kind == "official":
-            steps = decoding.get("steps")
-            return "official" if steps is None else f"official, {steps} steps"
-        return pace
-
     def cells(self) -> dict[Cell, list[EvaluationRecord]]:
         """The records by set and pace."""
         cells: dict[Cell, list[EvaluationRecord]] = {}
@@ -75,18 +64,27 @@ class Scores:
     """The runs of every arm on the cells that are compared.
 
     arms: name -> its runs. cells: every set at every pace that all runs have; a set without a
-    common pace keeps all its own, which is an error. roles: of the sets. slowest: of each set.
+    common pace keeps all its own, which is an error. roles: of the sets. slowest: pace of each.
     """
 
-    def __init__(self, runs: Sequence[EvaluatedRun], *, base: str | None) -> None:
+    def __init__(
+        self, runs: Sequence[EvaluatedRun], *, base: str | None, in_domain: Sequence[str] = ()
+    ) -> None:
         self.base = base
         self.arms: dict[str, list[EvaluatedRun]] = {}
         for run in runs:
             self.arms.setdefault(run.arm, []).append(run)
         if base is not None and base not in self.arms:
-            raise DataError(f"the base arm {base!r} is not among the arms {list(self.arms)}")
-        self.roles = _roles(runs)
-        self.samples = {run: run.cells() for run in runs}
+            raise ConfigError(f"the base {base!r} is none of the arms {', '.join(self.arms)}")
+        self.roles = _roles(runs, in_domain)
+        # Under one schedule an arm, its paces go by tokens a step: k1 is compared with t09.
+        paces = {(run.arm, *cell) for run in runs for cell in run.cells()}
+        self._has_schedules = len({(a, s, p.tokens_per_step) for a, s, p in paces}) < len(paces)
+        # run -> cell -> document -> its samples, documents in the order of their ids
+        self.samples = {
+            run: {self.folded(cell): _samples(group, run) for cell, group in run.cells().items()}
+            for run in runs
+        }
         every = dict.fromkeys(cell for cells in self.samples.values() for cell in cells)
         common = set(every).intersection(*self.samples.values())
         names = {name for name, _ in common}
@@ -94,12 +92,16 @@ class Scores:
         self.slowest: dict[str, Pace] = {}
         for name, pace in self.cells:
             self.slowest[name] = min(self.slowest.get(name, pace), pace)
-        self.documents = {
-            run: {cell: _documents(cells[cell], run) for cell in self.cells if cell in cells}
-            for run, cells in self.samples.items()
-        }
         self._arrays: dict[tuple[EvaluatedRun, Cell, str], Floats] = {}
-        self._check()
+        for arm, group in self.arms.items():
+            base_of = dict(self.to_base(arm))
+            for run in group:
+                for cell in self.cells:
+                    self._check(cell, run, group[0], base_of.get(run))
+
+    def folded(self, cell: Cell) -> Cell:
+        """The cell by which a set at a pace is compared."""
+        return cell if self._has_schedules else (cell[0], Pace(cell[1].tokens_per_step))
 
     def to_base(self, arm: str) -> Partners:
         """Each run of an arm with the base's run that it is compared with; none for the base."""
@@ -114,10 +116,8 @@ class Scores:
             )
         return found
 
-    def values(
-        self, runs: Sequence[EvaluatedRun], cells: Sequence[Cell], metric: str
-    ) -> list[Floats]:
-        """Per cell the scores `[S, D]`, NaN where a metric does not apply.
+    def values(self, runs: Sequence[EvaluatedRun], cells: Sequence[Cell], metric: str) -> list[Any]:
+        """Per cell the scores `[S, D]`, each a mean over samples; NaN where a metric is none.
 
         metric: "" is correctness, else a name in the records' metrics.
         """
@@ -126,33 +126,24 @@ class Scores:
     def _scores(self, run: EvaluatedRun, cell: Cell, metric: str) -> Floats:
         place = (run, cell, metric)
         if place not in self._arrays:
-            records = self.documents[run][cell].values()
-            found = (r.metrics.get(metric) if metric else r.correct for r in records)
-            numbers = [math.nan if value is None else float(value) for value in found]
-            self._arrays[place] = np.array(numbers)
+            rows = [
+                [r.metrics.get(metric) if metric else r.correct for r in samples]
+                for samples in self.samples[run][cell].values()
+            ]
+            known = [[float(value) for value in row if value is not None] for row in rows]
+            self._arrays[place] = np.array([sum(x) / len(x) if x else math.nan for x in known])
         return self._arrays[place]
 
     def is_crossed(self, runs: Sequence[EvaluatedRun], cells: Sequence[Cell]) -> bool:
         """Whether all runs answered the same documents."""
-        first = self.documents[runs[0]]
-        return all(self.documents[run][c].keys() == first[c].keys() for run in runs for c in cells)
+        first = self.samples[runs[0]]
+        return all(self.samples[run][c].keys() == first[c].keys() for run in runs for c in cells)
 
-    def num_documents(self, name: str) -> int:
-        """Documents of one set under one seed."""
-        return len(next(iter(self.documents.values()))[name, self.slowest[name]])
-
-    def _check(self) -> None:
-        for arm, group in self.arms.items():
-            base_of = dict(self.to_base(arm))
-            for run in group:
-                for cell in self.cells:
-                    self._check_cell(run, group[0], base_of.get(run), cell)
-
-    def _check_cell(
-        self, run: EvaluatedRun, first: EvaluatedRun, base: EvaluatedRun | None, cell: Cell
+    def _check(
+        self, cell: Cell, run: EvaluatedRun, first: EvaluatedRun, base: EvaluatedRun | None
     ) -> None:
         where = f"set {cell[0]!r} at {cell[1].label}"
-        own, theirs = self.documents[run].get(cell), self.documents[first].get(cell, {})
+        own, theirs = self.samples[run].get(cell), self.samples[first].get(cell, {})
         if own is None:
             raise DataError(f"{run}: not evaluated on {where}; evaluate every arm on the same sets")
         if len(own) != len(theirs):
@@ -160,7 +151,7 @@ class Scores:
                 f"arm {run.arm!r}: {where} has {len(own)} documents under seed {run.seed}, "
                 f"{len(theirs)} under seed {first.seed}; evaluate on as many"
             )
-        if base is not None and self.documents[base].get(cell, {}).keys() != own.keys():
+        if base is not None and self.samples[base].get(cell, {}).keys() != own.keys():
             raise DataError(
                 f"{run}: {where} has other documents than the base; changes are paired, so "
                 "evaluate both on the same prompts"
@@ -178,21 +169,27 @@ def partners(runs: Sequence[EvaluatedRun], others: Sequence[EvaluatedRun]) -> Pa
     return [(runs[0], other) for other in others] if len(runs) == 1 else pairs
 
 
-def _roles(runs: Sequence[EvaluatedRun]) -> dict[str, str]:
+def _roles(runs: Sequence[EvaluatedRun], in_domain: Sequence[str]) -> dict[str, str]:
+    """The role of each set: as recorded, or in domain if it is named and else out of domain."""
     roles: dict[str, str] = {}
     for record in (record for run in runs for record in run.records):
-        if roles.setdefault(record.set, record.role) != record.role:
+        if roles.setdefault(record.set, record.role) != record.role and not in_domain:
             raise DataError(f"evaluation set {record.set!r} is both in and out of domain")
-    return roles
+    for name in in_domain:
+        if name not in roles:
+            raise ConfigError(f"--in_domain names {name!r}; the sets are {', '.join(roles)}")
+    if not in_domain:
+        return roles
+    return {name: IN_DOMAIN if name in in_domain else OUT_OF_DOMAIN for name in roles}
 
 
-def _documents(
-    records: Iterable[EvaluationRecord], run: EvaluatedRun
-) -> dict[str, EvaluationRecord]:
-    """One record a document, a mean over its samples, in the order of the ids."""
-    seen: set[tuple[str, int]] = set()
-    for record in records:
-        if (record.id, record.sample) in seen:
+def _samples(
+    records: Sequence[EvaluationRecord], run: EvaluatedRun
+) -> dict[str, list[EvaluationRecord]]:
+    found: dict[str, list[EvaluationRecord]] = {}
+    for record in sorted(records, key=lambda record: (record.id, record.sample)):
+        samples = found.setdefault(record.id, [])
+        if samples and samples[-1].sample == record.sample:
             raise DataError(f"{run}: {record.id!r} of {record.set!r} occurs twice")
-        seen.add((record.id, record.sample))
-    return {r.id: r for r in sorted(collapse(list(records)), key=lambda r: r.id)}
+        samples.append(record)
+    return found

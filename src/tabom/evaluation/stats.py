@@ -162,24 +162,6 @@ def num_informative(value_SD: Floats) -> int:
     return int(kept_SD.shape[1] - counts.max(initial=0))
 
 
-def paired_interval(
-    arm_D: Sequence[float] | Floats,
-    base_D: Sequence[float] | Floats,
-    *,
-    level: float = LEVEL,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
-) -> Estimate:
-    """The mean of arm - base over the same documents, with a paired bootstrap interval.
-
-    arm_D, base_D: one score a document, in the same order of documents.
-    """
-    arm, base = np.asarray(arm_D, dtype=np.float64), np.asarray(base_D, dtype=np.float64)
-    if arm.shape != base.shape:
-        raise DataError(f"{len(arm)} and {len(base)} documents cannot be paired")
-    return macro_interval([(arm - base)[None]], level=level, num_resamples=num_resamples, seed=seed)
-
-
 def macro_interval(
     values: Sequence[Floats],
     *,
@@ -361,3 +343,18 @@ def mcnemar_p(num_gained: int, num_lost: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(num_gained, num_gained + num_lost).pvalue)
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """The unbiased estimate of the chance that one of k samples is right.
+
+    num_samples: n >= k drawn. num_correct: c of them right.
+    Returns: 1 - C(n - c, k) / C(n, k). Raises: DataError for k > n or c outside [0, n].
+    Source: Chen et al. 2021, eq. 1.
+    """
+    if not 1 <= k <= num_samples or not 0 <= num_correct <= num_samples:
+        raise DataError(
+            f"pass@{k} of {num_correct} right in {num_samples} samples is not defined; draw at "
+            "least k samples of each document"
+        )
+    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)

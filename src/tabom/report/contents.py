@@ -7,15 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabom.core.text import duration
-from tabom.evaluation.comparison import (
-    FORGETTING,
-    IN_DOMAIN,
-    NET_LOSS,
-    OUT_OF_DOMAIN,
-    SET,
-    Comparison,
-    MetricKey,
-)
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, Comparison, MetricKey
+from tabom.evaluation.scores import IN_DOMAIN, OUT_OF_DOMAIN
 from tabom.evaluation.stats import Estimate
 from tabom.report.data import Report
 from tabom.report.tables import Cell, Table
@@ -132,7 +125,7 @@ def _costs(comparison: Comparison) -> Table:
     rows = []
     for c in comparison.costs:
         numbers = [fixed(c.tokens_per_forward, 2), fixed(c.num_forwards, 1)]
-        rows.append([c.arm, c.set, c.schedule, *numbers, SHARE.number(c.accuracy)])
+        rows.append([c.arm, c.set, c.pace, *numbers, SHARE.number(c.accuracy)])
     heads = ["arm", "task", "tokens a step, or schedule", "tokens per forward", "forwards",
              "accuracy"]  # fmt: skip
     return Table(heads, rows, title="Accuracy against pace", num_left=3)

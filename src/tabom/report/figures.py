@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from tabom.evaluation.comparison import OUT_OF_DOMAIN, Comparison, MetricKey, Row
+from tabom.evaluation.comparison import Comparison, MetricKey, Row
+from tabom.evaluation.scores import OUT_OF_DOMAIN
 from tabom.report import svg
 from tabom.report.data import Curve, Report, number
 from tabom.report.words import format_of, main_key, measured_order, metric_of

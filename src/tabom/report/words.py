@@ -6,18 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tabom.core.text import duration
-from tabom.evaluation.comparison import (
-    FORGETTING,
-    IN_DOMAIN,
-    NET_LOSS,
-    OUT_OF_DOMAIN,
-    SET,
-    Comparison,
-    MetricKey,
-    Pair,
-    Row,
-)
-from tabom.evaluation.scores import Leak
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, Comparison, MetricKey, Pair, Row
+from tabom.evaluation.scores import IN_DOMAIN, OUT_OF_DOMAIN, Leak
 from tabom.evaluation.stats import Estimate
 from tabom.report.data import Report
 from tabom.report.tables import MINUS

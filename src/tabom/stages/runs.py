@@ -48,30 +48,7 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
         else:
             own = name or folder.resolve().name
             runs.append(load_evaluation(folder, arm=own, seed=None, is_base=False))
-    return _seeded(_merged(_with_schedules(runs)))
-
-
-def with_roles(runs: Sequence[EvaluatedRun], in_domain: Sequence[str]) -> list[EvaluatedRun]:
-    """The runs with these sets in domain and all others out of domain; none given: as recorded."""
-    if not in_domain:
-        return list(runs)
-    known = {r.set for run in runs for r in run.records}
-    unknown = sorted(set(in_domain) - known)
-    if unknown:
-        raise ConfigError(
-            f"--in_domain names {unknown[0]!r}; the sets are {', '.join(sorted(known))}"
-        )
-    inside = set(in_domain)
-    return [
-        replace(
-            run,
-            records=[
-                replace(r, role="in_domain" if r.set in inside else "out_of_domain")
-                for r in run.records
-            ],
-        )
-        for run in runs
-    ]
+    return _seeded(_merged(runs))
 
 
 def _split(text: str) -> tuple[str | None, Path]:
@@ -198,36 +175,6 @@ def _manifests(path: Path) -> Manifests:
     return dict(content)
 
 
-def _with_schedules(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
-    """The runs with a schedule in their records only if any arm was evaluated under several.
-
-    Where each arm has one (k1 against t09), its cells go by tokens a step, and are compared.
-    """
-    seen: dict[tuple[str, str, int], set[str]] = {}
-    for run in runs:
-        for r in run.records:
-            seen.setdefault((run.arm, r.set, r.tokens_per_step), set()).add(r.schedule)
-    if any(len(schedules) > 1 for schedules in seen.values()):
-        return list(runs)
-    return [
-        replace(
-            run,
-            records=[replace(r, schedule="") for r in run.records],
-            manifests={
-                name: {_tokens(run, name, pace): one for pace, one in paces.items()}
-                for name, paces in run.manifests.items()
-            },
-        )
-        for run in runs
-    ]
-
-
-def _tokens(run: EvaluatedRun, name: str, pace: str) -> str:
-    """Tokens a step of a set at a pace, as its records have them."""
-    found = (r.tokens_per_step for r in run.records if (r.set, str(r.pace)) == (name, pace))
-    return str(next(found, pace))
-
-
 def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """Evaluations of one arm (and seed) that share no set at one pace, as one."""
     merged: list[EvaluatedRun] = []
@@ -277,17 +224,15 @@ def comparison_of(
 ) -> Comparison:
     """Compare the evaluations in some folders.
 
-    given, in_domain: see `load_runs` and `with_roles`. base: the arm that changes are taken
-        against; None: the untrained arm of a run, else the first one. ks, level: see `compare`.
+    given: see `load_runs`. base: the arm that changes are taken against; None: the untrained arm of
+        a run, else the first one. in_domain, ks, level: see `compare`.
     Raises: TabomError if a folder is none of ours, or documents differ.
     """
-    runs = with_roles(load_runs(given), in_domain)
+    runs = load_runs(given)
     names = list(dict.fromkeys(run.arm for run in runs))
-    if base is None:
+    if base is None and len(names) > 1:
         base = next((run.arm for run in runs if run.is_base), names[0])
-    elif base not in names:
-        raise ConfigError(f"--base {base!r} is none of the arms {', '.join(names)}")
-    return compare(runs, base=base if len(names) > 1 else None, ks=ks, level=level)
+    return compare(runs, base=base, in_domain=in_domain, ks=ks, level=level)
 
 
 def default_folder(given: Sequence[str]) -> Path:

@@ -13,9 +13,9 @@ from tabom.core.atomic import read_json
 from tabom.core.manifest import Manifest, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
-from tabom.evaluation.comparison import FORGETTING, IN_DOMAIN, NET_LOSS, SET, compare
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, compare
 from tabom.evaluation.results import FIELDS, num_shown, read_evaluated
-from tabom.evaluation.scores import EvaluatedRun
+from tabom.evaluation.scores import IN_DOMAIN, EvaluatedRun
 from tabom.report.data import (
     Arm,
     Collected,

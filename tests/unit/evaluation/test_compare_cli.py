@@ -192,7 +192,7 @@ def test_seeds_roles_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (line[2], line[3][:7]) == ("87.5", "+37.5 [")
     tests = table(base / "compare", "Task by task, against No-SFT")
     assert tests[2][:6] == ["TABOM", "1", "m", "4", "1", "0"]
-    assert "--base 'x' is none of the arms" in compare(capsys, base, "--base", "x", status=2).err
+    assert "the base 'x' is none of the arms" in compare(capsys, base, "--base", "x", status=2).err
     err = compare(capsys, base, "--in_domain", "x", status=2).err
     assert "--in_domain names 'x'; the sets are m" in err
 
@@ -225,7 +225,7 @@ def test_a_threshold_is_not_called_a_token_a_step(
         ["two", "m", shown, "4.00", "4.0", "100.0"],
     ]
     content = json.loads((one / "compare" / "compare.json").read_text())
-    assert [cost["schedule"] for cost in content["costs"]] == ["1", shown]
+    assert [cost["pace"] for cost in content["costs"]] == ["1", shown]
     assert f"{shown} a step" not in (one / "compare" / "compare.html").read_text()
 
 

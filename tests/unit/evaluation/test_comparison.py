@@ -235,7 +235,7 @@ def test_scalars_have_t_intervals_and_paired_changes():
     ],
 )
 def test_errors(runs, facts):
-    with pytest.raises(DataError) as error:
+    with pytest.raises((DataError, ConfigError)) as error:
         compared(runs, base="No-SFT")
     for fact in facts:
         assert fact in str(error.value)
@@ -254,6 +254,20 @@ def sampled(rights, num_samples):
         for d, right in enumerate(rights)
         for i in range(num_samples)
     ]
+
+
+def test_samples_of_a_document_are_one_document_with_their_mean():
+    template = records([1.0], chain="1")[0]
+    runs = {("a", 0): [
+        replace(template, id="x", correct=1, metrics={"premature": 1.0}),
+        replace(template, id="x", sample=1, correct=0, metrics={"premature": None}),
+        replace(template, id="x", sample=2, correct=0, metrics={"premature": 4.0}),
+        replace(template, id="y", correct=1, metrics={"premature": None}),
+    ]}  # fmt: skip
+    found = compared(runs)
+    assert found.row("a", IN).value.value == pytest.approx((1 / 3 + 1) / 2)
+    assert found.row("a", MetricKey("premature")).value.value == pytest.approx(2.5)
+    assert found.row("a", IN).num_documents == 2
 
 
 def test_pass_at_k_and_boundary_by_hand():

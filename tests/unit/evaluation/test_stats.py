@@ -20,7 +20,7 @@ from tabom.evaluation.stats import (
     mcnemar_p,
     mean_estimate,
     num_informative,
-    paired_interval,
+    pass_at_k,
     resample_counts,
     t_interval,
     tango_interval,
@@ -191,6 +191,20 @@ def test_coverage_where_few_documents_turn(num, right, wrong):
     assert boot < hits
 
 
+@given(n=st.integers(1, 7), data=st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n, data):
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+
+
+def test_pass_at_k_needs_k_samples():
+    with pytest.raises(DataError, match="pass@3"):
+        pass_at_k(2, 1, 3)
+    with pytest.raises(DataError, match="3 right in 2 samples"):
+        pass_at_k(2, 3, 1)
+
+
 # -- bootstrap ---------------------------------------------------------------------------------
 
 
@@ -253,16 +267,14 @@ def test_a_missing_score_drops_out():
 def test_pairing_removes_what_documents_share():
     base = normal(4, shape=(300,)) * 10
     arm = base + 0.5 + 0.1 * normal(5, shape=(300,))
-    paired = paired_interval(arm, base)
+    paired = macro_interval([(arm - base)[None]])
     assert paired.value == pytest.approx(0.5, abs=0.03)
     assert paired.high - paired.low < 0.05
-    with pytest.raises(DataError, match="3 and 2 documents cannot be paired"):
-        paired_interval([1, 2, 3], [1, 2])
 
 
 def test_the_interval_is_the_normal_one_for_many_documents():
     x = normal(6, shape=(2000,))
-    found = paired_interval(x, np.zeros(2000))
+    found = macro_interval([x[None]])
     half = 1.96 * x.std() / math.sqrt(2000)
     assert found.high - found.value == pytest.approx(half, rel=0.08)
     assert found.value - found.low == pytest.approx(half, rel=0.08)

@@ -169,12 +169,12 @@ def _curves(rng: random.Random) -> Curves:
             truth[4] * (1.5 * math.sin(math.pi * (k + 2) / 19) ** 1.5 + 0.12) for k in range(16)
         ]
         y = [b + rng.gauss(0, 0.008) for b in bumps]
-        tds.append(Curve(arm=name, x=range(16), y=y))
+        tds.append(Curve(arm=name, x=list(range(16)), y=y))
         mean = [0.04 + 0.5 * (k / 15) ** 2 * (1.7 - truth[0] / 60) for k in range(16)]
         entropy.append(
             Curve(
                 arm=name,
-                x=range(16),
+                x=list(range(16)),
                 y=mean,
                 low=[m * 0.9 for m in mean],
                 high=[m * 1.1 for m in mean],
