@@ -311,7 +311,7 @@ def test_mask_id_outside_the_vocabulary(
     out = tmp_path / "out"
     err = refused(capsys, "run", tiny_recipe, "--output_dir", out, "--quiet",
                   "--set", "model.mask_token_id=4000")  # fmt: skip
-    assert "mask token id 4000" in err
+    assert "4000 (from --mask_token_id" in err
     assert "outside the vocabulary" in err
     assert list(out.rglob("manifest.json")) == []
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing, write_json
 from tabom.core.errors import DataError
+from tabom.core.plain import to_plain
 from tabom.evaluation.manifest import EVALUATION, HELD_OUT
 from tabom.evaluation.records import EvaluationRecord, Pace, read_records, summarize, write_records
 from tabom.trajectory.record import Trajectory
@@ -125,9 +126,7 @@ def _shown(model: "MaskedDiffusionModel", results: Sequence["SetResult"]) -> dic
 
 def _plain(values: Any) -> Any:
     """An array as lists for JSON, rounded, with None for NaN."""
-    if getattr(values, "ndim", 0):
-        return [_plain(v) for v in values]
-    return round(float(values), 5) if np.isfinite(values) else None
+    return to_plain(np.round(np.asarray(values, dtype=np.float64), 5))
 
 
 def _under(key: str, value: Any) -> dict[str, Any]:

@@ -72,9 +72,9 @@ def write_random_checkpoint(
             f"vocab_size {vocab_size} is below {least}, the tokens that it must hold (family "
             f"{family} has no vocabulary of its own: pass vocab_size or a tokenizer)"
         )
-    mask, eos, pad = vocab_size - 2, vocab_size - 3, vocab_size - 3
+    mask, eos, pad = mask_token_id or vocab_size - 2, vocab_size - 3, vocab_size - 3
     if source is not None:
-        ids = source.ids()
+        ids = source.ids(mask_token_id=mask_token_id)
         mask, eos, pad = ids.mask, ids.filler, ids.pad
     published = row.random_config(
         {**sizes, "vocab_size": vocab_size},
