@@ -4,8 +4,9 @@ Legend: K steps (model calls), N response slots.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from tabom.core.errors import DataError
 from tabom.decoding.decoder import Decoder
 from tabom.diagnostics.curves import end_step
 from tabom.diagnostics.tds import TdsCurve, tds
-from tabom.evaluation.benchmark import Question
 from tabom.evaluation.manifest import evaluation_manifest
 from tabom.evaluation.records import EvaluationRecord, Pace
 from tabom.evaluation.responses import Responses
@@ -88,131 +88,92 @@ def evaluate(
             here = None if folder is None else folder / str(number) / str(pace)
             cut = min(num_fields, len(one.questions)) if is_first else 0
             decoder = Decoder(model, decoding, seed=seed, batch_size=batch_size)
-            found: dict[str, Trajectory] = {}
-            # In two parts, since a field is K x N numbers. Draws are keyed: no answer changes.
-            for part, has_field in ((one.questions[:cut], True), (one.questions[cut:], False)):
-                if not part:
-                    continue
-                kept_in = None if here is None else here / ("fields" if has_field else "rest")
-                with Responses(kept_in) as kept:
-                    num_done += len(kept.found)
+            with Responses(here) as kept:
+                num_done += len(kept.found)
+                # In two parts, since a field is K x N numbers. Draws are keyed: no answer changes.
+                for part, has_field in ((one.questions[:cut], True), (one.questions[cut:], False)):
                     for group in kept.missing(part, decoder):
                         for item in decoder.decode(group, record_field=has_field):
                             num_done += item.trajectory.id not in kept.found
                             kept.add(item)
                             if progress is not None:
                                 progress(num_done, total)
-                for question in part:
-                    item = kept.found[question.id]
-                    found[question.id] = item.trajectory
-                    if item.field_KN is not None:
-                        result.fields[question.id] = np.asarray(item.field_KN, dtype=np.float32)
-            answers = [
-                Answer.of(model, one, question, found[question.id]) for question in one.questions
-            ]
-            verdicts = judge(one, answers, folder=here, note=_noting(progress, num_done, total))
-            records = list(records_of(model, one, answers, verdicts, pace=pace))
+            note = None if progress is None else partial(progress, num_done, total)
+            trajectories = [kept.found[question.id].trajectory for question in one.questions]
+            records = judged(model, one, trajectories, pace=pace, folder=here, note=note)
             result.records.extend(records)
-            own_costs = [costs_of(answer.trajectory, model.ids.eos) for answer in answers]
+            own_costs = [costs_of(trajectory, model.ids.eos) for trajectory in trajectories]
             result.totals[str(pace)] = {**one.totals(records), **mean_costs(own_costs)}
             result.manifests[str(pace)] = evaluation_manifest(
                 model, decoding, batch_size=batch_size, seed=seed, facts=one.facts
             )
             if is_first:
-                result.trajectories.extend(answer.trajectory for answer in answers)
+                result.trajectories.extend(trajectories)
+                for question in one.questions[:cut]:
+                    field_KN = kept.found[question.id].field_KN
+                    result.fields[question.id] = np.asarray(field_KN, dtype=np.float32)
     return results
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A question with its response. response: what is judged, with the text ended as it should."""
-
-    question: Question
-    trajectory: Trajectory
-    response: Response
-
-    @classmethod
-    def of(
-        cls,
-        model: MaskedDiffusionModel,
-        one: EvaluationSet,
-        question: Question,
-        trajectory: Trajectory,
-    ) -> "Answer":
-        """The answer that a trajectory is, in a set."""
-        response = Response.of(trajectory, mask_id=model.ids.mask, end_ids=model.ids.eos)
-        text = one.text_of(model, trajectory)
-        return cls(question=question, trajectory=trajectory, response=replace(response, text=text))
-
-    @property
-    def id(self) -> str:
-        return self.question.id
-
-
-def judge(
+def judged(
+    model: MaskedDiffusionModel,
     one: EvaluationSet,
-    answers: Sequence[Answer],
+    trajectories: Sequence[Trajectory],
     *,
+    pace: Pace,
     folder: Path | None = None,
     note: Callable[[str], None] | None = None,
-) -> dict[str, list[Verdict]]:
-    """What each judge of a set says of the answers, by the name of its number.
+) -> list[EvaluationRecord]:
+    """The records of a set's responses at one pace, in the order of its questions.
 
     folder: where verdicts are kept as they come; those that are there are not asked for again.
-    note: told how far it is.
+    note: told how far judging is.
     """
-    verdicts: dict[str, list[Verdict]] = {}
+    mask_id, end_ids = model.ids.mask, model.ids.eos
+    texts = [one.text_of(model, trajectory) for trajectory in trajectories]
+    responses = {
+        t.id: replace(Response.of(t, mask_id=mask_id, end_ids=end_ids), text=text)
+        for t, text in zip(trajectories, texts, strict=True)
+    }
+    verdicts: dict[str, dict[str, Verdict]] = {}
     for number, (name, checker) in enumerate(one.judges.items()):
         log = None if folder is None else VerdictLog(folder / f"verdicts-{number}.jsonl")
-        known = {} if log is None else log.verdicts
-        asked = [answer for answer in answers if answer.id not in known]
-        found = checker.judge_many(answer.response for answer in asked)
-        for done, (answer, verdict) in enumerate(zip(asked, found, strict=True), start=1):
+        known = verdicts[name] = {} if log is None else log.verdicts
+        asked = [id for id in responses if id not in known]
+        found = checker.judge_many(responses[id] for id in asked)
+        for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
             if log is not None:
-                log.append(answer.id, verdict)
-            else:
-                known[answer.id] = verdict
+                log.append(id, verdict)
+            known[id] = verdict
             if note is not None:
                 note(f"judging {one.name}: {done} of {len(asked)}")
         if log is not None:
             log.close()
-        verdicts[name] = [known[answer.id] for answer in answers]
-    return verdicts
-
-
-def records_of(
-    model: MaskedDiffusionModel,
-    one: EvaluationSet,
-    answers: Sequence[Answer],
-    verdicts: Mapping[str, Sequence[Verdict]],
-    *,
-    pace: Pace,
-) -> Iterator[EvaluationRecord]:
-    """The records of a set's answers at one pace, in their order."""
-    first, *others = verdicts
-    texts: dict[int, str] = {}
-    for i, answer in enumerate(answers):
-        trajectory, text = answer.trajectory, answer.response.text
-        numbers: dict[str, float | None] = {
-            name: float(verdicts[name][i].is_accepted) for name in others
-        }
-        numbers |= one.numbers_of(trajectory, text)
-        numbers |= _measured(model, one, trajectory, cache=texts)
-        yield EvaluationRecord(
+    first, *others = verdicts.values()
+    names = list(verdicts)[1:]
+    cache: dict[int, str] = {}
+    return [
+        EvaluationRecord(
             set=one.name,
             role=one.role,
-            id=answer.question.document,
-            sample=answer.question.sample,
+            id=question.document,
+            sample=question.sample,
             tokens_per_step=pace.tokens_per_step,
             schedule=pace.schedule,
-            correct=int(verdicts[first][i].is_accepted),
-            reason=verdicts[first][i].reason,
-            detail=verdicts[first][i].detail,
+            correct=int(first[t.id].is_accepted),
+            reason=first[t.id].reason,
+            detail=first[t.id].detail,
             response=text,
-            trajectory=trajectory.id,
-            metrics=numbers,
-            **costs_of(trajectory, model.ids.eos),
+            trajectory=t.id,
+            metrics={
+                **{n: float(v[t.id].is_accepted) for n, v in zip(names, others, strict=True)},
+                **one.numbers_of(t, text),
+                **_measured(model, one, t, cache=cache),
+            },
+            **costs_of(t, end_ids),
         )
+        for question, t, text in zip(one.questions, trajectories, texts, strict=True)
+    ]
 
 
 def costs_of(trajectory: Trajectory, end_ids: Sequence[int]) -> dict[str, Any]:
@@ -278,7 +239,3 @@ def _measured(
             ) from error
         numbers[label] = None if math.isnan(number) else number
     return numbers
-
-
-def _noting(progress: Progress | None, done: int, total: int) -> Callable[[str], None] | None:
-    return None if progress is None else lambda text: progress(done, total, text)

@@ -123,7 +123,7 @@ def test_batches_cut_anywhere_give_equal_answers(model, requests, spy, tmp_path)
 
 def test_a_torn_file_is_decoded_again(model, requests, spy, tmp_path):
     whole = run(model, requests, num_fields=1, batch_size=1, folder=tmp_path)
-    (path,) = (tmp_path / "0" / "1" / "fields" / "partial").iterdir()
+    path = min((tmp_path / "0" / "1" / "partial").iterdir())
     path.write_bytes(path.read_bytes()[:-20])
     spy.ids = []
     same(run(model, requests, num_fields=1, batch_size=1, folder=tmp_path), whole)
@@ -198,6 +198,6 @@ def test_nothing_is_left_where_nothing_was_decoded(model, requests, tmp_path):
 
 def test_a_field_is_kept_beside_its_response(model, requests, tmp_path):
     run(model, requests[:2], num_fields=1, folder=tmp_path)
-    for name, has_field in (("fields", True), ("rest", False)):
-        (kept,) = TrajectoryWriter(tmp_path / "0" / "1" / name).kept()
-        assert (kept.field_KN is not None) == has_field
+    kept = TrajectoryWriter(tmp_path / "0" / "1").kept()
+    has_field = {one.trajectory.id: one.field_KN is not None for one in kept}
+    assert has_field == {requests[0].id: True, requests[1].id: False}
