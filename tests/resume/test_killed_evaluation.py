@@ -51,7 +51,7 @@ def test_a_task_of_lm_evals_goes_on_after_kill(random_toy: Path, tmp_path: Path)
     command = [
         sys.executable, "-m", "tabom", "evaluate", "--model_name_or_path", str(random_toy),
         "--tasks", "letters", "--include_path", str(tmp_path), "--batch_size", "1",
-        "--no_chat_template", "--quiet", "--output_dir",
+        "--chat_template", "false", "--quiet", "--output_dir",
     ]  # fmt: skip
     before = _kill([*command, str(tmp_path / "killed")], tmp_path / "killed", wanted=2)
     assert 2 <= sum(map(len, before.values())) < 40

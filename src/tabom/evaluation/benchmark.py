@@ -45,17 +45,6 @@ class AskOptions:
     max_prompt_tokens: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgeOptions:
-    """How judges may use this machine; they change no verdict.
-
-    num_workers: processes; None is one a core. unsafe_exec: programs may run without a sandbox.
-    """
-
-    num_workers: int | None = None
-    unsafe_exec: bool = False
-
-
 class Benchmark:
     """Documents, prompt, budget and judges of a published evaluation set.
 
@@ -103,10 +92,10 @@ class Benchmark:
         """The right answer as text, "" where tests decide."""
         return ""
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
         """Who judges, by the published name of the number; the first decides what is correct.
 
-        Called before anything is decoded.
+        Called before anything is decoded. unsafe_exec: programs may run without a sandbox.
         Raises: ConfigError or DataError if the documents cannot be judged on this machine.
         """
         raise NotImplementedError

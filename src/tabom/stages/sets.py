@@ -262,10 +262,10 @@ def _benchmark(
     model: "MaskedDiffusionModel",
     evaluation: EvaluationConfig,
 ) -> dict[str, Any]:
-    from tabom.evaluation.benchmark import AskOptions, JudgeOptions
+    from tabom.evaluation.benchmark import AskOptions
 
     rows = benchmark.documents(evaluation.data_dir)[: one.limit]
-    judges = benchmark.judges(rows, JudgeOptions(unsafe_exec=evaluation.unsafe_exec))
+    judges = benchmark.judges(rows, unsafe_exec=evaluation.unsafe_exec)
     cut, limit = ending(one.setting, cut=one.cut, max_prompt_tokens=one.max_prompt_tokens)
     options = AskOptions(
         num_samples=one.num_samples, chat_template=one.chat_template, max_prompt_tokens=limit
@@ -300,12 +300,11 @@ def check_task(task: str, include_path: str | None) -> None:
 
 def check_benchmark(name: str, data_dir: str | None, unsafe_exec: bool) -> None:
     """Its local documents are whole, and what judges them is here. Nothing is fetched."""
-    from tabom.evaluation.benchmark import JudgeOptions
     from tabom.evaluation.benchmarks import get_benchmark
 
     benchmark = get_benchmark(name)
     rows = [] if data_dir is None else benchmark.documents(data_dir)
-    benchmark.judges(rows, JudgeOptions(unsafe_exec=unsafe_exec))
+    benchmark.judges(rows, unsafe_exec=unsafe_exec)
 
 
 def _lm_eval() -> str:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabom.core.errors import ConfigError, DataError
-from tabom.evaluation.benchmark import Benchmark, JudgeOptions
+from tabom.evaluation.benchmark import Benchmark
 from tabom.evaluation.benchmarks import get_benchmark, gsm8k, ifeval, math500, names
 from tabom.evaluation.harness import benchmarks as bridge
 from tabom.evaluation.harness import folder
@@ -21,7 +21,7 @@ from tabom.verify.checker import Response
 def verdicts(name: str, texts: list[str], row: dict[str, Any], number: int = 0) -> list[Verdict]:
     """What judge `number` of a benchmark says of some responses to one document."""
     benchmark = get_benchmark(name)
-    judge = list(benchmark.judges([row], JudgeOptions()).values())[number]
+    judge = list(benchmark.judges([row]).values())[number]
     reference = benchmark.reference(row)
     return list(judge.judge_many(Response(text=t, reference=reference, row=row) for t in texts))
 
@@ -289,7 +289,7 @@ def test_task_files_say_what_their_benchmarks_say() -> None:
             [each[key] for each in config[part]]
             for part, key in (("filter_list", "name"), ("metric_list", "metric"))
         )
-        for judge in benchmark.judges([], JudgeOptions()) if name != "math500" else ():
+        for judge in benchmark.judges([]) if name != "math500" else ():
             metric, _, filter_name = judge.partition(",")
             assert metric in metrics
             assert filter_name in filters

@@ -12,7 +12,6 @@ import pytest
 
 from tabom.cli.main import main
 from tabom.core.manifest import read_manifest
-from tabom.evaluation.benchmark import JudgeOptions
 from tabom.evaluation.benchmarks import get_benchmark, names
 from tabom.evaluation.harness import folder
 from tabom.evaluation.records import read_records
@@ -93,7 +92,7 @@ def test_the_totals_are_of_the_records(evaluated: Path) -> None:
     records = read_records(evaluated / "records.parquet")
     results = json.loads((evaluated / "results.json").read_text())
     for name in NAMES:
-        first, *others = get_benchmark(name).judges([], JudgeOptions())
+        first, *others = get_benchmark(name).judges([])
         for pace, numbers in results[name].items():
             own = [r for r in records if r.set == name and str(r.pace) == pace]
             assert numbers[first] == pytest.approx(np.mean([r.correct for r in own]))
@@ -141,7 +140,7 @@ def test_samples_and_a_task_of_others(
     assert len({r.response for r in records}) == 6
     out = tmp_path / "other"
     assert evaluate(*common, "--tasks", "stock", "--include_path", tmp_path, "--cut", "release",
-                    "--no_chat_template", "--output_dir", out) == 0  # fmt: skip
+                    "--chat_template", "false", "--output_dir", out) == 0  # fmt: skip
     assert {(r.set, r.correct) for r in read_records(out / "records.parquet")} == {("stock", 0)}
     assert [t.task for _, t in read_evaluated(out)] == ["stock"] * 3
     results = json.loads((out / "results.json").read_text())["stock"]["1"]
@@ -160,7 +159,8 @@ def test_samples_and_a_task_of_others(
          "taken whole"),
         (["--tasks", "gsm8k", "--in_domain", "mbpp"], "in_domain names 'mbpp'"),
         (["--tasks", "gsm8k", "--num_samples", "2"], "several samples of one document"),
-        (["--num_documents", "2"], "--num_documents is for tasks"),
+        (["--num_documents", "2", "--prompts_path", "x.jsonl"], "limit does not go with prompts"),
+        (["--in_domain", "gsm8k"], "--in_domain is for tasks"),
         (["--data_dir", "x"], "nothing to evaluate on"),
     ],
 )  # fmt: skip

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 
 from tabom.core.errors import DataError
-from tabom.evaluation.benchmark import JudgeOptions
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
 from tabom.verify.code import judge_program
@@ -21,13 +20,13 @@ def block_of(text: str) -> str:
     return text.split(f"{FENCE}python\n", 1)[-1].split(FENCE)[0]
 
 
-def program_judge(name: str, program: Program, options: JudgeOptions) -> Checker:
+def program_judge(name: str, program: Program, unsafe_exec: bool) -> Checker:
     """A judge that runs programs in the sandbox, which is tried first.
 
     Raises: ConfigError where the sandbox does not hold on this machine.
     """
-    num_slots = options.num_workers or os.cpu_count() or 1
-    box = open_sandbox(limits=Limits(), num_slots=num_slots, is_unsafe=options.unsafe_exec)
+    num_slots = os.cpu_count() or 1
+    box = open_sandbox(limits=Limits(), num_slots=num_slots, is_unsafe=unsafe_exec)
 
     def judge(response: Response) -> Verdict:
         try:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
+from tabom.evaluation.benchmark import Benchmark, Row
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
 
@@ -33,7 +33,7 @@ class GSM8K(Benchmark):
     def reference(self, row: Row) -> str:
         return str(row["answer"]).split("####")[-1].strip()
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
         return {
             "exact_match,flexible-extract": Checker(
                 name="gsm8k flexible-extract", judge=judge_last, needs_complete=False

@@ -6,7 +6,7 @@ The answer is opened with the function's head, so a response usually goes on ins
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
+from tabom.evaluation.benchmark import Benchmark, Row
 from tabom.evaluation.benchmarks._programs import FENCE, block_of, program_judge
 from tabom.verify.checker import Checker, Response
 from tabom.verify.extract import extract_function
@@ -32,8 +32,8 @@ class HumanEval(Benchmark):
     def question(self, row: Row) -> str:
         return str(row["prompt"])
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
-        return {"pass@1,create_test": program_judge("humaneval", completed, options)}
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
+        return {"pass@1,create_test": program_judge("humaneval", completed, unsafe_exec)}
 
 
 def completed(response: Response) -> str:

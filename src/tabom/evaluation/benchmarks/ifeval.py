@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from tabom.core.errors import ConfigError, DataError
-from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
+from tabom.evaluation.benchmark import Benchmark, Row
 from tabom.evaluation.records import EvaluationRecord
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
@@ -36,7 +36,7 @@ class IFEval(Benchmark):
     def prompt(self, row: Row) -> str:
         return str(row["prompt"])
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
         require({i for row in rows for i in row["instruction_id_list"]})
         return {f"prompt_level_{kind}_acc,none": _judge(kind) for kind in _KINDS}
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
+from tabom.evaluation.benchmark import Benchmark, Row
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
 from tabom.verify.checkers import build_checker
@@ -36,8 +36,8 @@ class MATH500(Benchmark):
     def reference(self, row: Row) -> str:
         return str(row["answer"])
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
-        stated = build_checker(VerifierConfig(type="math", num_workers=options.num_workers))
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
+        stated = build_checker(VerifierConfig(type="math"))
         return {
             "math_verify,none": whole_response(num_workers=stated.num_parallel),
             "math_verify,stated": stated,

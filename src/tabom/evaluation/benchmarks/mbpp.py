@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tabom.evaluation.benchmark import Benchmark, JudgeOptions, Row
+from tabom.evaluation.benchmark import Benchmark, Row
 from tabom.evaluation.benchmarks._programs import FENCE, block_of, program_judge
 from tabom.verify.checker import Checker, Response
 
@@ -30,8 +30,8 @@ class MBPP(Benchmark):
     def opening(self, row: Row) -> str:
         return f"Here is the completed function:\n{FENCE}python\n"
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
-        return {"pass_at_1,none": program_judge("mbpp", program, options)}
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
+        return {"pass_at_1,none": program_judge("mbpp", program, unsafe_exec)}
 
 
 def program(response: Response) -> str:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tabom.evaluation.benchmark import JudgeOptions
 from tabom.evaluation.benchmarks import get_benchmark
 from tabom.evaluation.harness import register  # noqa: F401  (lm-eval then knows the model `tabom`)
 from tabom.verify.checker import Response
@@ -34,7 +33,7 @@ def documents(*, benchmark: str, data_dir: str | None = None, **_: Any) -> dict[
 
     found = get_benchmark(benchmark)
     rows = found.documents(data_dir)
-    found.judges(rows, _options())
+    found.judges(rows, unsafe_exec=_is_unsafe())
     asked = [
         {
             **row,
@@ -61,7 +60,7 @@ def _filter(take: Callable[[list[str]], list[str]]) -> Filter:
             for text in texts
         ]
         numbers = [benchmark.numbers(response.row, response.text) for response in responses]
-        judges = benchmark.judges(docs, _options())
+        judges = benchmark.judges(docs, unsafe_exec=_is_unsafe())
         for name in take(list(judges)):
             verdicts = judges[name].judge_many(responses)
             for own, verdict in zip(numbers, verdicts, strict=True):
@@ -99,5 +98,5 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> float:
     return sum(followed for followed, _ in pairs) / sum(number for _, number in pairs)
 
 
-def _options() -> JudgeOptions:
-    return JudgeOptions(unsafe_exec=os.environ.get(UNSAFE_VARIABLE) == "1")
+def _is_unsafe() -> bool:
+    return os.environ.get(UNSAFE_VARIABLE) == "1"

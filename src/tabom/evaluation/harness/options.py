@@ -128,7 +128,7 @@ def chat_text(
     """Messages in the model's chat template. is_open: the last one is left open, to go on."""
     if not getattr(model.tokenizer, "chat_template", None):
         raise ConfigError(
-            f"{model.name_or_path} has no chat template; leave it out (--no_chat_template, in "
+            f"{model.name_or_path} has no chat template; leave it out (--chat_template false, in "
             "lm-eval no --apply_chat_template), or take an instruct checkpoint"
         )
     text = model.tokenizer.apply_chat_template(

@@ -12,7 +12,7 @@ import numpy as np
 from tabom.core import keys
 from tabom.core.configs import nearest
 from tabom.core.errors import ConfigError
-from tabom.evaluation.benchmark import AskOptions, Benchmark, JudgeOptions, Question, Row
+from tabom.evaluation.benchmark import AskOptions, Benchmark, Question, Row
 from tabom.evaluation.benchmarks import names
 from tabom.evaluation.harness.options import (
     NO_LIKELIHOOD,
@@ -107,8 +107,8 @@ class HarnessTask(Benchmark):
             ids = text_ids(model, text, place=f"document {row['doc_id']} of task {self.name!r}")
             yield from self.samples(row["doc_id"], row, ids, options)
 
-    def judges(self, rows: Sequence[Row], options: JudgeOptions) -> dict[str, Checker]:
-        if getattr(self._task, "UNSAFE_CODE", False) and not options.unsafe_exec:
+    def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
+        if getattr(self._task, "UNSAFE_CODE", False) and not unsafe_exec:
             raise ConfigError(
                 f"task {self.name!r} runs programs without a sandbox; allow it with --unsafe_exec "
                 "(evaluation.unsafe_exec), or take humaneval or mbpp of ours"
