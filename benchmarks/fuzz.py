@@ -18,19 +18,19 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tabom.trajectory.convert.fields import ConvertOptions, UnfitRowError
-from tabom.trajectory.convert.run import FORMATS
-from tabom.trajectory.convert.vocabulary import Vocabulary
 
 from common import RESULTS
 from tabom.core.errors import TabomError
 from tabom.core.recipe_file import recipe_names
 from tabom.stages.recipe import load_recipe
 from tabom.toyworld.tokenizer import build_tokenizer
+from tabom.trajectory.convert import FORMATS
+from tabom.trajectory.convert.cells import Cells, Source
 from tabom.trajectory.schema import to_arrow
 
 STRANGE: list[Any] = [
@@ -90,7 +90,7 @@ class Tally:
         try:
             call()
             self.outcomes["taken"] += 1
-        except (TabomError, UnfitRowError):
+        except TabomError:
             self.outcomes["refused"] += 1
         except Exception:
             self.outcomes["bug"] += 1
@@ -150,13 +150,8 @@ def fuzz_rows(name: str, number: int, rng: random.Random, folder: Path) -> Tally
     from tabom.core.rows import read_rows
 
     tally, tokenizer = Tally(), build_tokenizer()
-    vocabulary = Vocabulary(
-        tokenizer=tokenizer,
-        mask_id=tokenizer.mask_token_id,
-        end_ids=(tokenizer.eos_token_id,),
-        size=len(tokenizer),
-    )
-    how, path = FORMATS[name], folder / "rows.jsonl"
+    how, path = import_module(f"tabom.trajectory.convert.{name}"), folder / "rows.jsonl"
+    expand = getattr(how, "expand", lambda row: [row])
     for i in range(number):
         row = changed(rng.choice(sound_rows(name)), rng) if i else sound_rows(name)[0]
         text = json.dumps(row, default=lambda v: v.hex(), allow_nan=True)
@@ -164,12 +159,19 @@ def fuzz_rows(name: str, number: int, rng: random.Random, folder: Path) -> Tally
             place = rng.randrange(len(text))
             text = text[:place] + rng.choice('"{}[],:0\\') + text[place + 1 :]
         path.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
-        options = ConvertOptions(vocabulary=vocabulary, allow_ltr=rng.random() < 0.5)
+        source = Source(
+            tokenizer=tokenizer,
+            mask_id=tokenizer.mask_token_id,
+            end_ids=(tokenizer.eos_token_id,),
+            vocab_size=len(tokenizer),
+            allow_ltr=rng.random() < 0.5,
+        )
 
-        def convert(options: ConvertOptions = options) -> None:
+        def convert(source: Source = source) -> None:
             for one in read_rows(path):
-                for part in how.expand(one):
-                    to_arrow([how.read(part, options).trajectory])
+                for part in expand(one):
+                    cells = Cells(values=part.cells(), place=part.place, source=source)
+                    to_arrow([how.read(cells)])
 
         tally.run(convert)
     return tally

@@ -8,7 +8,7 @@ turns) is part of the prompt. Options of the prompt source come before all of it
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tabom.core.errors import DataError
 
@@ -41,56 +41,41 @@ _ROLES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
+class Layout(NamedTuple):
     """A data set known by its columns.
 
     has: columns that tell it. prompt, reference, ground_truth: candidates, the first that is there
     and filled is taken; no reference where a verifier reads the row's tests.
     """
 
-    has: frozenset[str]
+    has: set[str]
     prompt: tuple[str, ...]
     reference: tuple[str, ...]
     ground_truth: tuple[str, ...]
 
 
+# In this order: MixChain-Z-PRM12K, where `answer` is the whole solution and `target` its result;
+# MATH and MATH-500, where without `answer` the result is the box in `solution`; MBPP, whose
+# sanitized edition has `prompt`; HumanEval.
 LAYOUTS = (
-    # MixChain-Z-PRM12K: `answer` is the whole solution, `target` its result.
     Layout(
-        has=frozenset({"question", "answer", "target", "solution_0"}),
-        prompt=("question",),
-        reference=("target",),
-        ground_truth=("answer", "solution_0"),
+        {"question", "answer", "target", "solution_0"},
+        ("question",),
+        ("target",),
+        ("answer", "solution_0"),
     ),
-    # MATH and MATH-500; without `answer` the result is the box in `solution`.
     Layout(
-        has=frozenset({"problem", "solution"}),
-        prompt=("problem",),
-        reference=("answer", "final_answer", "solution"),
-        ground_truth=("solution",),
+        {"problem", "solution"}, ("problem",), ("answer", "final_answer", "solution"), ("solution",)
     ),
-    # MBPP; `prompt` in its sanitized edition.
+    Layout({"code", "test_list"}, ("text", "prompt"), (), ("code",)),
     Layout(
-        has=frozenset({"code", "test_list"}),
-        prompt=("text", "prompt"),
-        reference=(),
-        ground_truth=("code",),
-    ),
-    # HumanEval
-    Layout(
-        has=frozenset({"prompt", "canonical_solution", "entry_point", "test"}),
-        prompt=("prompt",),
-        reference=(),
-        ground_truth=("canonical_solution",),
+        {"prompt", "canonical_solution", "entry_point", "test"},
+        ("prompt",),
+        (),
+        ("canonical_solution",),
     ),
 )
-_ANY = Layout(
-    has=frozenset(),
-    prompt=PROMPT_COLUMNS,
-    reference=REFERENCE_COLUMNS,
-    ground_truth=GROUND_TRUTH_COLUMNS,
-)
+_ANY = Layout(set(), PROMPT_COLUMNS, REFERENCE_COLUMNS, GROUND_TRUTH_COLUMNS)
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ that many share, and does not count.
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NUM_WORDS = 13
@@ -57,36 +57,29 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], *, name: st
 
     training, evaluation: the prompts' texts, without a template. name: of the evaluation set.
     """
-    wanted = [normalise(text) for text in evaluation]
     by_text: dict[str, list[int]] = defaultdict(list)
-    runs: dict[str, list[int]] = defaultdict(list)
-    characters: dict[str, list[int]] = defaultdict(list)
-    for i, text in enumerate(wanted):
+    by_run: dict[str, list[int]] = defaultdict(list)
+    has_short = False
+    for i, text in enumerate(map(normalise, evaluation)):
         by_text[text].append(i)
         words = words_of(text)
-        if len(words) >= NUM_WORDS:
-            for run in set(_word_runs(words)):
-                runs[run].append(i)
-        else:
-            for run in set(_character_runs(" ".join(words))):
-                characters[run].append(i)
+        is_short = len(words) < NUM_WORDS
+        has_short |= is_short
+        for run in _character_runs(words) if is_short else _word_runs(words):
+            by_run[run].append(i)
     exact: dict[int, int] = {}
     seen: dict[str, list[int]] = defaultdict(list)  # run -> training prompts that have it
     for j, text in enumerate(map(normalise, training)):
         for i in by_text.get(text, ()):
             exact.setdefault(i, j)
         words = words_of(text)
-        found = {run for run in _word_runs(words) if run in runs}
-        if characters:
-            found |= {run for run in _character_runs(" ".join(words)) if run in characters}
-        for run in found:
+        runs = _word_runs(words) | (_character_runs(words) if has_short else set())
+        for run in runs & by_run.keys():
             if len(seen[run]) <= MAX_SHARED:
                 seen[run].append(j)
     near: dict[int, int] = {}
     for run, rows in seen.items():
-        if len(rows) > MAX_SHARED:
-            continue
-        for i in (*runs.get(run, ()), *characters.get(run, ())):
+        for i in by_run[run] if len(rows) <= MAX_SHARED else ():
             if i not in exact:
                 near[i] = min(rows[0], near.get(i, rows[0]))
     return Overlap(
@@ -108,11 +101,10 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def _word_runs(words: Sequence[str]) -> Iterator[str]:
-    for i in range(len(words) - NUM_WORDS + 1):
-        yield " ".join(words[i : i + NUM_WORDS])
+def _word_runs(words: Sequence[str]) -> set[str]:
+    return {" ".join(words[i : i + NUM_WORDS]) for i in range(len(words) - NUM_WORDS + 1)}
 
 
-def _character_runs(text: str) -> Iterator[str]:
-    for i in range(len(text) - NUM_CHARACTERS + 1):
-        yield text[i : i + NUM_CHARACTERS]
+def _character_runs(words: Sequence[str]) -> set[str]:
+    text = " ".join(words)
+    return {text[i : i + NUM_CHARACTERS] for i in range(len(text) - NUM_CHARACTERS + 1)}

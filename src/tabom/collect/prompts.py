@@ -117,15 +117,10 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
     if source.shuffle:
         chosen = np.argsort(keys.uniform(seed, chosen, keys.text_key("shuffle")), kind="stable")
     chosen = chosen[source.offset :][: source.limit]
-    if len(chosen) == 0:
+    if len(chosen) < (source.limit or 1):
         raise DataError(
-            f"{where}: no prompts left of {len(rows)} rows with offset {source.offset} "
-            f"and limit {source.limit}"
-        )
-    if source.limit is not None and len(chosen) < source.limit:
-        raise DataError(
-            f"{where}: {source.limit} prompts were asked for, {len(chosen)} are there "
-            f"({len(rows)} rows, offset {source.offset}); lower prompts.limit"
+            f"{where}: {source.limit or 'some'} prompts were asked for, {len(chosen)} are there "
+            f"({len(rows)} rows, offset {source.offset}); lower prompts.limit or prompts.offset"
         )
     reader = RowReader(
         prompt_column=source.prompt_column,

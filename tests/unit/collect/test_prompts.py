@@ -117,7 +117,7 @@ def test_shuffle_is_a_permutation_keyed_by_the_seed(tmp_path: Path) -> None:
         ([{"prompt": "  "}], "row 0: the prompt is empty"),
         ([{"messages": [{"role": "user"}]}], "row 0: messages must be a list"),
         ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "'a' occurs twice"),
-        ([], "no prompts left of 0 rows"),
+        ([], "0 are there .0 rows"),
         (['{"prompt": "a \\ud800"}'], "line 1: not UTF-8 text .*surrogates not allowed"),
         (['{"prompt": ' + "[" * 9000 + "]" * 9000 + "}"], "line 1: not JSON"),
         ([{"prompt": True}], "row 0: prompt is True, expected the prompt's text"),
