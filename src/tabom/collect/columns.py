@@ -210,14 +210,15 @@ def _columns(row: Mapping[str, Any]) -> str:
 def _choices_of(row: Mapping[str, Any]) -> dict[str, str]:
     """label -> choice, of a list of texts, {"text": [...], "label": [...]} or {"A": ...}."""
     value = next((row[n] for n in ("choices", "options") if _is_filled(row.get(n))), None)
-    labels: Sequence[Any] = string.ascii_uppercase
+    labels: Any = string.ascii_uppercase
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
-        labels, value = value.get("label") or labels, value["text"]
+        labels, value = value.get("label", labels), value["text"]
     elif isinstance(value, Mapping):
         labels, value = list(value), list(value.values())
-    if not isinstance(value, list) or len(value) > len(labels):
+    if not isinstance(value, list) or not isinstance(labels, list | str):
         return {}
-    return dict(zip(map(str, labels), map(str, value), strict=False))
+    found = dict(zip(map(str, labels), map(str, value), strict=False))
+    return found if len(found) == len(value) else {}  # too few labels, or one that comes twice
 
 
 def answer_text(value: Any, *, choices: Mapping[str, str] | None = None) -> str:
