@@ -65,15 +65,14 @@ class Answers:
 
     def of(self, hidden_RD: Tensor, weight_VD: Tensor, draws: Draws) -> RowStats:
         """Token, score, entropy and confidence of each row, its logits made and dropped here."""
-        vocab_size, is_whole = len(weight_VD), self.config.temperature > 0
-        rows, width = max(1, self.max_logit_bytes // 4 // vocab_size), vocab_size
-        if not is_whole:
-            rows, width = decoding_shape(
-                len(hidden_RD),
-                vocab_size,
-                device_type=hidden_RD.device.type,
-                max_logit_bytes=self.max_logit_bytes,
-            )
+        is_whole = self.config.temperature > 0
+        rows, width = decoding_shape(
+            len(hidden_RD),
+            len(weight_VD),
+            self.max_logit_bytes,
+            is_whole=is_whole,
+            device_type=hidden_RD.device.type,
+        )
         parts = []
         for start in range(0, len(hidden_RD), rows):
             chunk = slice(start, start + rows)

@@ -1,7 +1,5 @@
 """How a decoding went: entropy and counts at each step, and when it found its end.
 
-`trajectory.order.left_to_right_share` tells its direction.
-
 Legend: N response slots, K steps (model calls).
 """
 
@@ -21,46 +19,31 @@ Ints = NDArray[np.int32]
 class RevealCurve:
     """Entropy (nats) of the slots at the step that revealed them, over all responses.
 
-    mean_K, lower_K, median_K, upper_K: float64; mean and quartiles, NaN where nothing was revealed.
+    mean_K, lower_K, upper_K: float64; mean and quartiles, NaN where nothing was revealed.
     count_K: int64, slots revealed at the step.
     """
 
     mean_K: Floats
     lower_K: Floats
-    median_K: Floats
     upper_K: Floats
     count_K: NDArray[np.int64]
 
 
-def reveal_curve(
-    step: Sequence[Ints], entropy: Sequence[NDArray[np.floating]], *, num_steps: int | None = None
-) -> RevealCurve:
-    """Entropy at reveal against the step.
+def reveal_curve(step: Sequence[Ints], entropy: Sequence[NDArray[np.floating]]) -> RevealCurve:
+    """Entropy at reveal against the step; there is one step more than the greatest one.
 
     step: per response `[N]`, -1 never revealed. entropy: per response `[N]`, nats at reveal.
-    num_steps: K; None takes one more than the greatest step.
     """
-    empty = [np.empty(0)]
-    steps = np.concatenate([*(np.asarray(s) for s in step), *empty]).astype(np.int64)
-    values = np.concatenate([*(np.asarray(e) for e in entropy), *empty]).astype(np.float64)
+    steps = np.concatenate([np.empty(0, dtype=np.int64), *step])
+    values = np.concatenate([np.empty(0), *entropy])
     steps, values = steps[steps >= 0], values[steps >= 0]
-    if num_steps is None:
-        num_steps = int(steps.max()) + 1 if len(steps) else 0
-    table_K4 = np.full((num_steps, 4), np.nan)
-    count_K = np.bincount(steps, minlength=num_steps)[:num_steps]
+    count_K = np.bincount(steps)
+    table_K3 = np.full((len(count_K), 3), np.nan)
     groups = np.split(values[np.argsort(steps, kind="stable")], np.cumsum(count_K))
     for k in np.flatnonzero(count_K):
-        table_K4[k] = [groups[k].mean(), *np.quantile(groups[k], (0.25, 0.5, 0.75))]
-    mean_K, lower_K, median_K, upper_K = table_K4.T
-    return RevealCurve(
-        mean_K=mean_K, lower_K=lower_K, median_K=median_K, upper_K=upper_K, count_K=count_K
-    )
-
-
-def reveals_per_step(step_N: Ints, *, num_steps: int) -> NDArray[np.int64]:
-    """Slots revealed at each of `num_steps` steps, int64 `[K]`."""
-    step_N = np.asarray(step_N)
-    return np.bincount(step_N[step_N >= 0], minlength=num_steps)[:num_steps]
+        table_K3[k] = [groups[k].mean(), *np.quantile(groups[k], (0.25, 0.75))]
+    mean_K, lower_K, upper_K = table_K3.T
+    return RevealCurve(mean_K=mean_K, lower_K=lower_K, upper_K=upper_K, count_K=count_K)
 
 
 def end_step(step_N: Ints, response_ids_N: Ints, *, end_ids: Collection[int]) -> int:

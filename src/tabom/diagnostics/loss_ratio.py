@@ -93,10 +93,8 @@ def loss_ratio(
             losses_2IM[side, i, m] = ce_R.astype(np.float64).mean()
     counts_IM = ~np.isnan(losses_2IM).any(axis=0)
     count_M = counts_IM.sum(axis=0)
-    sums_2M = np.where(counts_IM, losses_2IM, 0.0).sum(axis=1)
-    means_2M = np.full_like(sums_2M, np.nan)
-    np.divide(sums_2M, count_M, out=means_2M, where=np.broadcast_to(count_M > 0, means_2M.shape))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # where no prompt counts, 0 / 0 is NaN
+        means_2M = np.where(counts_IM, losses_2IM, 0.0).sum(axis=1) / count_M
         ratio_M = means_2M[0] / means_2M[1]
     return LossRatio(
         ground_truth_M=means_2M[0],

@@ -24,7 +24,6 @@ class ContextEntropies:
 
     id: of the trajectory. cut: slots visible. length: slots up to the first end token.
     entropy_N: float32, nats; NaN at slots that are visible, or were never revealed.
-    ce_N: float32, nats, of the finished tokens; NaN likewise.
     order_N: int64, the recorded order; -1 wherever entropy_N is NaN.
     """
 
@@ -32,7 +31,6 @@ class ContextEntropies:
     cut: int
     length: int
     entropy_N: NDArray[np.float32]
-    ce_N: NDArray[np.float32]
     order_N: NDArray[np.int64]
 
 
@@ -67,40 +65,32 @@ def context_entropies(
                     label_R=trajectory.response_ids_N[slot_R],
                 )
             )
-            nothing_N = np.full(len(order_N), np.nan, dtype=np.float32)
             contexts.append(
                 ContextEntropies(
                     id=trajectory.id,
                     cut=cut,
                     length=length,
-                    entropy_N=nothing_N,
-                    ce_N=nothing_N.copy(),
+                    entropy_N=np.full(len(order_N), np.nan, dtype=np.float32),
                     order_N=np.where(order_N >= cut, order_N, -1),
                 )
             )
     answers = slot_losses(model, questions, batch_size=batch_size)
-    for context, question, (ce_R, entropy_R) in zip(contexts, questions, answers, strict=True):
+    for context, question, (_, entropy_R) in zip(contexts, questions, answers, strict=True):
         context.entropy_N[question.slot_R] = entropy_R
-        context.ce_N[question.slot_R] = ce_R
     return contexts
 
 
 def context_agreement(
-    contexts: Iterable[ContextEntropies],
-    *,
-    window: int | None = None,
-    has_filler: bool = False,
+    contexts: Iterable[ContextEntropies], *, window: int | None = None
 ) -> OrderAgreement:
-    """Order agreement in each context.
+    """Order agreement in each context, over the slots up to the first end token.
 
     window: compare only the next `window` slots in decoding order (as the ranking term does);
         None compares all masked slots.
-    has_filler: also compare slots after the first end token.
     """
     entropies, orders = [], []
     for context in contexts:
-        end = len(context.order_N) if has_filler else context.length
-        order, entropy = context.order_N[:end], context.entropy_N[:end]
+        order, entropy = context.order_N[: context.length], context.entropy_N[: context.length]
         slots = np.flatnonzero(order >= 0)
         slots = slots[np.argsort(order[slots])][:window]
         entropies.append(entropy[slots])

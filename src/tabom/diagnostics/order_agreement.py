@@ -1,6 +1,6 @@
 """Order agreement: are the slots that were revealed earlier the ones the model is surer of?
 
-Legend: B contexts (or windows), N response slots, W slots compared with each other.
+Legend: B contexts, N response slots, W slots compared with each other.
 """
 
 from collections.abc import Sequence
@@ -68,23 +68,6 @@ def order_agreement(
             np.asarray(entropy_W)[keep_W], np.asarray(order_W)[keep_W]
         )
     return OrderAgreement(accuracy_B=accuracy_B, tau_B=tau_B, num_pairs_B=num_pairs_B)
-
-
-def windows(
-    entropy_N: NDArray[np.floating], order_N: NDArray[np.integer], *, window: int
-) -> tuple[list[NDArray[np.floating]], list[NDArray[np.integer]]]:
-    """Cut one response into consecutive windows of `window` slots in decoding order.
-
-    The last window may be shorter. Slots of order -1 are left out. Local windows matter: comparing
-    the first token with the last is noise (TABOM table 9).
-    Returns: entropies and orders, one array a window, to be given to `order_agreement`.
-    """
-    if window < 1:
-        raise DataError(f"order agreement: window must be at least 1, got {window}")
-    slots = np.flatnonzero(np.asarray(order_N) >= 0)
-    slots = slots[np.argsort(np.asarray(order_N)[slots], kind="stable")]
-    parts = [slots[i : i + window] for i in range(0, len(slots), window)]
-    return [entropy_N[part] for part in parts], [order_N[part] for part in parts]
 
 
 def _agreement(

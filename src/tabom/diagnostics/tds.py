@@ -31,9 +31,7 @@ class TdsCurve:
     average: float
 
 
-def tds(
-    fields: Sequence[NDArray[np.floating]], *, lengths: Sequence[int], min_slots: int = 1
-) -> TdsCurve:
+def tds(fields: Sequence[NDArray[np.floating]], *, lengths: Sequence[int]) -> TdsCurve:
     """TDS per step and averaged over steps.
 
     At step t a trajectory contributes the population variance of the predictive entropy over its
@@ -43,8 +41,6 @@ def tds(
 
     fields: one `[K, N]` array per trajectory, nats; NaN where the slot is visible or not a
         candidate. K may differ. lengths: slots up to and including the first end token.
-    min_slots: slots a step needs to count. 1 is the equation as written (a lone slot has variance
-        0); 2 leaves out the steps at which there is nothing to discriminate.
     Raises: DataError if a field is not two-dimensional, or a length does not fit it.
     Source: TABOM eq. 10 (per step), eq. 11 and table 6 (average), figure 2 (curve).
     """
@@ -59,7 +55,7 @@ def tds(
                 "[steps, slots] and a length of at most its slots"
             )
         variance_K, slots_K = masked_variance(np.asarray(field)[:, :length])
-        counts_K = slots_K >= min_slots
+        counts_K = slots_K > 0  # a lone slot counts, with a variance of 0, as the equation has it
         steps = slice(0, len(field))
         sum_K[steps] += np.where(counts_K, variance_K, 0.0)
         count_K[steps] += counts_K

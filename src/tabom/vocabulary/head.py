@@ -42,15 +42,12 @@ def linear_ce_entropy(
     Raises: ObjectiveError where the shapes do not fit.
     Source: the terms of TABOM eq. 8-9; docs/objectives.md.
     """
-    if hidden_RD.ndim != 2 or weight_VD.ndim != 2 or hidden_RD.shape[1] != weight_VD.shape[1]:
+    is_matrix = hidden_RD.ndim == weight_VD.ndim == 2 and hidden_RD.shape[1] == weight_VD.shape[1]
+    is_labelled = labels_R.shape == hidden_RD.shape[:1] and labels_R.dtype == torch.int64
+    if not (is_matrix and is_labelled):
         raise ObjectiveError(
-            f"the head got hidden rows {tuple(hidden_RD.shape)} and weight "
-            f"{tuple(weight_VD.shape)}; expected [R, D] and [V, D] with one D"
-        )
-    if labels_R.shape != hidden_RD.shape[:1] or labels_R.dtype != torch.int64:
-        raise ObjectiveError(
-            f"the head got labels {tuple(labels_R.shape)} {labels_R.dtype}; expected one int64 "
-            f"label for each of the {hidden_RD.shape[0]} rows"
+            f"the head got hidden rows {tuple(hidden_RD.shape)}, weight {tuple(weight_VD.shape)}, "
+            f"labels {tuple(labels_R.shape)} {labels_R.dtype}; expected [R, D], [V, D], int64 [R]"
         )
     if tile_size is None:
         tile_size = training_width(

@@ -27,10 +27,15 @@ def training_width(num_rows: int, *, device_type: str, itemsize: int) -> int:
 
 
 def decoding_shape(
-    num_rows: int, vocab_size: int, *, device_type: str, max_logit_bytes: int
+    num_rows: int, vocab_size: int, max_logit_bytes: int, *, is_whole: bool, device_type: str
 ) -> tuple[int, int]:
-    """Rows and tokens of one tile in decoding whose float32 logits fit into `max_logit_bytes`."""
+    """Rows and tokens of one tile in decoding whose float32 logits fit into `max_logit_bytes`.
+
+    is_whole: a tile has all tokens, and at least one row.
+    """
     values, kind = max(1, max_logit_bytes // 4), kind_of(device_type)
+    if is_whole:
+        return max(1, values // vocab_size), vocab_size
     width = min(DECODING_WIDTH[kind], values)
     if kind == "cpu":
         width = min(width, vocab_size)

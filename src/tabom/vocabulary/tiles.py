@@ -52,8 +52,7 @@ def sums_in_float32(hidden_RD: Tensor, weight_VD: Tensor) -> bool:
 
 def are_half(hidden_RD: Tensor, weight_VD: Tensor) -> bool:
     """Whether both are of one 16-bit dtype."""
-    is_half = hidden_RD.dtype in (torch.bfloat16, torch.float16)
-    return is_half and hidden_RD.dtype == weight_VD.dtype
+    return hidden_RD.dtype == weight_VD.dtype and hidden_RD.dtype.itemsize == 2
 
 
 class HeadTiles:

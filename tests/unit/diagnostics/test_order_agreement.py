@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabom.core.errors import DataError
-from tabom.diagnostics.order_agreement import order_agreement, windows
+from tabom.diagnostics.order_agreement import order_agreement
 
 NAN = float("nan")
 
@@ -96,20 +96,7 @@ def test_float32_entropies_close_to_each_other_are_no_tie():
     assert found.accuracy == 1.0
 
 
-def test_windows_follow_the_order_not_the_slots():
-    entropy = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    order = np.array([4, 0, -1, 2, 1, 3])
-    parts, orders = windows(entropy, order, window=2)
-    assert [p.tolist() for p in parts] == [[0.1, 0.4], [0.3, 0.5], [0.0]]
-    assert [o.tolist() for o in orders] == [[0, 1], [2, 3], [4]]
-    found = order_agreement(parts, orders)
-    assert found.num_pairs_B.tolist() == [1, 1, 0]
-    assert found.accuracy == 1.0
-
-
 def test_errors():
-    with pytest.raises(DataError, match="window must be at least 1, got 0"):
-        windows(np.zeros(2), np.arange(2), window=0)
     with pytest.raises(DataError, match="row 0 has 2 entropies, 1 orders"):
         order_agreement([np.zeros(2)], [np.arange(1)])
     with pytest.raises(DataError, match="1 rows of entropies, 0 of orders"):

@@ -30,13 +30,6 @@ def test_worked_by_hand():
     assert curve.average == pytest.approx((2 / 3 + 1 / 4) / 3)
 
 
-def test_min_slots_leaves_out_the_lone_slot():
-    field_KN = np.array([[1.0, 3.0], [NAN, 2.0]])
-    curve = tds([field_KN], lengths=[2], min_slots=2)
-    assert curve.count_K.tolist() == [1, 0]
-    assert curve.average == pytest.approx(1.0)
-
-
 def test_trajectories_of_different_numbers_of_steps():
     long, short = np.array([[0.0, 2.0], [NAN, 1.0]]), np.array([[0.0, 4.0]])
     curve = tds([long, short], lengths=[2, 2])

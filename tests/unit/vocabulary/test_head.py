@@ -313,9 +313,9 @@ def test_a_label_outside_the_vocabulary_is_nan_and_bad_shapes_are_errors() -> No
     hidden, weight, labels = _inputs()
     assert linear_ce_entropy(hidden, weight, labels * 0 + 23)[0].isnan().all()
     assert linear_ce_entropy(hidden, weight, labels * 0 - 100)[0].isnan().all()
-    with pytest.raises(ObjectiveError, match=r"\[R, D\] and \[V, D\]"):
+    with pytest.raises(ObjectiveError, match=r"weight \(7, 23\).*\[V, D\]"):
         linear_ce_entropy(hidden, weight.t(), labels)
-    with pytest.raises(ObjectiveError, match="one int64 label for each of the 5 rows"):
+    with pytest.raises(ObjectiveError, match=r"labels \(3,\).*int64 \[R\]"):
         linear_ce_entropy(hidden, weight, labels[:3])
     with pytest.raises(ObjectiveError, match="tile_size"):
         linear_ce_entropy(hidden, weight, labels, tile_size=0)
