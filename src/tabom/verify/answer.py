@@ -16,8 +16,9 @@ _PHRASE = re.compile(
     r"|\banswer(?:\*\*|__)?\s?:|^(?:\#{1,6}\s|\*\*|__)[*]{0,2}(?:final\s)?answer\b[*:_]{0,3}[ ]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-# What ends a sentence: a stop before a space, a line's end that no small letter follows.
-_STOP = re.compile(r"(?<!\\)[.!?](?=[\s\"”')*]|$)|\n(?!\s{0,9}[a-z])")
+# What ends a sentence: a stop before a space, a line's end that no small letter follows. "5!" is a
+# factorial, and "5?" is asked.
+_STOP = re.compile(r"(?:(?<!\\)\.|(?<![\\\d)}\]])[!?])(?=[\s\"”')*]|$)|\n(?!\s{0,9}[a-z])")
 # What ends the answer inside its sentence: words that begin a reason or a remark.
 _OPENERS = (
     "which|since|because|so|as|where|done|therefore|hence|thus|given|after|when|and we are done"

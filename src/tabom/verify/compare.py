@@ -98,6 +98,7 @@ def compare(
 
 def parse(text: str, words: frozenset[str]) -> Any:
     """One expression by math-verify's parser. Raises UnreadableError unless all of it is known."""
+    from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig
     from math_verify import parse as find
 
@@ -105,7 +106,10 @@ def parse(text: str, words: frozenset[str]) -> Any:
     plain = latex.readable(text)
     if not plain or not latex.is_known(plain, words):
         raise UnreadableError(text)
-    found = find(f"${plain}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=4)
+    # Its own way with units would take 2m for 2.
+    normal = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
+    config = LatexExtractionConfig(normalization_config=normal)
+    found = find(f"${plain}$", extraction_config=[config], parsing_timeout=4)
     if not found or isinstance(found[0], str):
         raise UnreadableError(text)
     return found

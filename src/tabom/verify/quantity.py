@@ -114,7 +114,7 @@ def read_quantity(text: str, known: frozenset[str] = frozenset()) -> Quantity | 
 def _may_equal(before: str, last: str) -> bool:
     """Whether what stands before a last "=" may: a name, or a computation; no other number."""
     match = _NUMBER.fullmatch(before)
-    if len(before) > 200 or re.search(r",(?!\d{3})|[;&]|\b(?:and|or)\b", before):
+    if len(before) > 200 or re.search(r",(?!\d{3})|[;&<>!~≈≠≤≥]|\b(?:and|or)\b", before):
         return False
     return match is None or before.strip() == last.strip()
 
