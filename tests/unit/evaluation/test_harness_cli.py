@@ -340,3 +340,16 @@ def test_a_task_of_lm_evals_asks_and_scores_as_lm_eval_does(
         assert ours[f"exact_match,{name}"] == theirs["results"]["sums"][f"exact_match,{name}"]
     found = json.loads((tmp_path / "ours" / "evaluation.json").read_text())["sums"]["1"]
     assert found["data"]["task_version"] == 3.0
+
+
+def test_a_benchmark_of_ones_own_is_one_file(tiny_dream: Path, tmp_path: Path) -> None:
+    rows = [{"country": "Peru", "capital": "Lima"}, {"country": "Chad", "capital": "N'Djamena"}]
+    (tmp_path / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluate("--model_name_or_path", tiny_dream, "--tasks", "capitals:BENCHMARK",
+                    "--data_dir", tmp_path, "--output_dir", tmp_path / "out") == 0  # fmt: skip
+    pairs = list(read_evaluated(tmp_path / "out"))
+    assert [(t.num_slots, t.reference) for _, t in pairs] == [(6, "Lima"), (6, "N'Djamena")]
+    assert pairs[0][1].prompt == "What is the capital of Peru?"
+    assert {r.reason for r, _ in pairs} <= {"wrong", "no_answer", "truncated"}
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["capitals"]["1"]["exact"] == 0.0
