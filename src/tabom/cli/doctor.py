@@ -61,11 +61,10 @@ def run(args: argparse.Namespace) -> int:
         devices.append(find_device(args.device_name))
     if args.config_only:
         sizes = read_sizes(base.model_name_or_path)
-        name = base.model_name_or_path
-        model = {"name_or_path": name, "family": sizes.family, "source": sizes.source}
-        found: dict[str, Any] = {"model": model, "checks": []}
+        found: dict[str, Any] = {"model": {}, "checks": []}
     else:
         found, sizes = _look(args, base)
+    found["model"] = {"name_or_path": base.model_name_or_path, **found["model"]}
     problem = context_problem(
         sizes.max_positions, prompt_tokens=args.prompt_tokens, max_new_tokens=args.max_new_tokens
     )
@@ -118,9 +117,7 @@ def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], 
     )
     found = {
         "model": {
-            "name_or_path": base.model_name_or_path,
             "adapter": base.adapter,
-            "family": model.family.name,
             "alignment": model.family.alignment,
             "attention": model.family.attention,
             "attn_implementation": model.attn_implementation,
@@ -192,16 +189,9 @@ def _print(found: dict[str, Any]) -> None:
     from tabom.cli.layout import records
     from tabom.core.text import number, parameters, safe
 
-    sizes = found["sizes"]
-    rows = {key: value for key, value in found["model"].items() if value} | {
-        "size": parameters(sizes.num_parameters),
-        "layers": f"{sizes.num_layers} of width {sizes.hidden_size}, feed-forward "
-        f"{sizes.intermediate_size}, {sizes.num_heads} heads, {sizes.num_kv_heads} key heads of "
-        f"{sizes.head_dim}",
-        "vocabulary": sizes.vocab_size,
-        "positions": sizes.max_positions,
-    }
-    print(records([{"model": key, "": value} for key, value in rows.items()], num_left=2))
+    rows = {**found["model"], **vars(found["sizes"])}
+    rows["num_parameters"] = parameters(rows["num_parameters"])
+    print(records([{"model": key, "": value} for key, value in rows.items() if value], num_left=2))
     if found["checks"]:
         print("\n" + records(found["special_tokens"], num_left=4))
         if found["template"] is not None:
