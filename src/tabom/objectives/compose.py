@@ -21,7 +21,7 @@ from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.contexts import Sample, Sampler
 from tabom.objectives.slots import Draws, compact, scatter_slots
-from tabom.objectives.terms import Metrics, NextSlot, Ranking, Term, pairs
+from tabom.objectives.terms import Metrics, NextSlot, Ranking, Term
 
 Reduction = Literal["response", "token", "sum", "length"]
 
@@ -100,7 +100,6 @@ class Objective:
         pair_BWW: Tensor | None = None
         if any(isinstance(term, Ranking) for _, term in self.terms):
             pair_BWW = _known_pairs(batch, sample)
-            counts["rank"] = float(pairs(window_BW, pair_BWW).any(2).any(1).sum())
         masked_BM: Tensor | None = None
         next_B: Tensor | None = None
         if candidates is not None:
@@ -109,8 +108,7 @@ class Objective:
             slot_N = torch.arange(candidate_BN.shape[1]).expand_as(candidate_BN)
             masked_BM = rows_of(compact(slot_N, candidate_BN, width))
             next_B = rows_of(next_slot_B.unsqueeze(1)).squeeze(1)
-            counts["next_slot"] = float((next_B >= 0).sum())
-        return Context(
+        context = Context(
             input_ids_BN=batch.response_ids_BN.masked_fill(~sample.visible_BN, batch.mask_id),
             row_batch_R=row_batch_R,
             row_slot_R=row_slot_R,
@@ -123,6 +121,8 @@ class Objective:
             counts=counts,
             stats=_stats(batch, sample),
         )
+        counts |= {term.name: term.count(context) for _, term in self.terms}
+        return context
 
     def rows_per_response(self, num_slots: int, *, has_order: bool) -> float:
         """Mean rows of the head that a full response of N slots costs, by drawing some contexts.

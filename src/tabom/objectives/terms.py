@@ -26,6 +26,10 @@ class Term(Protocol):
     @property
     def name(self) -> str: ...
 
+    def count(self, context: Context) -> float:
+        """What the sum is divided by, of this batch's share; from the context alone."""
+        ...
+
     def value(
         self, ce_R: Tensor, entropy_R: Tensor, context: Context
     ) -> tuple[Tensor, Metrics]: ...
@@ -46,6 +50,9 @@ class CrossEntropy:
     """
 
     name: ClassVar[str] = "ce"
+
+    def count(self, context: Context) -> float:
+        return context.counts[self.name]  # the reduction's, known when the weights are
 
     def value(self, ce_R: Tensor, entropy_R: Tensor, context: Context) -> tuple[Tensor, Metrics]:
         weight_R = context.ce_weight_R
@@ -84,6 +91,9 @@ class Ranking:
     def __post_init__(self) -> None:
         if self.margin < 0:
             raise ConfigError(f"margin must be at least 0 nats, got {self.margin}")
+
+    def count(self, context: Context) -> float:
+        return float(pairs(context.window_BW, context.pair_BWW).any(2).any(1).sum())
 
     def value(self, ce_R: Tensor, entropy_R: Tensor, context: Context) -> tuple[Tensor, Metrics]:
         pair_BWW = pairs(context.window_BW, context.pair_BWW)
@@ -132,6 +142,9 @@ class NextSlot:
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise ConfigError(f"beta must be above 0, got {self.beta}")
+
+    def count(self, context: Context) -> float:
+        return 0.0 if context.next_B is None else float((context.next_B >= 0).sum())
 
     def value(self, ce_R: Tensor, entropy_R: Tensor, context: Context) -> tuple[Tensor, Metrics]:
         if context.masked_BM is None or context.next_B is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tabom.core.errors import ConfigError
 from tabom.objectives.batch import TrajectoryBatch
@@ -14,9 +15,27 @@ from tabom.objectives.presets import build_objective
 
 Maker = Callable[..., TrajectoryBatch]
 OWN = """
+from dataclasses import dataclass
+from typing import ClassVar
+
 from tabom.objectives.compose import Objective
 from tabom.objectives.presets import WindowOptions
 from tabom.objectives.terms import CrossEntropy, Ranking
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    name: ClassVar[str] = "sharp"
+
+    def count(self, context):
+        return float(len(context.label_R))
+
+    def value(self, ce_R, entropy_R, context):
+        return entropy_R.sum(), {}
+
+
+def sharp(options: WindowOptions) -> Objective:
+    return Objective(sampler=options.sampler(), terms=((1.0, CrossEntropy()), (0.5, Sharpness())))
 
 
 def late_ranking(options: WindowOptions) -> Objective:
@@ -49,6 +68,19 @@ def test_one_function_is_an_objective(make_batch: Maker) -> None:
     assert set(context.counts) == {"ce", "rank"}
     plain = build_objective("tabom", window=4).draw(make_batch(), seed=0, step=0)
     assert context.row_slot_R.tolist() == plain.row_slot_R.tolist()
+
+
+def test_one_class_is_a_term(make_batch: Maker) -> None:
+    objective = build_objective("own_objective:sharp", window=4)
+    context = objective.draw(make_batch(), seed=0, step=0)
+    entropy_R = torch.linspace(0, 1, len(context.label_R), requires_grad=True)
+    found = objective.term_sums(torch.ones_like(entropy_R), entropy_R, context)
+    loss = objective.total(found.sums, context.counts)
+    loss.backward()
+    expected = 1 + 0.5 * float(entropy_R.detach().mean())
+    assert float(loss.detach()) == pytest.approx(expected)
+    assert entropy_R.grad is not None
+    assert entropy_R.grad.tolist() == pytest.approx([0.5 / len(entropy_R)] * len(entropy_R))
 
 
 @pytest.mark.parametrize(
