@@ -34,27 +34,23 @@ def make_requests(
         if config.max_prompt_tokens is not None and len(ids) > config.max_prompt_tokens:
             num_too_long += 1
             continue
+        known = {"prompt_id": prompt.id, "ground_truth": prompt.ground_truth}
+        if prompt.question not in ("", prompt.text):  # as it was asked, without the template
+            known = {"question": prompt.question} | known
         # Rows travel inside the store as JSON; values that are not JSON become text.
-        row = json.loads(json.dumps(dict(prompt.row), default=str))
-        if prompt.question not in ("", prompt.text):
-            row.setdefault("question", prompt.question)  # as it was asked, without the template
-        for sample in range(config.num_samples):
-            requests.append(
-                DecodeRequest(
-                    id=keys.content_id(
-                        prompt.id, np.asarray(ids, dtype=np.int64).tobytes(), str(sample)
-                    ),
-                    prompt_ids=ids,
-                    prompt=prompt.text,
-                    task=prompt.task,
-                    reference=prompt.reference,
-                    row={
-                        **row,
-                        "prompt_id": prompt.id,
-                        "ground_truth": prompt.ground_truth,
-                    },
-                )
+        row = json.loads(json.dumps({**prompt.row, **known}, default=str))
+        content = np.asarray(ids, dtype=np.int64).tobytes()
+        requests += [
+            DecodeRequest(
+                id=keys.content_id(prompt.id, content, str(sample)),
+                prompt_ids=ids,
+                prompt=prompt.text,
+                task=prompt.task,
+                reference=prompt.reference,
+                row=row,
             )
+            for sample in range(config.num_samples)
+        ]
     if not requests:
         raise DataError(
             f"all {len(prompts)} prompts are longer than collection.max_prompt_tokens = "

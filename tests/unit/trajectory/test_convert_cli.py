@@ -176,7 +176,7 @@ def test_rows_without_an_order_are_refused_or_counted(
     source = write_lines(tmp_path / "f.jsonl", cells)
     flags = ["--from", "tabom_jsonl", "--model_name_or_path", random_toy]
     err = convert(capsys, source, tmp_path / "a", *flags, status=2)
-    assert "f.jsonl, line 2, field 'decoding_order': it is missing" in err
+    assert "f.jsonl, line 2, field 'decoding_order': it has 0 values" in err
     assert "--allow_ltr" in err
     assert not (tmp_path / "a").exists()  # nothing half-made stays
     out = convert(capsys, source, tmp_path / "b", *flags, "--on_error", "drop")

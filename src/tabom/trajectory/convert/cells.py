@@ -111,27 +111,19 @@ class Cells:
         A missing or short list is malformed without `allow_ltr`; a longer one always is, and so is
         a slot that was revealed and holds the mask token. ids: of the slots.
         """
-        found = "it is missing"
-        if self.has(name):
-            steps = self.integers(name, least=-1)
-            found = f"it has {len(steps)} values for {len(ids)} tokens"
-            if len(steps) > len(ids):
-                raise self.fail(name, found)
-            if len(steps) == len(ids):
-                return self._unmasked(steps, ids, name)
-        if not self.source.allow_ltr:
+        steps = self.integers(name, least=-1) if self.has(name) else []
+        if len(steps) < len(ids) and self.source.allow_ltr:
+            steps = list(range(len(ids)))
+        if len(steps) != len(ids):
             raise self.fail(
                 name,
-                f"{found}: the order is what is learnt from, and it is not guessed; pass "
-                "--allow_ltr to take such rows as decoded left to right",
+                f"it has {len(steps)} values for {len(ids)} tokens: the order is what is learnt "
+                "from, and it is not guessed; with --allow_ltr a row without a whole one counts as "
+                "decoded left to right",
             )
-        return self._unmasked(list(range(len(ids))), ids, name)
-
-    def _unmasked(self, steps: list[int], ids: Sequence[int], name: str) -> list[int]:
-        mask = self.source.mask_id
         for slot, (token, step) in enumerate(zip(ids, steps, strict=True)):
-            if token == mask and step >= 0:
-                why = f"slot {slot} was revealed at step {step} and holds the mask id {mask}"
+            if token == self.source.mask_id and step >= 0:
+                why = f"slot {slot} was revealed at step {step} and holds the mask id {token}"
                 raise self.fail(name, why)
         return steps
 
@@ -143,23 +135,20 @@ class Cells:
         value = default if name is None else self.values[name]
         return "" if value is None else str(value)
 
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """Chat-templated ids of one user message, the assistant turn opened."""
-        messages = [{"role": "user", "content": prompt}]
+    def tokens(self, text: str, *, is_prompt: bool = False) -> list[int]:
+        """Ids of text that carries its special tokens as text; none are added.
+
+        is_prompt: it is what a user says, and goes into the chat template first.
+        """
         tokenizer = self.source.tokenizer
         try:
-            text = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
-        except Exception as error:  # the template raises what it likes
-            raise self.fail("", f"the prompt does not go into the template ({error})") from error
-        return self.tokens(text)
-
-    def tokens(self, text: str) -> list[int]:
-        """Ids of text that carries its special tokens as text; none are added."""
-        try:
-            ids = self.source.tokenizer(text, add_special_tokens=False)["input_ids"]
-        except Exception as error:  # tokenizers raise bare ones
+            if is_prompt:
+                messages = [{"role": "user", "content": text}]
+                text = tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=False
+                )
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as error:  # templates raise what they like, tokenizers bare ones
             raise self.fail("", f"its text has no tokens ({error})") from error
         return [int(i) for i in ids]
 

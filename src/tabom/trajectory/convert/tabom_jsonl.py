@@ -44,7 +44,7 @@ def read(cells: Cells) -> Trajectory:
     ids = cells.token_ids(_IDS)
     step = cells.steps(_ORDER, ids)
     if "prompt_ids" not in known:
-        known["prompt_ids"] = cells.prompt_ids(prompt)
+        known["prompt_ids"] = cells.tokens(prompt, is_prompt=True)
     return cells.trajectory(
         _NAMES,
         prompt=prompt,
