@@ -5,6 +5,7 @@ merged key by key, lists and all else are replaced. A list of named things, such
 written as a mapping from their names, and is then merged by name.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -55,7 +56,7 @@ def recipe_path(name_or_path: str, *, beside: Path | None = None) -> Path:
     Raises: ConfigError if there is neither, with the nearest name.
     """
     path = Path(beside or ".", name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike `Path.is_file`, no error for a name that no file can have
         return path
     if name_or_path in recipe_names():
         return Path(str(files("tabom") / "recipes" / f"{name_or_path}.yaml"))

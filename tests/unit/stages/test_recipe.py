@@ -173,6 +173,7 @@ def test_an_error_names_the_file_that_says_the_key(
         ("extends: b.yaml", ["b.yaml", "goes round"]),
         ("extends: toy-dem", ["a.yaml", "did you mean 'toy-demo'"]),
         ("extends: [toy-demo]", ["a.yaml", "extends"]),
+        ("extends: " + "x" * 300, ["a.yaml", "extends", "no recipe"]),
         ("extends: c.yaml", ["c.yaml, line 1"]),
     ],
 )
