@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         except TabomError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             status = 2
+    # A person saw each error as it came; a script has only the exit status.
     return 0 if sys.stdin.isatty() else status
 
 
@@ -61,6 +62,7 @@ class Chat:
     def _answer(self, text: str) -> None:
         said = [*self.said, {"role": "user", "content": text}]
         request = self.speaker.request(self.start + said, f"turn {len(said)}")
+        # Ctrl-C stops a response that goes wrong; the talk goes on as if it had not been asked.
         try:
             answer = self.speaker.speak(request)
         except KeyboardInterrupt:
@@ -96,6 +98,7 @@ def _lines() -> Iterator[str]:
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() its history)
+    # Reading line by line keeps a pipe interactive: an answer comes before the next line is there.
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             line = input("> ") if sys.stdin.isatty() else next(sys.stdin, None)

@@ -30,6 +30,7 @@ class Parser(argparse.ArgumentParser):
         """The parsed flags; one that is not known is an error of the verb that was called."""
         words = map(_underscored, sys.argv[1:] if args is None else args)
         found, rest = self.parse_known_args(list(words), namespace)
+        # Abbreviations are off: `--learning_rat` must not silently mean another flag.
         if rest:
             parser = self._called(found)
             name = rest[0].partition("=")[0]
@@ -57,6 +58,7 @@ class Parser(argparse.ArgumentParser):
         return f"usage: {' '.join([*words, '[FLAGS]'])}\n"
 
     def format_help(self) -> str:
+        # argparse would list every flag in the usage line, forty lines of it for `tabom train`.
         self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
         return super().format_help()
 
@@ -91,8 +93,9 @@ class _Setting(argparse.Action):
         super().__init__(
             nargs="+" if _is_list(self.hint) else None,
             metavar=metavar(self.hint),
+            # A flag that was not given leaves no trace, so that a recipe's value stays in force.
             default=argparse.SUPPRESS,
-            help=field,
+            help=field,  # a placeholder: the formatter asks `help_of` only if help is shown
             **options,
         )
 
@@ -197,6 +200,7 @@ def add_common(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def overrides_of(args: argparse.Namespace) -> list[configs.Override]:
     """The overrides that a parsed command line asks for, in the order flags, then --set."""
+    # Settings are the arguments with a dotted name; what a verb has of its own has none.
     found: list[configs.Override] = [(k, v) for k, v in vars(args).items() if "." in k]
     return found + list(getattr(args, "overrides", []))
 

@@ -29,12 +29,14 @@ def run(args: argparse.Namespace) -> int:
     """Decode and print, in the order of the prompts."""
     from tabom.decoding.decoder import Decoder
 
+    # Prompts are read before the model is loaded, which may take minutes.
     prompts = _prompts(args)
     speaker = speak.Speaker(args)
     requests = [speaker.request(prompt.prompt, prompt.id) for prompt in prompts]
     if len(requests) == 1 and not args.json:
         speaker.speak(requests[0])
         return 0
+    # Several responses are decoded together, and nothing is drawn while they are.
     decoding = speaker.settings.decoding
     decoder = Decoder(speaker.model, decoding, seed=args.seed, batch_size=args.batch_size)
     for prompt, item in zip(prompts, decoder.in_order(requests), strict=True):

@@ -99,9 +99,11 @@ class Screen:
     def draw(self, slots: Sequence[Slot], status: str) -> None:
         """Show the slots and a status line over what was shown before."""
         if self._live is None:
+            # Each step draws by itself; a second thread would draw half-filled canvases.
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
         width, height = shutil.get_terminal_size()
+        # The canvas is wrapped here and not by the terminal, which would spoil the count of lines.
         lines = list(Text.assemble(*slots).wrap(self.console, width))
         room = max(height - 2, 1)
         if len(lines) > room:  # what has scrolled away cannot be drawn over

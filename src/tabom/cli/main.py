@@ -42,6 +42,7 @@ def build_parser(verb: str | None = None) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"tabom {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    # Only the verb that was called is imported: `tabom --help` must not load them all.
     for name, (module, text) in VERBS.items():
         sub = verbs.add_parser(name, help=text, description=text)
         if name == verb:

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     target = Path(args.destination or ".")
     if target.is_dir():
         target = target / f"{Path(args.name).stem}.yaml"
+    # A recipe that someone has edited must not be lost to a second `cp`.
     if target.exists():
         raise ConfigError(f"{target} exists; name another destination")
     write_text(target, text)
@@ -95,6 +96,7 @@ def _sections(where: str, settings: type, seen: set[type]) -> Iterator[str]:
             inside.append((place if own is kind else f"{place}.NAME", own))
         cells = [f"`{field.name}`", value, describe(settings, field.name)]
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    # A class that is used twice, such as the prompts of a set, is explained where it comes first.
     for place, own in inside:
         if own not in seen:
             yield from _sections(place, own, seen)

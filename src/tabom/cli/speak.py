@@ -70,6 +70,7 @@ class Speaker:
         """A request whose draws are keyed by its name and tokens."""
         from tabom.decoding.requests import DecodeRequest
 
+        # A prompt that is asked twice draws the same tokens, whatever was asked in between.
         ids = self.model.encode_prompt(prompt)
         key = keys.content_id(name, ",".join(map(str, ids)))
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
@@ -90,6 +91,7 @@ class Speaker:
             done = num_slots - int(view.open_BN[0].sum())
             screen.draw(shown, f"step {view.step + 1}: {done} of {num_slots} slots")
 
+        # Watching costs a copy of the canvas at each step, so nobody watches behind a pipe.
         decoder = Decoder(self.model, self.settings.decoding, seed=self.seed)
         try:
             (decoded,) = decoder.decode([request], on_step=on_step if screen.is_live else None)
@@ -99,6 +101,7 @@ class Speaker:
         if not screen.is_live:
             screen.write(safe(trajectory.response) + "\n")
             return trajectory
+        # What stays on the screen is the response alone, without the slots behind its end.
         ids = trajectory.response_ids_N.tolist()
         end = next((n for n, i in enumerate(ids) if i in self.model.ids.eos), len(ids))
         special = set(self.model.tokenizer.all_special_ids)  # left out of the response's text too

@@ -106,6 +106,7 @@ def field_help(cls: type) -> dict[str, str]:
             source = textwrap.dedent(inspect.getsource(base))
         except (OSError, TypeError):
             continue
+        # Python drops a text that stands under a field, so only the source still has it.
         body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
         for item, under in pairwise(body):
             if isinstance(item, ast.AnnAssign) and isinstance(under, ast.Expr):
@@ -127,6 +128,7 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[Override]) -
     result = copy.deepcopy(dict(mapping))
     for override in overrides:
         path, value = override if isinstance(override, tuple) else _parsed(override)
+        # Walk down to the mapping or the list that holds the last key.
         *above, last = path.split(".")
         target: Any = result
         for key in above:
@@ -154,8 +156,9 @@ def _slot(target: Any, key: str, path: str) -> Any:
     if not isinstance(target, (dict, list)):
         raise ConfigError(f"override {path!r}: {_show(target)} has no {key!r}")
     if isinstance(target, dict):
+        # `arms.0` also finds the first arm where a recipe writes its arms as a mapping from names.
         is_index = key.isdecimal() and key not in target and int(key) < len(target)
-        return list(target)[int(key)] if is_index else key  # also of `arms: {TABOM: ...}`
+        return list(target)[int(key)] if is_index else key
     names = [item.get("name") if isinstance(item, dict) else None for item in target]
     if key in names:
         return names.index(key)
@@ -247,6 +250,7 @@ def from_text(text: str | list[str], hint: Any, where: str) -> Any:
 
 def _read(text: str | list[str], hint: Any, where: str) -> Any:
     kind = members_of(hint)[0]
+    # A text field has no word for nothing: `null` could be a template or a folder like any other.
     if text in ("null", ["null"]) and kind is not str and type(None) in get_args(hint):
         return None
     if isinstance(text, list):
@@ -278,6 +282,7 @@ def _build(cls: Any, mapping: Any, where: str) -> Any:
         if name not in values and field.default is field.default_factory is dataclasses.MISSING:
             place = _join(where, name)
             raise ConfigError(f"missing key {place!r}: it has no default, set it", place)
+    # What a class refuses by itself concerns the section as a whole, so its place is the section.
     try:
         return cls(**values)
     except (ConfigError, ValueError, TypeError) as error:
@@ -310,6 +315,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if kind in (dict, Mapping) and isinstance(value, Mapping):
         inner = args[1] if args else Any
         return {str(k): _convert(v, inner, _join(where, k)) for k, v in value.items()}
+    # Numbers come before the general case below, because a boolean is an int to Python.
     if kind in (int, float):
         return _convert_number(value, kind, where)
     if kind is Path and isinstance(value, str):
@@ -337,7 +343,7 @@ def _convert_number(value: Any, kind: type, where: str) -> Any:
 
 
 def _convert_choice(value: Any, choices: tuple[Any, ...], where: str) -> Any:
-    for choice in choices:
+    for choice in choices:  # 1 and True are equal to Python, and different choices to a user
         if type(value) is type(choice) and value == choice:
             return choice
     near = nearest(str(value), map(str, choices))

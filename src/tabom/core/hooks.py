@@ -28,6 +28,7 @@ def load_function(name: str) -> Callable[..., Any]:
             if f"{module_name}.".startswith(f"{missing}."):  # itself, and not what it imports
                 why = f"there is no module {missing!r}; put its folder on PYTHONPATH, or install it"
         raise ConfigError(f"function {name!r}: {why}") from error
+    # Dots after the colon reach into classes and objects of the module.
     for part in path.split("."):
         if not hasattr(target, part):
             near = nearest(part, (known for known in dir(target) if not known.startswith("_")))

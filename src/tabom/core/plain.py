@@ -39,6 +39,7 @@ def to_plain(obj: Any) -> Any:
         return [to_plain(value) for value in obj]
     if isinstance(obj, (set, frozenset)):
         return sorted((to_plain(value) for value in obj), key=canonical_json)
+    # numpy is known by its name and never imported: settings alone have no need of it.
     if type(obj).__module__.partition(".")[0] == "numpy" and hasattr(obj, "tolist"):
         return to_plain(obj.tolist())
     raise TypeError(f"{type(obj).__name__} has no plain JSON form: {obj!r}")

@@ -35,6 +35,7 @@ class RecipeFile:
         """The recipe with values of the command line on top; these have no file."""
         overrides = list(overrides)
         mapping = configs.apply_overrides(self.mapping, overrides)
+        # Errors about a flag should not send the user to look for it in a file.
         if not self.layers:
             return RecipeFile(mapping=mapping)
         own = configs.apply_overrides({}, overrides)
@@ -86,10 +87,12 @@ def read_recipe(name_or_path: str) -> RecipeFile:
             below = recipe_path(base, beside=path.parent)
         except ConfigError as error:
             raise ConfigError(f"{path}: {EXTENDS}: {error}") from error
+        # `samefile` also sees through links and through different spellings of one path.
         chain = [file for file, _ in layers]
         if any(below.samefile(file) for file in chain):
             raise ConfigError(f"{path}: {EXTENDS}: goes round: {' -> '.join([*chain, str(below)])}")
         path = below
+    # The deepest base comes first, and each recipe above it changes what it found.
     mapping: dict[str, Any] = {}
     for _, own in reversed(layers):
         mapping = configs.merge(mapping, own)

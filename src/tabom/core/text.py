@@ -42,6 +42,7 @@ def duration(seconds: float | None) -> str:
         return "< 0.1 s"
     if 0 < seconds < 9.95:
         return f"{seconds:.1f} s"
+    # Rounded before it is split, so that 59.7 s is "1 min 0 s" and never "60 s".
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -59,6 +60,7 @@ def told(counts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in counts.items():
         if name in _UNTOLD or (isinstance(value, int) and not value):
             continue
+        # Names in manifests are long, so that they are clear there; here a line has to hold them.
         words = name.removeprefix("num_").replace("_", " ")
         if name.endswith("seconds"):
             text, words = duration(value), words.removesuffix("seconds").strip() or "took"

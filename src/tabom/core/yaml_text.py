@@ -32,6 +32,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
+        # YAML itself takes the last of two equal keys and drops the first without a word.
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.tag not in (f"{_YAML}merge", f"{_YAML}str"):
