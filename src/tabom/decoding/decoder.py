@@ -35,9 +35,10 @@ TOKEN_STREAM = 1  # keeps the draws of tokens apart from those of the random pol
 class Decoder:
     """Decodes requests with one model under one configuration.
 
-    This is the one door to decoding: requests go in, responses come out as they finish. It alone
-    decides which prompts share a batch. Responses do not depend on that, but for the official
-    schedule, whose functions do.
+    This is the one door to decoding: requests go in, responses come out as they finish. Callers
+    use `decode`, `in_order`, `counts` and what it was made from alone, so that another engine could
+    stand here. It alone decides which prompts share a batch. Responses do not depend on that, but
+    for the official schedule, whose functions do.
 
     seed: key of all draws, together with the request's id, the step and the slot; under the
         official schedule, of one generator for each `decode`.
@@ -155,7 +156,7 @@ class Decoder:
             while request.id not in found:
                 item = next(decoded)
                 found[item.trajectory.id] = item
-            yield found[request.id]
+            yield found.pop(request.id)
 
     def steps(
         self, canvas: Canvas, *, is_cached: bool = False, every_slot: bool = False

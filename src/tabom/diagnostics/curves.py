@@ -39,6 +39,7 @@ def reveal_curve(step: Sequence[Ints], entropy: Sequence[NDArray[np.floating]]) 
     steps, values = steps[steps >= 0], values[steps >= 0]
     count_K = np.bincount(steps)
     table_K3 = np.full((len(count_K), 3), np.nan)
+    # The sort keeps the values of one step together, in as many groups as there are steps.
     groups = np.split(values[np.argsort(steps, kind="stable")], np.cumsum(count_K))
     for k in np.flatnonzero(count_K):
         table_K3[k] = [groups[k].mean(), *np.quantile(groups[k], (0.25, 0.75))]

@@ -79,8 +79,10 @@ def loss_ratio(
             f"loss ratio: a response has {longest} tokens for {num_slots} slots; cut the responses "
             "or raise num_slots"
         )
+    # Both sides have the same masks, so that they differ in nothing but the answers.
     rank_IN = _mask_ranks(len(pairs), num_slots, seed)
     hidden_MIN = np.stack([rank_IN < max(1, round(ratio * num_slots)) for ratio in ratios])
+    # NaN stays where a mask hides no slot that is asked: such a prompt does not count.
     losses_2IM = np.full((2, len(pairs), len(ratios)), np.nan)
     for side, name in enumerate(("ground_truth", "self_distilled")):
         asked = [

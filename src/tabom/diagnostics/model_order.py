@@ -91,6 +91,7 @@ def context_agreement(
     entropies, orders = [], []
     for context in contexts:
         order, entropy = context.order_N[: context.length], context.entropy_N[: context.length]
+        # Visible slots have order -1 here, and so have slots that were never revealed.
         slots = np.flatnonzero(order >= 0)
         slots = slots[np.argsort(order[slots])][:window]
         entropies.append(entropy[slots])
@@ -101,6 +102,7 @@ def context_agreement(
 def _cuts(trajectory: Trajectory, num_cuts: int, seed: int) -> list[int]:
     """Distinct cuts in rising order; fewer than `num_cuts` if fewer slots were revealed."""
     num_revealed = trajectory.num_revealed
+    # A cut in each of equal parts spreads them over the decoding, for every model the same.
     part = np.arange(num_cuts, dtype=np.int64)
     draw = keys.uniform(
         seed, keys.text_key("context_entropies"), keys.text_key(trajectory.id), part

@@ -73,6 +73,7 @@ def order_agreement(
 def _agreement(
     entropy_W: NDArray[np.floating], order_W: NDArray[np.integer]
 ) -> tuple[float, float, int]:
+    # All pairs at once: a context has a few hundred slots at most.
     first, second = np.triu_indices(len(entropy_W), k=1)
     by_order = np.sign(order_W[second] - order_W[first])
     # Differences in the dtype of the record could round two unequal entropies to a tie.
