@@ -10,7 +10,7 @@ from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
-from tabom.stages.preflight import Check, check_decoding, check_function, check_model
+from tabom.stages.preflight import Check, check_decoding
 from tabom.stages.stage import Counts, Done, Stage
 
 
@@ -47,10 +47,8 @@ class Collect(Stage):
             )
 
     def checks(self) -> Iterator[Check]:
-        yield Check("model", check_model, (self.model,))
+        yield from super().checks()
         yield Check("decoding", check_decoding, (self.decoding, self.model))
-        if self.prompts.function is not None:
-            yield Check("prompts", check_function, (self.prompts.function,))
 
     def finish(self, counts: Counts, *, seconds: float) -> None:
         """Nothing is left to do: of all workers, the one that saw the end finished the store."""

@@ -1,15 +1,18 @@
 """Diagnose: order agreement and loss ratio of a model on the base's own responses."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.results import read_evaluated
 from tabom.models.config import ModelConfig
-from tabom.stages.preflight import Check, check_model
 from tabom.stages.recipe import DiagnosticsConfig
 from tabom.stages.stage import Counts, Done, Output, Stage, reads
+
+if TYPE_CHECKING:
+    from tabom.diagnostics.loss_ratio import AnswerPair
+    from tabom.models.contract import MaskedDiffusionModel
+    from tabom.trajectory.record import Trajectory
 
 DIAGNOSTICS = "diagnostics.json"
 
@@ -36,14 +39,10 @@ class Diagnose(Stage):
     seed: int = 1000
     """Key of the contexts."""
 
-    def checks(self) -> Iterator[Check]:
-        yield Check("model", check_model, (self.model,))
-
     def work(self, report: Done) -> Counts:
         from tabom.core.atomic import write_json
-        from tabom.diagnostics.loss_ratio import AnswerPair, loss_ratio
+        from tabom.diagnostics.loss_ratio import loss_ratio
         from tabom.diagnostics.model_order import context_agreement, context_entropies
-        from tabom.training.dataset import examples_from_text
 
         model = self.model.load(trained=self.trained.checked() if self.trained else None)
         config = self.diagnostics
@@ -65,22 +64,7 @@ class Diagnose(Stage):
             result |= {"order_agreement": agreement.accuracy, "kendall_tau": agreement.tau}
             report(1, 2)
             num_slots = max(self.decoding.max_new_tokens, *(t.num_slots for t in found))
-            with_truth = [t for t in found if t.row.get("ground_truth")]
-            truth = examples_from_text(
-                [(t.prompt, str(t.row["ground_truth"])) for t in with_truth],
-                model=model,
-                max_new_tokens=num_slots,
-            )
-            by_prompt = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth.examples}
-            pairs = [
-                AnswerPair(
-                    prompt_ids=t.prompt_ids.tolist(),
-                    ground_truth=by_prompt[t.prompt_ids.tobytes()],
-                    self_distilled=t.response_ids_N.tolist(),
-                )
-                for t in with_truth
-                if t.prompt_ids.tobytes() in by_prompt
-            ]
+            pairs = _pairs(model, found, num_slots)
             if pairs:
                 ratio = loss_ratio(
                     model,
@@ -95,3 +79,24 @@ class Diagnose(Stage):
         write_json(self.folder / DIAGNOSTICS, result)
         report(2, 2)
         return {k: v for k, v in result.items() if isinstance(v, int | float)}
+
+
+def _pairs(
+    model: "MaskedDiffusionModel", found: "list[Trajectory]", num_slots: int
+) -> "list[AnswerPair]":
+    """The base's own response and the prompt's answer, where it has one that fits."""
+    from tabom.diagnostics.loss_ratio import AnswerPair
+    from tabom.training.dataset import examples_from_text
+
+    rows = [(t.prompt, str(t.row.get("ground_truth") or "")) for t in found]
+    truth = examples_from_text(rows, model=model, max_new_tokens=num_slots)
+    answers = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth.examples}
+    return [
+        AnswerPair(
+            prompt_ids=t.prompt_ids.tolist(),
+            ground_truth=answers[t.prompt_ids.tobytes()],
+            self_distilled=t.response_ids_N.tolist(),
+        )
+        for t in found
+        if t.prompt_ids.tobytes() in answers
+    ]

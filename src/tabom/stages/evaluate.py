@@ -4,16 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from tabom.core.hooks import load_function
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.held_out import held_out_of, trainings
-from tabom.stages.preflight import (
-    Check,
-    check_decoding,
-    check_function,
-    check_model,
-    check_verifier,
-)
+from tabom.stages.preflight import SECTION_CHECKS, Check, check_decoding
 from tabom.stages.sets import (
     EvaluationConfig,
     bind,
@@ -50,7 +45,7 @@ class Evaluate(Stage):
                 one.decoding_at(pace, base=self.decoding)
 
     def checks(self) -> Iterator[Check]:
-        yield Check("model", check_model, (self.model,))
+        yield from super().checks()
         for item in self.evaluation.sets:
             here = f"evaluation.sets.{item.name}"
             for pace in item.tokens_per_step:
@@ -62,14 +57,11 @@ class Evaluate(Stage):
             if item.benchmark is not None:
                 own = (item.benchmark, config.data_dir, config.unsafe_exec)
                 yield Check(f"{here}.benchmark", check_benchmark, own)
-            functions = {f"metrics.{name}": function for name, function in item.metrics.items()}
-            if item.prompts is not None:
-                verifier = item.verifier or self.verifier
-                yield Check(f"{here}.verifier", check_verifier, (verifier,))
-                if item.prompts.function is not None:
-                    functions["prompts"] = item.prompts.function
-            for name, function in functions.items():
-                yield Check(f"{here}.{name}", check_function, (function,))
+            for name in ("prompts", "verifier"):
+                if (section := getattr(item, name)) is not None:
+                    yield Check(f"{here}.{name}", SECTION_CHECKS[type(section)], (section,))
+            for name, function in item.metrics.items():
+                yield Check(f"{here}.metrics.{name}", load_function, (function,))
 
     def work(self, report: Done) -> Counts:
         from tabom.evaluation.results import write_evaluation

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tabom.collect.prompts import PromptSource
 from tabom.core import configs
 from tabom.core.errors import ConfigError, TabomError
 from tabom.core.hooks import load_function
@@ -29,7 +30,7 @@ class Check:
     """
 
     where: str
-    test: Callable[..., None]
+    test: Callable[..., object]
     arguments: tuple[Any, ...]
 
 
@@ -63,7 +64,7 @@ def preflight(stages: "Iterable[Stage]") -> None:
         raise ConfigError(f"{len(found)} things are to be mended before anything starts:\n{listed}")
 
 
-def check_model(model: ModelConfig) -> None:
+def _model(model: ModelConfig) -> None:
     """The model is there and of a family that is known; of its weights nothing is read."""
     from tabom.models.checkpoint import load_ids
     from tabom.models.folders import resolve_folder
@@ -75,35 +76,47 @@ def check_model(model: ModelConfig) -> None:
             raise ConfigError(f"adapter: {adapter} has no adapter_config.json; name an adapter")
 
 
-def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
-    """The family of the model can decode so; see `Decoder`, which asks the loaded model."""
-    from tabom.decoding.official import check_official
-    from tabom.decoding.windows import check_blocks
-    from tabom.models.families import detect_family
-    from tabom.models.folders import read_config, resolve_folder
-
-    folder = resolve_folder(model.model_name_or_path, weights=False)
-    published = read_config(folder)
-    family = detect_family(published, where=str(folder))
-    block_length = None if family.attention == "full" else published["block_size"]
-    facts: Any = SimpleNamespace(
-        family=family, block_length=block_length, name_or_path=model.model_name_or_path
-    )
-    check_blocks(facts, decoding)
-    if decoding.is_official:
-        check_official(facts, decoding)
+def _prompts(prompts: PromptSource) -> None:
+    if prompts.function is not None:
+        load_function(prompts.function)
 
 
-def check_function(name: str) -> None:
-    """A function of the user's is found."""
-    load_function(name)
-
-
-def check_verifier(verifier: VerifierConfig) -> None:
+def _verifier(verifier: VerifierConfig) -> None:
     """The checker is there with what it needs: its function, math-verify, a working sandbox."""
     from tabom.verify.checkers import build_checker
 
     build_checker(verifier)
+
+
+def _training(training: TrainingConfig) -> None:
+    """transformers takes the settings here: the tracker and the optimiser are installed."""
+    training.training_arguments("unused", has_eval=False, use_cpu=bool(training.use_cpu))
+
+
+# What a section alone can be asked; stages add what takes two of them.
+SECTION_CHECKS: dict[type, Callable[[Any], None]] = {
+    ModelConfig: _model,
+    PromptSource: _prompts,
+    VerifierConfig: _verifier,
+    TrainingConfig: _training,
+}
+
+
+def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
+    """The family of the model can decode so; see `Decoder`, which asks the loaded model."""
+    from tabom.decoding.official import check_official
+    from tabom.decoding.windows import check_blocks
+    from tabom.models.checkpoint import Checkpoint
+
+    found = Checkpoint.find(model.model_name_or_path, weights=False)
+    facts: Any = SimpleNamespace(
+        family=found.family,
+        block_length=None if found.family.attention == "full" else found.config["block_size"],
+        name_or_path=model.model_name_or_path,
+    )
+    check_blocks(facts, decoding)
+    if decoding.is_official:
+        check_official(facts, decoding)
 
 
 def check_objective(objective: str, options: dict[str, Any], has_order: bool) -> None:
@@ -115,9 +128,3 @@ def check_objective(objective: str, options: dict[str, Any], has_order: bool) ->
             f"objective {objective!r} learns from the order in which tokens were revealed, and "
             "ground truth has none; train it on trajectories (data: self_distilled)"
         )
-
-
-def check_training(training: TrainingConfig, model: ModelConfig) -> None:
-    """transformers takes the settings here: the tracker and the optimiser are installed."""
-    on_cpu = bool(training.use_cpu) or model.device == "cpu"
-    training.training_arguments("unused", has_eval=False, use_cpu=on_cpu)

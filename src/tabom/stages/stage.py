@@ -22,7 +22,7 @@ from tabom.core.atomic import only_one
 from tabom.core.errors import StageError
 from tabom.core.identity import FREE, identity_of_fields
 from tabom.core.progress import Report, silent
-from tabom.stages.preflight import Check
+from tabom.stages.preflight import SECTION_CHECKS, Check
 
 # Of a stage's folder, what goes when the manifest is there; the dot keeps it out of that.
 UNFINISHED = ".unfinished"
@@ -98,7 +98,10 @@ class Stage:
 
     def checks(self) -> Iterator[Check]:
         """What can be known of the fields before any work, for `stages.preflight`."""
-        yield from ()
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if type(value) in SECTION_CHECKS:
+                yield Check(item.name, SECTION_CHECKS[type(value)], (value,))
 
     @cached_property
     def settings(self) -> dict[str, Any]:

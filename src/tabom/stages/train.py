@@ -10,13 +10,7 @@ from tabom.core.identity import FREE, identity
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.held_out import question_of, write_trained_on
-from tabom.stages.preflight import (
-    Check,
-    check_function,
-    check_model,
-    check_objective,
-    check_training,
-)
+from tabom.stages.preflight import Check, check_objective
 from tabom.stages.stage import Counts, Done, Output, Stage, is_first_process, reads
 from tabom.stages.verify import VERDICTS
 from tabom.training.config import TrainingConfig
@@ -62,11 +56,8 @@ class Train(Stage):
 
     def checks(self) -> Iterator[Check]:
         here = f"arms.{self.arm}" if self.arm else "objective"
-        yield Check("model", check_model, (self.model,))
+        yield from super().checks()
         yield Check(here, check_objective, (self.objective, self.options, self.prompts is None))
-        yield Check("training", check_training, (self.training, self.model))
-        if self.prompts is not None and self.prompts.function is not None:
-            yield Check("prompts", check_function, (self.prompts.function,))
 
     def work(self, report: Done) -> Counts:
         from tabom.objectives.presets import build_objective

@@ -1,11 +1,9 @@
 """Verify: judge every trajectory of a collection."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tabom.models.config import ModelConfig
-from tabom.stages.preflight import Check, check_model, check_verifier
 from tabom.stages.stage import Counts, Done, Output, Stage, reads
 from tabom.verify.config import VerifierConfig
 
@@ -25,10 +23,6 @@ class Verify(Stage):
     trajectories: Output = field(metadata=reads("collect"))
     """What `tabom collect` wrote."""
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
-
-    def checks(self) -> Iterator[Check]:
-        yield Check("model", check_model, (self.model,))
-        yield Check("verifier", check_verifier, (self.verifier,))
 
     def work(self, report: Done) -> Counts:
         from tabom.models.checkpoint import load_ids
