@@ -14,6 +14,7 @@ from typing import Any
 
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.hooks import search_in
 
 EXTENDS = "extends"
 
@@ -77,6 +78,7 @@ def read_recipe(name_or_path: str) -> RecipeFile:
     layers: list[tuple[str, dict[str, Any]]] = []
     while True:
         own = configs.load_yaml(path)
+        search_in(path.parent)  # functions of the user's may lie beside their recipe
         base = own.pop(EXTENDS, None)
         layers.append((str(path), own))
         if base is None:

@@ -21,7 +21,7 @@ def test_loads_functions_and_methods() -> None:
         ("os.path.join", r"expected 'package\.module:function'"),
         (":join", r"expected 'package\.module:function'"),
         ("os.path:", r"expected 'package\.module:function'"),
-        ("no_such_pkg.sub:f", r"there is no module 'no_such_pkg'; put its folder on PYTHONPATH"),
+        ("no_such_pkg.sub:f", r"there is no module 'no_such_pkg'; put it beside the recipe"),
         ("os.path.nope:f", r"there is no module 'os\.path\.nope'"),
         ("os.path:joim", r"'os\.path' has no 'joim'; did you mean 'join'\?"),
         ("os:sep", r"it is a str, expected something callable"),
