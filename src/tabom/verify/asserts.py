@@ -5,6 +5,7 @@ compared here. A test that cannot be taken apart runs inside, and says which ass
 """
 
 import ast
+import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -79,34 +80,31 @@ def take_apart(source: str) -> list[Check]:
 def take_apart_check(source: str, entry_point: str) -> list[Check]:
     """The checks of a `check(candidate)` function: its asserts one by one where it has no more."""
     tree = ast.parse(source)
-    body = next(
-        (n.body for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None
-    )
-    if body is None:
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    check = functions.get("check")
+    if check is None or not check.args.args:
         raise VacuousError("defines no check(candidate)")
-    is_bare = all(isinstance(n, ast.FunctionDef | ast.Expr) or _is_assignment(n) for n in tree.body)
-    asserts = [n for n in body if isinstance(n, ast.Assert) and not _is_vacuous(n.test)]
-    rest = [n for n in body if not isinstance(n, ast.Assert | ast.Pass) and not _is_text(n)]
-    checks = [
-        _taken_apart(_Renamed(entry_point).visit(ast.parse(ast.unparse(n)).body[0]))
-        for n in asserts
-    ]
-    if is_bare and checks and not rest and all(check is not None for check in checks):
-        return [check for check in checks if check is not None]
-    if not any(isinstance(n, ast.Assert) and not _is_vacuous(n.test) for n in ast.walk(tree)):
+    asserts = [n for n in ast.walk(tree) if isinstance(n, ast.Assert) and not _is_vacuous(n.test)]
+    if not asserts:
         raise VacuousError("asserts nothing")
-    whole = ast.parse(f"{source}\n\ncheck({entry_point})\n")
-    return [_whole(whole, source)]
+    named = _Renamed(check.args.args[0].arg, entry_point)
+    rest = [n for n in tree.body if n is not check and not _is_text(n) and not _is_assignment(n)]
+    rest += [n for n in check.body if n not in asserts and not _is_empty(n)]
+    if not rest:
+        checks = [_taken_apart(named.visit(copy.deepcopy(n))) for n in check.body if n in asserts]
+        if all(part is not None for part in checks):
+            return [part for part in checks if part is not None]
+    return [_whole(ast.parse(f"{source}\n\ncheck({entry_point})\n"), source)]
 
 
 class _Renamed(ast.NodeTransformer):
     """`candidate` under the name of the function that it is."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, old: str, new: str) -> None:
+        self._old, self._new = old, new
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        return ast.Name(self._name, node.ctx) if node.id == "candidate" else node
+        return ast.Name(self._new, node.ctx) if node.id == self._old else node
 
 
 class _Counted(ast.NodeTransformer):
@@ -141,6 +139,11 @@ def _in_order(node: ast.AST) -> list[ast.AST]:
 
 def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_empty(node: ast.stmt) -> bool:
+    """A remark, pass, or an assert that nothing could fail."""
+    return isinstance(node, ast.Pass | ast.Assert) or _is_text(node)
 
 
 def _is_assignment(node: ast.stmt) -> bool:

@@ -202,3 +202,11 @@ def test_half_a_character_in_an_error_is_a_verdict(judge):
     verdict = judge(f"```python\n{raises}```")
     assert verdict.reason == "wrong"
     assert "ValueError" in verdict.detail
+
+
+@pytest.mark.parametrize("name", ["candidate", "c", "fn"])
+def test_a_check_may_call_its_candidate_as_it_likes(judge, name):
+    test = f"def check({name}):\n    assert {name}(1, 2) == 3\n    assert True, 'said'\n"
+    row = {"prompt": "", "test": f"METADATA = {{}}\n\n\n{test}", "entry_point": "add"}
+    assert judge(f"```python\n{ADD}```", row).is_accepted
+    assert judge(f"```python\n{ADD.replace('+', '-')}```", row).reason == "wrong"
