@@ -94,7 +94,7 @@ def _task_sets(args: argparse.Namespace, given: dict[str, Any]) -> list[dict[str
             raise ConfigError(f"in_domain names {name!r}, which is none of {', '.join(tasks)}")
     return [
         {
-            "name": task.partition(":")[0].rpartition(".")[2],
+            "name": task.partition(":")[0].rpartition(".")[2] if ":" in task else task,
             "benchmark" if task in names() or ":" in task else "task": task,
             "role": "in_domain" if task in (in_domain or tasks) else "out_of_domain",
             **given,

@@ -170,10 +170,6 @@ class SetSummary:
     length: float
     metrics: dict[str, float]
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.pace.tokens_per_step
-
 
 def summarize(records: Sequence[EvaluationRecord], *, level: float = LEVEL) -> list[SetSummary]:
     """One summary per (set, pace), in the order in which they first occur."""

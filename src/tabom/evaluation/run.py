@@ -5,6 +5,7 @@ Legend: K steps (model calls), N response slots.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -137,18 +138,20 @@ def judged(
     }
     verdicts: dict[str, dict[str, Verdict]] = {}
     for number, (name, checker) in enumerate(one.judges.items()):
-        log = None if folder is None else VerdictLog(folder / f"verdicts-{number}.jsonl")
-        known = verdicts[name] = {} if log is None else log.verdicts
-        asked = [id for id in responses if id not in known]
-        found = checker.judge_many(responses[id] for id in asked)
-        for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
-            if log is not None:
-                log.append(id, verdict)
-            known[id] = verdict
-            if note is not None:
-                note(f"judging {one.name}: {done} of {len(asked)}")
-        if log is not None:
-            log.close()
+        with ExitStack() as stack:
+            log = None
+            if folder is not None:
+                log = VerdictLog(folder / f"verdicts-{number}.jsonl")
+                stack.callback(log.close)
+            known = verdicts[name] = {} if log is None else log.verdicts
+            asked = [id for id in responses if id not in known]
+            found = checker.judge_many(responses[id] for id in asked)
+            for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
+                if log is not None:
+                    log.append(id, verdict)
+                known[id] = verdict
+                if note is not None:
+                    note(f"judging {one.name}: {done} of {len(asked)}")
     first, *others = verdicts.values()
     names = list(verdicts)[1:]
     cache: dict[int, str] = {}

@@ -97,9 +97,9 @@ class SetConfig:
     def published(self, include_path: str | None = None) -> "Benchmark":
         """The benchmark of a set that is one, or its task of lm-eval's, which is slow to open."""
         if self.task is not None:
-            from tabom.evaluation.harness.task import HarnessTask
+            from tabom.evaluation.harness.task import open_task
 
-            return HarnessTask(self.task, include_path=include_path)
+            return open_task(self.task, include_path)
         from tabom.evaluation.benchmarks import get_benchmark
 
         return get_benchmark(str(self.benchmark))
@@ -293,9 +293,9 @@ def _benchmark(
 
 def check_task(task: str, include_path: str | None) -> None:
     """Raise ConfigError for a task that lm-eval does not know."""
-    from tabom.evaluation.harness.task import HarnessTask
+    from tabom.evaluation.harness.task import open_task
 
-    HarnessTask(task, include_path=include_path)
+    open_task(task, include_path)
 
 
 def check_benchmark(name: str, data_dir: str | None, unsafe_exec: bool) -> None:

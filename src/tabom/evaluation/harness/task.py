@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -53,7 +54,6 @@ class HarnessTask(Benchmark):
             raise ConfigError(NO_LIKELIHOOD.format(task=task))
         if self._task.get_config("num_fewshot") is None:
             self._task.set_config("num_fewshot", 0)
-        self._task.set_fewshot_seed(_FEWSHOT_SEED)
         generation = dict(self._task.config.generation_kwargs or {})
         self.name, self.until = name, ends_of(generation)
         self._decoding = decoding_options(task, generation)
@@ -92,9 +92,10 @@ class HarnessTask(Benchmark):
     def questions(
         self, rows: Sequence[Row], model: MaskedDiffusionModel, options: AskOptions
     ) -> Iterator[Question]:
+        # Few-shot examples are drawn one after the other, as lm-eval draws them.
+        self._task.set_fewshot_seed(_FEWSHOT_SEED)
         for row in rows:
             doc = self._docs[row["doc_id"]]
-            # Few-shot examples are drawn one after the other, as lm-eval draws them.
             with _quiet():
                 text = self._task.fewshot_context(
                     doc,
@@ -154,10 +155,16 @@ class HarnessTask(Benchmark):
         """As lm-eval puts the scores of all documents together."""
         aggregation = self._task.aggregation()
         found = {}
-        for name in records[0].metrics:
+        for name in (name for name in records[0].metrics if "," in name):
             values = [record.metrics[name] for record in records]
             found[name] = float(aggregation.get(name.split(",")[0], np.mean)(values))
         return found
+
+
+@lru_cache(maxsize=64)
+def open_task(task: str, include_path: str | None) -> HarnessTask:
+    """The task of that name, opened once: lm-eval takes seconds for it."""
+    return HarnessTask(task, include_path=include_path)
 
 
 def _manager(task: str, include_path: str | None) -> Any:
