@@ -21,10 +21,7 @@ def resolve_folder(name: str, *, weights: bool = True) -> Path:
     Raises: `ModelError` if there is no such folder and the hub does not give it.
     """
     if name in PACKAGED:
-        folder = Path(str(files("tabom"))) / PACKAGED[name]
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"the packaged model {name!r} is not in {folder}; reinstall tabom")
-        return folder
+        return Path(str(files("tabom"))) / PACKAGED[name]
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

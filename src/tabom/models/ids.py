@@ -69,13 +69,16 @@ def read_tokenizer_facts(folder: Path, *, family: Family) -> TokenizerFacts | No
         return None
     config = read_json(folder / "tokenizer_config.json")
     names = dict(family.special_tokens)
-    for source in (read_json(folder / "special_tokens_map.json"), config):
-        for name in ("mask_token", "eos_token", "pad_token"):
-            if source.get(name) is not None:
-                names[name] = _text(source[name])
-    vocabulary, added = _vocabulary(folder)
-    for token, entry in (config.get("added_tokens_decoder") or {}).items():
-        added[int(token)] = _text(entry)
+    try:
+        for source in (read_json(folder / "special_tokens_map.json"), config):
+            for name in ("mask_token", "eos_token", "pad_token"):
+                if source.get(name) is not None:
+                    names[name] = _text(source[name])
+        vocabulary, added = _vocabulary(folder)
+        for token, entry in (config.get("added_tokens_decoder") or {}).items():
+            added[int(token)] = _text(entry)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}: the tokenizer's JSON files are broken: {error!r}") from error
     vocabulary |= {text: token for token, text in added.items()}
     return TokenizerFacts(vocabulary=vocabulary, added=added, names=names)
 

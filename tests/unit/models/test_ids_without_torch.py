@@ -10,6 +10,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from tabom.core.errors import ModelError
 from tabom.models.checkpoint import Checkpoint, load_ids
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.families import get_family
@@ -103,8 +104,6 @@ def test_what_a_trained_answer_ends_with(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_holds_a_special_token(random_toy: Path) -> None:
-    from tabom.core.errors import ModelError
-
     model: MaskedDiffusionModel = load_model(random_toy, device="cpu")
     assert model.special_text_in("a <mask> b") == "<mask>"
     assert model.special_text_in("a mask b") is None
@@ -115,6 +114,23 @@ def test_a_prompt_that_holds_a_special_token(random_toy: Path) -> None:
         model.encode_prompt(
             [{"role": "user", "content": "a"}, {"role": "user", "content": "<eos>"}]
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"added_tokens_decoder": {"four": {"content": "<|mask|>"}}},
+        {"added_tokens_decoder": {"4": {"text": "<|mask|>"}}},
+        {"added_tokens_decoder": ["<|mask|>"]},
+        {"eos_token": {"text": "<|endoftext|>"}},
+    ],
+)
+def test_broken_files_are_named(change: dict[str, object], tmp_path: Path) -> None:
+    write_vocabulary(tmp_path, is_added=False)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ModelError, match="tokenizer's JSON files are broken"):
+        read_tokenizer_facts(tmp_path, family=get_family("dream"))
 
 
 def test_the_folder_without_weights_is_enough(tmp_path: Path) -> None:
