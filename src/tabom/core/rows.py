@@ -132,10 +132,11 @@ def _csv(file: IO[bytes], path: Path) -> Iterator[Row]:
 
 def _text(file: IO[bytes], path: Path) -> Iterator[Row]:
     """A prompt on each line that is not blank."""
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), start=1):
-        if line.strip():
-            row = {"id": f"line-{number}", "prompt": line.rstrip("\n")}
-            yield Row(f"{path}, line {number}", row)
+    with io.TextIOWrapper(file, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                row = {"id": f"line-{number}", "prompt": line.rstrip("\n")}
+                yield Row(f"{path}, line {number}", row)
 
 
 def _table_rows(path: Path, kind: str) -> Iterator[Row]:
