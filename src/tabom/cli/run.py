@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     given = [(key, value) for key, value in flagged.items() if value is not None]
     overrides = [*args.overrides, *given]
     recipe = load_recipe(args.recipe, overrides=overrides)
+    # The same checks as before a run, after the list: it says where a problem lies.
     if args.plan:
         plan = plan_study(recipe)
         todo = pending_stages(plan)

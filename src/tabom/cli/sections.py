@@ -97,6 +97,7 @@ def recipe_of(args: argparse.Namespace) -> RecipeFile:
 
     file = RecipeFile(mapping={}) if args.config is None else read_recipe(args.config)
     file = file.changed(flags.overrides_of(args))
+    # Sections that this verb does not need may stand there, but no key that no recipe has.
     known = [field.name for field in dataclasses.fields(Recipe)]
     for key in file.mapping:
         if key not in known:
@@ -122,6 +123,7 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
             reads = field.metadata.get("reads")
             values[field.name] = given if reads is None else load_output(given, reads)
     values |= own
+    # Said here in terms of flags; `configs.build` would name the key of a recipe.
     for name, hint in _HINTS.items():
         if name in sections and not values.get(name) and name not in own:
             raise ConfigError(f"no {name}: give {hint}, or --config RECIPE")
@@ -136,6 +138,7 @@ def ready(stage: "Stage", args: argparse.Namespace) -> Iterator["Report"]:
     from tabom.core.progress import Bars
     from tabom.stages.preflight import preflight
 
+    # A finished stage needs nothing any more, so nothing is asked of this machine.
     if args.overwrite or not stage.is_complete():
         preflight([stage])
     found = Bars(is_quiet=args.quiet)

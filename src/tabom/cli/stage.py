@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the stage that the parser is named after."""
+    # The verb is the class, so the parser's name ends with it.
     sections.add(parser, _stage(parser.prog.split()[-1]))
 
 

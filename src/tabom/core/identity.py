@@ -43,6 +43,7 @@ def identity(obj: Any) -> Any:
         return to_plain(obj)
     if isinstance(own := getattr(obj, "fingerprint", None), str):
         return own
+    # Training has a rule that spans its fields: the global batch counts, not how it is cut.
     if hasattr(obj, "decisive"):
         return obj.decisive()
     return identity_of_fields(obj)

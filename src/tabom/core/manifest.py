@@ -253,6 +253,7 @@ def check_once(path: Path, expected: FileFacts) -> None:
     if not path.is_file():
         check_file(path, expected)
     stat = path.stat()
+    # A study opens one adapter in many stages; reading a large one takes seconds.
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, expected.sha256)
     if key not in _checked:
         check_file(path, expected)
@@ -262,11 +263,11 @@ def check_once(path: Path, expected: FileFacts) -> None:
 def check_folder(folder: Folder) -> None:
     """`check_once` of the files directly in a folder, if a stage of ours wrote it.
 
-    Those in subfolders (shards, checkpoints) are checked by whoever opens them. A card may be
-    edited.
+    Those in subfolders (shards, checkpoints) are checked by whoever opens them.
     """
     found = read_manifest(folder) if _is_ours(Path(folder)) else None
     for name, expected in (found.files if found else {}).items():
+        # A model card is for people, who may add to it.
         if "/" not in name and not name.endswith(".md"):
             check_once(Path(folder) / name, expected)
 

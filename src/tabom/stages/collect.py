@@ -51,7 +51,8 @@ class Collect(Stage):
         yield Check("decoding", check_decoding, (self.decoding, self.model))
 
     def finish(self, counts: Counts, *, seconds: float) -> None:
-        """Nothing is left to do: of all workers, the one that saw the end finished the store."""
+        """Nothing is left to do."""
+        # Of all workers, the one that saw the end has finished the store and its manifest.
 
     def work(self, report: Done) -> Counts:
         from tabom.collect.worker import collect

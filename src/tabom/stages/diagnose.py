@@ -51,6 +51,7 @@ class Diagnose(Stage):
             for record, trajectory in read_evaluated(self.base_evaluation.checked())
             if record.correct and record.role == "in_domain"
         ][: config.num_trajectories]
+        # Without a right response of the base there is nothing to ask about, which is a result too.
         result: dict[str, Any] = {"num_trajectories": len(found)}
         if found:
             contexts = context_entropies(

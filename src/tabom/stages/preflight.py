@@ -43,6 +43,7 @@ def problems(stages: "Iterable[Stage]") -> list[str]:
     done: set[str] = set()
     for stage in stages:
         for check in stage.checks():
+            # Arms share most of their settings: what is equal is asked once.
             key = configs.fingerprint(check.test.__name__, *check.arguments)
             if key in done:
                 continue
@@ -90,6 +91,7 @@ def _verifier(verifier: VerifierConfig) -> None:
 
 def _training(training: TrainingConfig) -> None:
     """transformers takes the settings here: the tracker and the optimiser are installed."""
+    # No folder is made: transformers only keeps the name.
     training.training_arguments("unused", has_eval=False, use_cpu=bool(training.use_cpu))
 
 
@@ -109,6 +111,7 @@ def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
     from tabom.models.checkpoint import Checkpoint
 
     found = Checkpoint.find(model.model_name_or_path, weights=False)
+    # The checks look at these three alone, so that no weights are needed.
     facts: Any = SimpleNamespace(
         family=found.family,
         block_length=None if found.family.attention == "full" else found.config["block_size"],

@@ -47,6 +47,7 @@ def run_recipe(
         if not is_quiet and len(todo) < len(plan.stages):
             print(f"{len(plan.stages) - len(todo)} of {len(plan.stages)} stages are complete")
         settings = yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
+        # Written before the first stage, so that a run that fails can be looked into and go on.
         write_text(root / RECIPE, settings)
         write_json(root / HELD_OUT, found)
         run_stages(

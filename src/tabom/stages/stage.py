@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from tabom._version import __version__
 from tabom.core import configs, manifest
 from tabom.core.atomic import only_one
-from tabom.core.errors import StageError
+from tabom.core.errors import DataError, StageError
 from tabom.core.identity import FREE, identity_of_fields
 from tabom.core.progress import Report, silent
 from tabom.stages.preflight import SECTION_CHECKS, Check
@@ -103,6 +103,7 @@ class Stage:
             if type(value) in SECTION_CHECKS:
                 yield Check(item.name, SECTION_CHECKS[type(value)], (value,))
 
+    # Cached: the contents of checkpoints and files are read for it.
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that decides the result, in plain values."""
@@ -166,19 +167,34 @@ class Stage:
 
         Raises: StageError if a process works there, or tabom did not make the folder.
         """
+        if self._is_free():
+            return
+        try:
+            with only_one(self.folder):
+                if not self._is_free():
+                    manifest.reset(self.folder)
+        except StageError:
+            # A worker beside this one, started with the same flags, may have made way.
+            if not self._is_free():
+                raise
+
+    def _is_free(self) -> bool:
+        """Whether the folder holds nothing, or what this very stage has done so far."""
         try:
             self.is_complete()
-        except StageError:
-            with self._lock():
-                manifest.reset(self.folder)
+        except (StageError, DataError):
+            return False
+        return True
 
     def finish(self, counts: Counts, *, seconds: float) -> None:
         """Declare the folder complete.
 
         Raises: StageError if the folder was removed meanwhile, and part of the result with it.
         """
+        # Under torchrun every rank runs the stage, and the first one speaks for all.
         if not is_first_process():
-            return  # under torchrun every rank runs the stage; the first one speaks for all
+            return
+        # Atomic writes make missing folders, so a removed one comes back with the last file alone.
         if not (self.folder / manifest.STARTED).is_file():
             raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
         manifest.write_manifest(
@@ -194,7 +210,8 @@ class Stage:
     def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
         if not is_first_process() and not is_shared:
             return nullcontext()  # the first rank holds the folder for all
-        manifest.check_ours(self.folder)  # no lock file is left in a folder of somebody else
+        # Asked first, so that no lock file is left in a folder of somebody else.
+        manifest.check_ours(self.folder)
         return only_one(self.folder, is_shared=is_shared)
 
     def _clear(self) -> None:

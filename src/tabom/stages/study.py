@@ -57,7 +57,8 @@ def plan_study(recipe: Recipe) -> Plan:
         arms.append((recipe.base_arm, None))
     arms += [(arm, seed) for seed in recipe.seeds for arm in recipe.arms if arm.is_trained]
     runs: list[ArmRun] = []
-    base: Output | None = None  # whose responses every arm is diagnosed on
+    # Every arm is diagnosed on the responses of the base, which comes first.
+    base: Output | None = None
     for arm, arm_seed in arms:
         train = None
         here, label = root / "base", "base"
@@ -105,6 +106,7 @@ def plan_study(recipe: Recipe) -> Plan:
 
 def _stage(kind: type[S], recipe: Recipe, folder: Path, label: str, **own: Any) -> S:
     """A stage with the sections of the recipe that it has fields for, and fields of its own."""
+    # A field that is called as a section of the recipe is that section.
     shared = {f.name for f in fields(kind)} & {f.name for f in fields(recipe)}
     sections = {name: getattr(recipe, name) for name in shared}
     return kind(folder=folder / kind.kind, label=label, **{**sections, **own})

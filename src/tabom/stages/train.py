@@ -79,6 +79,7 @@ class Train(Stage):
                 **({"base": {"adapter": self.model.adapter}} if self.model.adapter else {}),
             },
         )
+        # Whoever evaluates the adapter later can then tell which prompts were held out.
         if is_first_process():
             write_trained_on(self.folder, questions)
         return {
@@ -103,6 +104,7 @@ class Train(Stage):
             store = TrajectoryStore(self.trajectories.checked())
             verdicts = read_verdicts(self.verdicts.checked() / VERDICTS)
 
+            # Examples are made as trajectories stream by, and so are the questions behind them.
             def noted() -> "Iterator[Trajectory]":
                 for trajectory in accepted(store, verdicts):
                     questions.append(question_of(trajectory.prompt, trajectory.row))

@@ -38,7 +38,7 @@ class Verify(Stage):
             build_checker(self.verifier),
             mask_id=ids.mask,
             end_ids=ids.eos,
-            log=self.folder / VERDICT_LOG,
+            log=self.folder / VERDICT_LOG,  # a rerun judges what is not in it
             progress=lambda done: report(done, len(store)),
         )
         write_verdicts(self.folder / VERDICTS, verdicts)
