@@ -50,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
     from tabom.report.build import build_report
     from tabom.report.data import Report
     from tabom.report.tables import show
-    from tabom.stages.runs import comparison_of, default_folder
+    from tabom.stages.runs import compare_folders, named_folder
     from tabom.stages.summary import now
 
     if not 0 < args.level < 1:
         raise ConfigError(f"--level must be between 0 and 1, got {args.level}")
-    comparison = comparison_of(
+    comparison = compare_folders(
         args.runs,
         base=args.base,
         in_domain=[name for text in args.in_domain for name in text.split(",") if name],
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     )
     tables = [contents.arms_table(report, keys, title="Accuracy", has_seeds=True)]
     tables += contents.comparison_tables(report)
-    says = [*words.alarms(report), words.headline(report), words.alike(comparison)]
-    folder = Path(args.output_dir) if args.output_dir else default_folder(args.runs)
+    says = [*words.alarms(report), words.headline(report)]
+    folder = Path(args.output_dir or named_folder(args.runs[0])[1] / "compare")
     text = "\n".join(
         [*(f"{line}\n" for line in says if line), *(t.markdown() for t in tables if t)]
     )

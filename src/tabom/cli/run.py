@@ -60,7 +60,12 @@ def show_report(report: "Report", page: Path) -> None:
     """Print what was found, the table of the arms, and where the page is."""
     from tabom.report.contents import arms_table
     from tabom.report.tables import show
-    from tabom.report.words import alarms, headline, title
+    from tabom.report.words import alarms, facts, headline
 
-    show(title(report), *alarms(report), headline(report), arms_table(report, report.columns))
+    show(
+        f"{report.name}: {', '.join(facts(report).values())}",
+        *alarms(report),
+        headline(report),
+        arms_table(report, report.columns),
+    )
     print(f"\nreport: {page}")

@@ -7,7 +7,7 @@ Legend: S seeds, D documents.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -184,19 +184,19 @@ class Comparison:
     leaks: arm, the sets of which it was trained on a prompt.
     """
 
-    base: str | None
-    level: float
-    seeds: dict[str, tuple[int | None, ...]]
-    sets: list[EvaluatedSet]
-    rows: list[Row]
-    pairs: list[Pair]
-    tests: list[TaskTest]
-    costs: list[Cost]
-    samples: list[PassAtK]
-    boundaries: list[Boundary]
-    differences: list[Difference]
-    held_out: list[tuple[str, str]]
-    leaks: list[tuple[str, Leak]]
+    base: str | None = None
+    level: float = LEVEL
+    seeds: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    sets: Sequence[EvaluatedSet] = ()
+    rows: Sequence[Row] = ()
+    pairs: Sequence[Pair] = ()
+    tests: Sequence[TaskTest] = ()
+    costs: Sequence[Cost] = ()
+    samples: Sequence[PassAtK] = ()
+    boundaries: Sequence[Boundary] = ()
+    differences: Sequence[Difference] = ()
+    held_out: Sequence[tuple[str, str]] = ()
+    leaks: Sequence[tuple[str, Leak]] = ()
 
     @property
     def arms(self) -> list[str]:

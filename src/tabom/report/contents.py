@@ -32,8 +32,6 @@ def arms_table(
 ) -> Table:
     """The arms in measured order; for each metric the mean, and its change with an interval."""
     comparison, first = report.comparison, ["arm", "seeds"] if has_seeds else ["arm"]
-    if comparison is None or not keys:
-        return Table(first, [])
     best = {key: best_arm(comparison, key) for key in keys}
     rows = []
     for arm in measured_order(report):
@@ -76,8 +74,6 @@ def paper_keys(comparison: Comparison) -> list[MetricKey]:
 def comparison_tables(report: Report) -> list[Table]:
     """Arm against arm, then all else that there is to say about how arms were compared."""
     comparison = report.comparison
-    if comparison is None:
-        return []
     makers = (_differences, _tests, _costs, _passes, _boundaries, _held_out)
     tables = [_pairs(report, comparison), *(make(comparison) for make in makers)]
     return [table for table in tables if table]
@@ -181,7 +177,7 @@ def collection_table(report: Report) -> Table:
 
 def settings_tables(report: Report) -> list[Table]:
     """Versions, hardware, sets, objectives, and every arm under every seed."""
-    sets = report.comparison.sets if report.comparison is not None else []
+    sets = report.comparison.sets
     contents = {
         "Versions": report.versions.items(),
         "Hardware": report.hardware.items(),
@@ -201,8 +197,6 @@ def _seed_table(report: Report) -> Table:
     comparison = report.comparison
     heads = [metric_of(key).label for key in report.columns]
     heads = ["arm", "seed", *heads, "trained on", "training", "evaluation"]
-    if comparison is None:
-        return Table(heads, [])
     rows = []
     for work in report.work:
         cells: list[Any] = [work.arm, _seed(work.seed)]

@@ -59,11 +59,6 @@ class Curve:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
 
-    def __post_init__(self) -> None:
-        sizes = {len(self.x), len(self.y), len(self.low or self.x), len(self.high or self.x)}
-        if len(sizes) > 1:
-            raise DataError(f"curve of {self.arm!r}: lengths {sorted(sizes)}; expected equal ones")
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLog:
@@ -107,20 +102,6 @@ class Example:
     entropy: Sequence[float | None] = ()
     field: Sequence[Sequence[float | None]] | None = None
 
-    def __post_init__(self) -> None:
-        for name, values in (("step", self.step), ("entropy", self.entropy)):
-            if len(values) != len(self.tokens):
-                raise DataError(
-                    f"example of {self.arm!r}: {len(values)} values of `{name}` for "
-                    f"{len(self.tokens)} tokens"
-                )
-        for k, row in enumerate(self.field or ()):
-            if len(row) != len(self.tokens):
-                raise DataError(
-                    f"example of {self.arm!r}: field row {k} has {len(row)} values for "
-                    f"{len(self.tokens)} tokens"
-                )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -131,7 +112,7 @@ class Report:
     """
 
     name: str
-    comparison: Comparison | None = None
+    comparison: Comparison = field(default_factory=Comparison)
     columns: Sequence[MetricKey] = ()
     details: Sequence[MetricKey] = ()
     created: str = ""
@@ -149,9 +130,8 @@ class Report:
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        known = self.comparison.keys if self.comparison is not None else []
         for key in (*self.columns, *self.details):
-            if key not in known:
+            if key not in self.comparison.keys:
                 raise DataError(f"report {self.name!r}: no arm has a number for {key}")
 
     def to_json(self) -> dict[str, Any]:

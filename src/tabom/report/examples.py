@@ -60,5 +60,4 @@ def viewer(report: Report) -> dict[str, Any]:
         )
         rows = [example.entropy, *(example.field or ())]
         top = max([top, *(value for row in rows for v in row if (value := number(v)) is not None)])
-    base = report.comparison.base if report.comparison else None
-    return {"groups": list(groups.values()), "top": top or 1.0, "base": base}
+    return {"groups": list(groups.values()), "top": top or 1.0, "base": report.comparison.base}

@@ -25,8 +25,7 @@ TRAINING = {
 def arm_styles(report: Report) -> dict[str, tuple[str, str]]:
     """Arm -> (colour, dash). The base is ink; the others are coloured from the last one back,
     so that the arm a study is about, which stands last by habit, gets the strongest colour."""
-    arms = report.comparison.arms if report.comparison else [arm.name for arm in report.arms]
-    base = report.comparison.base if report.comparison else None
+    arms, base = report.comparison.arms, report.comparison.base
     styles = {}
     for index, name in enumerate(reversed([arm for arm in arms if arm != base])):
         dash = DASHES[index // NUM_COLOURS % len(DASHES)]
@@ -43,15 +42,13 @@ def ranking(report: Report) -> str:
 def forgetting(report: Report) -> str:
     """Accuracy out of domain, in the same order of arms."""
     key = MetricKey(OUT_OF_DOMAIN)
-    is_shown = report.comparison is not None and key in report.comparison.keys
-    return _dots(report, key) if is_shown and key != main_key(report) else ""
+    is_shown = key in report.comparison.keys and key != main_key(report)
+    return _dots(report, key) if is_shown else ""
 
 
 def _dots(report: Report, key: MetricKey) -> str:
     """Means with intervals and single seeds; "" if there is nothing to compare."""
     comparison = report.comparison
-    if comparison is None:
-        return ""
     rows = [row for arm in measured_order(report) if (row := comparison.row(arm, key))]
     form, label = format_of(comparison, key), metric_of(key).label
     axis = (

@@ -3,77 +3,58 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 from tabom.core.text import duration
-from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, Comparison, MetricKey, Pair, Row
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, Comparison, MetricKey
 from tabom.evaluation.scores import IN_DOMAIN, OUT_OF_DOMAIN, Leak
 from tabom.evaluation.stats import Estimate
 from tabom.report.data import Report
 from tabom.report.tables import MINUS
 
-Better = Literal["higher", "lower", "none"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A key in words. better: which side is, if one is. is_share: None asks the numbers."""
+class Metric(NamedTuple):
+    """A key in words. better: which side is, "higher" or "lower", or "none"."""
 
     label: str
     help: str = ""
-    better: Better = "higher"
+    better: str = "higher"
 
 
 METRICS = {
-    IN_DOMAIN: Metric(label="In-domain", help="share of held-out prompts answered right"),
-    OUT_OF_DOMAIN: Metric(
-        label="Out-of-domain", help="mean over the general tasks: what was not forgotten"
-    ),
+    IN_DOMAIN: Metric("In-domain", "share of held-out prompts answered right"),
+    OUT_OF_DOMAIN: Metric("Out-of-domain", "mean over the general tasks: what was not forgotten"),
+    SET: Metric("", "share answered right on this set alone"),
     FORGETTING: Metric(
-        label="Forgetting",
-        help="mean over the out-of-domain sets of what each lost against the base, gains counting "
-        "as none; noise alone makes it positive, so read its interval and the net loss",
-        better="lower",
+        "Forgetting",
+        "mean over the out-of-domain sets of what each lost against the base, gains counting as "
+        "none; noise alone makes it positive, so read its interval and the net loss",
+        "lower",
     ),
-    NET_LOSS: Metric(
-        label="Net loss",
-        help="mean change against the base over the out-of-domain sets, losses and gains alike, "
-        "with the sign of a loss",
-        better="lower",
-    ),
-    "tds": Metric(
-        label="TDS",
-        help="variance of the entropies over the masked slots (TABOM eq. 10-11)",
-        better="none",
-    ),
+    NET_LOSS: Metric("Net loss", "the same with gains taken off the losses", "lower"),
+    "tds": Metric("TDS", "variance of the entropies over the masked slots (eq. 10-11)", "none"),
     "order_agreement": Metric(
-        label="Order agreement",
-        help="share of slot pairs whose entropies follow the base's decoding order",
+        "Order agreement", "share of slot pairs whose entropies follow the base's decoding order"
     ),
     "kendall_tau": Metric(
-        label="Kendall tau", help="rank correlation of entropies with the base's decoding order"
+        "Kendall tau", "rank correlation of entropies with the base's decoding order"
     ),
     "premature_commit": Metric(
-        label="Premature commit",
-        help="share of prompts whose first wrong token was revealed before what it depends on",
-        better="lower",
+        "Premature commit",
+        "share of prompts whose first wrong token was revealed before what it depends on",
+        "lower",
     ),
 }
 
 
 def metric_of(key: MetricKey) -> Metric:
     """A key in words."""
-    if key.kind == SET:
-        found = Metric(label=key.set, help="share answered right on this set alone")
-    else:
-        name = key.kind.replace("_", " ").capitalize()
-        found = METRICS.get(key.kind, Metric(label=name))
-    if not key.pace:
-        return found
-    pace = pace_text(key.pace)
-    return Metric(
-        label=f"{found.label}, {pace}", help=f"{found.help}, at {pace}", better=found.better
-    )
+    found = METRICS.get(key.kind, Metric(key.kind.replace("_", " ").capitalize()))
+    label, help_text, better = found.label or key.set, found.help, found.better
+    if key.pace:
+        pace = pace_text(key.pace)
+        label, help_text = f"{label}, {pace}", f"{help_text}, at {pace}"
+    return Metric(label, help_text, better)
 
 
 def pace_text(pace: str) -> str:
@@ -109,13 +90,6 @@ class Format:
     @property
     def unit(self) -> str:
         return "%" if self.is_share else ""
-
-    def span(self, estimate: Estimate | None, *, sign: bool = False) -> str:
-        """The interval: "+31.3 to +43.0"; "" where there is none."""
-        if estimate is None or not estimate.has_interval:
-            return ""
-        low, high = (self.number(end, sign=sign) for end in (estimate.low, estimate.high))
-        return f"{low} to {high}"
 
     def ends(self, estimate: Estimate | None, *, sign: bool = False) -> str:
         """The interval in brackets: "[+31.3, +43.0]"; "" where there is none."""
@@ -158,15 +132,10 @@ def main_key(report: Report) -> MetricKey | None:
 def measured_order(report: Report) -> list[str]:
     """The arms from best to worst by the main metric; arms without it last, ties as declared."""
     comparison, key = report.comparison, main_key(report)
-    if comparison is None:
-        return []
     sign = 1 if key is not None and metric_of(key).better == "lower" else -1
-
-    def place(arm: str) -> tuple[bool, float]:
-        row = comparison.row(arm, key)
-        return row is None, 0.0 if row is None else sign * row.value.value
-
-    return sorted(comparison.arms, key=place)
+    rows = {arm: comparison.row(arm, key) for arm in comparison.arms}
+    places = {arm: math.inf if row is None else sign * row.value.value for arm, row in rows.items()}
+    return sorted(comparison.arms, key=lambda arm: places[arm])
 
 
 def advantage(comparison: Comparison, first: str, second: str, key: MetricKey) -> int:
@@ -199,110 +168,60 @@ def headline(report: Report) -> str:
     Words are decided by the paired differences arm against arm, never by comparing intervals.
     """
     comparison, key = report.comparison, main_key(report)
-    if comparison is None or key is None:
-        return "This run has no evaluated arm."
     rows = [row for arm in measured_order(report) if (row := comparison.row(arm, key))]
-    if not rows:
+    if key is None or not rows:
         return "This run has no evaluated arm."
-    best, base = rows[0], comparison.base
-    label, form = _inline(key), format_of(comparison, key)
+    best, base, form = rows[0], comparison.base, format_of(comparison, key)
+    label = metric_of(key).label
+    label = label[:1].lower() + label[1:] if label[1:2].islower() else label
     value = f"{form.number(best.value.value)}{form.unit}"
     if len(rows) == 1:
-        span = f" ({_level(comparison)} {form.span(best.value)})" if best.value.has_interval else ""
-        return f"{best.arm} reaches {value} {label}{span}. There is no other arm to compare with."
+        value = f"{value} {form.ends(best.value)}".strip()
+        return f"{best.arm} reaches {value} {label}. There is no other arm to compare with."
     peers = [row.arm for row in rows[1:] if advantage(comparison, best.arm, row.arm, key) != 1]
     if best.arm == base:
         close = f" {listed(peers)} cannot be told apart from it." if peers else ""
         return f"No arm improves on {base}, which reaches {value} {label}.{close}"
-    start, cost = f"{value}{_change(comparison, best)}", _cost(comparison, best.arm)
+    gain = f"{value} ({form.bracket(best.change, sign=True)} over {base})" if base else value
+    cost = _cost(comparison, best.arm)
     if not peers:
-        return f"{best.arm} leads {label} with {start}, separably ahead of every other arm." + cost
-    start = f"{best.arm} has the best {label} result, {start}, but "
+        return f"{best.arm} leads {label} with {gain}, separably ahead of every other arm.{cost}"
+    start = f"{best.arm} has the best {label} result, {gain}, but "
     if base in peers:
         return f"{start}it is not separable from {base}: this run shows no reliable gain."
-    return (
-        start + f"is not separable from {listed(peers)}{_against(comparison, best, peers)}.{cost}"
-    )
-
-
-def _against(comparison: Comparison, best: Row, peers: Sequence[str]) -> str:
-    """The difference to the nearest arm that cannot be told apart."""
-    pair = comparison.pair(best.arm, peers[0], best.key)
-    if pair is None:
-        return ""
-    form = format_of(comparison, best.key)
-    text = f" ({form.bracket(pair.difference, sign=True)} to {peers[0]}" + _doubt(comparison, pair)
-    return text + ")"
-
-
-def _doubt(comparison: Comparison, pair: Pair) -> str:
-    """Words for an interval that leaves zero out beside a test that does not."""
-    if pair.p is None or pair.sign or pair.difference.low <= 0 <= pair.difference.high:
-        return ""
-    return f", but McNemar p = {pair.p:.2g}"
-
-
-def _inline(key: MetricKey) -> str:
-    label = metric_of(key).label
-    return label[:1].lower() + label[1:] if label[1:2].islower() else label
-
-
-def _level(comparison: Comparison) -> str:
-    return f"{100 * comparison.level:.4g}% interval"
-
-
-def _change(comparison: Comparison, row: Row) -> str:
-    if row.change is None:
-        return ""
-    form = format_of(comparison, row.key)
-    text = f" ({form.number(row.change.value, sign=True)} over {comparison.base}"
-    span = form.span(row.change, sign=True)
-    return text + (f", {_level(comparison)} {span})" if span else ")")
+    pair = comparison.pair(best.arm, peers[0], key)
+    near = form.bracket(pair.difference if pair else None, sign=True) or "not paired"
+    return f"{start}is not separable from {listed(peers)} ({near} to {peers[0]}).{cost}"
 
 
 def _cost(comparison: Comparison, arm: str) -> str:
+    """What the leader's change is out of domain."""
     key = MetricKey(OUT_OF_DOMAIN)
     row = comparison.row(arm, key)
     if row is None or row.change is None:
         return ""
-    form = format_of(comparison, key)
-    span = form.span(row.change, sign=True)
-    if not span:
-        return f" Out of domain it changes by {form.number(row.change.value, sign=True)} points."
-    if not tone(comparison, arm, key):
-        return f" Out of domain no change can be told from zero ({span})."
-    verb = "loses" if row.change.value < 0 else "gains"
-    return f" Out of domain it {verb} {form.number(abs(row.change.value))} points ({span})."
+    says = {"gain": "gains", "loss": "loses", "": "has no change that can be told from zero"}
+    change = format_of(comparison, key).bracket(row.change, sign=True)
+    return f" Out of domain it {says[tone(comparison, arm, key)]}: {change}."
 
 
-def facts(report: Report) -> list[tuple[str, str]]:
-    """What the run was, in few words: names and values."""
-    found = [("made", report.created[:16].replace("T", " "))]
-    sets = report.comparison.sets if report.comparison is not None else []
-    if report.comparison is not None:
-        found.append(("compared", count(len(report.comparison.arms), "arm")))
-    if report.seeds:
-        found.append(("repeated", count(len(report.seeds), "seed")))
-    for role in dict.fromkeys(s.role for s in sets):
-        total = sum(s.num_documents for s in sets if s.role == role)
-        found.append((role.replace("_", " "), count(total, "prompt")))
-    found.append(("work, all stages", duration(report.seconds or None)))
-    return [(name, value) for name, value in found if value]
-
-
-def title(report: Report) -> str:
-    """The run in one line: its name, how many arms and seeds, and what they took."""
-    known = dict(facts(report))
-    parts = [report.name, *(known[name] for name in ("compared", "repeated") if name in known)]
-    if report.seconds:
-        parts.append(f"{duration(report.seconds)} of work")
-    return "  |  ".join(parts)
+def facts(report: Report) -> dict[str, str]:
+    """What the run was, in few words."""
+    comparison = report.comparison
+    found = {"made": report.created[:16].replace("T", " ")}
+    found["compared"] = count(len(comparison.arms), "arm")
+    found["repeated"] = count(len(report.seeds), "seed") if report.seeds else ""
+    for role in dict.fromkeys(s.role for s in comparison.sets):
+        total = sum(s.num_documents for s in comparison.sets if s.role == role)
+        found[role.replace("_", " ")] = count(total, "prompt")
+    found["work, all stages"] = duration(report.seconds or None)
+    return {name: value for name, value in found.items() if value}
 
 
 def alarms(report: Report) -> list[str]:
     """A sentence for each evaluation set whose prompts were trained on: it stands on top."""
     leaks: dict[Leak, list[str]] = {}
-    for arm, leak in report.comparison.leaks if report.comparison is not None else ():
+    for arm, leak in report.comparison.leaks:
         leaks.setdefault(leak, []).append(arm)
     found = []
     for leak, arms in leaks.items():
@@ -318,8 +237,6 @@ def alarms(report: Report) -> list[str]:
 def cautions(report: Report) -> list[str]:
     """What a reader must know before trusting the table; found in the numbers, not written."""
     comparison, found = report.comparison, []
-    if comparison is None:
-        return []
     trained = [len(seeds) for arm, seeds in comparison.seeds.items() if arm != comparison.base]
     if len(comparison.arms) > 1 and trained and max(trained) == 1:
         found.append("One seed: intervals cover the prompts, not the spread between trainings.")
@@ -328,12 +245,6 @@ def cautions(report: Report) -> list[str]:
         names = listed([f"{s.name} ({s.num_documents})" for s in small])
         found.append(f"Sets of fewer than 100 prompts: {names}. Expect wide intervals.")
     return found
-
-
-def alike(comparison: Comparison) -> str:
-    """Whether all were evaluated alike, in a sentence where they were."""
-    has_base = comparison.base is not None
-    return "All were evaluated alike." if has_base and not comparison.differences else ""
 
 
 def warnings(comparison: Comparison) -> list[str]:

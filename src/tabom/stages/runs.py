@@ -9,19 +9,31 @@ from typing import Any
 
 from tabom.core import configs
 from tabom.core.atomic import read_json
-from tabom.core.errors import ConfigError, DataError, StageError
-from tabom.core.manifest import read_manifest
+from tabom.core.errors import ConfigError, StageError
 from tabom.evaluation.comparison import Comparison, compare
 from tabom.evaluation.manifest import EVALUATION
 from tabom.evaluation.manifest import HELD_OUT as CHECK
 from tabom.evaluation.records import read_records
 from tabom.evaluation.results import RECORDS
-from tabom.evaluation.scores import EvaluatedRun, Leak, Manifests
-from tabom.evaluation.stats import LEVEL
+from tabom.evaluation.scores import EvaluatedRun, Leak
 from tabom.stages.recipe import ArmConfig
+from tabom.stages.stage import load_output
 
 RECIPE = "recipe.yaml"  # these two lie in the folder of a study
 HELD_OUT = "held_out.json"
+
+
+def compare_folders(given: Sequence[str], *, base: str | None = None, **options: Any) -> Comparison:
+    """Compare the evaluations in some folders.
+
+    given: see `load_runs`. base: the arm that changes are taken against; None: the untrained arm of
+        a run, else the first one. options: further ones of `compare`.
+    Raises: TabomError if a folder is none of ours, or documents differ.
+    """
+    runs = load_runs(given)
+    if base is None and len({run.arm for run in runs}) > 1:
+        base = next((run.arm for run in runs if run.is_base), runs[0].arm)
+    return compare(runs, base=base, **options)
 
 
 def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
@@ -29,93 +41,53 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
 
     given: folders of `tabom run` (all its arms and seeds) or of `tabom evaluate` (one arm, called
         as the folder is); "NAME=FOLDER" names it (an arm, or the arms' prefix). Several folders of
-        one name are seeds of one arm; those that hold other sets, speeds or schedules than a seed
-        has so far belong to that seed.
-    Raises: StageError for a folder that holds neither; ConfigError if nothing was given.
+        one name are seeds of one arm; those that hold other sets or paces than a seed has so far
+        belong to that seed.
+    Raises: StageError for a folder that holds neither; ConfigError if one is given twice.
     """
-    if not given:
-        raise ConfigError("nothing to compare: name folders of `tabom run` or `tabom evaluate`")
-    twice = [where for where, n in Counter(map(_where, given)).items() if n > 1]
-    if twice:
-        raise ConfigError(f"{twice[0][1]} is given twice under one name; its samples count once")
-    studies = [_split(text) for text in given if (_split(text)[1] / RECIPE).is_file()]
+    folders = [named_folder(text) for text in given]
+    for (name, folder), number in Counter((n, f.resolve()) for n, f in folders).items():
+        if number > 1:
+            raise ConfigError(f"{folder} is given twice under the name {name}; it counts once")
+    num_studies = sum((folder / RECIPE).is_file() for _, folder in folders)
     runs: list[EvaluatedRun] = []
-    for text in given:
-        name, folder = _split(text)
-        if (folder / RECIPE).is_file():
-            prefix = f"{name or folder.name}: " if name or len(studies) > 1 else ""
-            runs += _study(folder, prefix)
+    for name, folder in folders:
+        if not (folder / RECIPE).is_file():
+            runs.append(load_evaluation(folder, arm=name or folder.resolve().name))
         else:
-            own = name or folder.resolve().name
-            runs.append(load_evaluation(folder, arm=own, seed=None, is_base=False))
+            has_prefix = name or num_studies > 1
+            runs += _study(folder, f"{name or folder.name}: " if has_prefix else "")
     return _seeded(_merged(runs))
 
 
-def _split(text: str) -> tuple[str | None, Path]:
+def named_folder(text: str) -> tuple[str | None, Path]:
+    """ "NAME=FOLDER", or a folder alone, whose name may hold an equals sign."""
     name, equals, folder = text.partition("=")
-    if equals and not Path(text).exists():
-        return name, Path(folder)
-    return None, Path(text)
-
-
-def _where(text: str) -> tuple[str | None, Path]:
-    name, folder = _split(text)
-    return name, folder.resolve()
+    is_named = equals and not Path(text).exists()
+    return (name, Path(folder)) if is_named else (None, Path(text))
 
 
 def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
-    recipe = configs.load_yaml(root / RECIPE)
-    arms = {}
-    for row in recipe.get("arms") or []:
-        arm = ArmConfig(name=row["name"], objective=row.get("objective"))
-        arms[arm.slug] = arm
-    base = next((arm for arm in arms.values() if not arm.is_trained), None)
-    runs = []
-    if base is not None and (root / "base" / "evaluate").is_dir():
-        runs.append(
-            load_evaluation(
-                root / "base" / "evaluate", arm=prefix + base.name, seed=None, is_base=True
-            )
+    """Every finished evaluation of a study, the base's first."""
+    rows = configs.load_yaml(root / RECIPE).get("arms") or []
+    arms = [ArmConfig(name=row["name"], objective=row.get("objective")) for row in rows]
+    places: list[tuple[Path, ArmConfig, int | None]]
+    places = [(root / "base", arm, None) for arm in arms if not arm.is_trained]
+    seeds = (re.fullmatch(r"seed-(-?\d+)", path.name) for path in root.glob("seed-*"))
+    for seed in sorted(int(match[1]) for match in seeds if match):
+        places += [(root / f"seed-{seed}" / arm.slug, arm, seed) for arm in arms if arm.is_trained]
+    check = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else {}
+    runs = [
+        load_evaluation(
+            folder / "evaluate", arm=prefix + arm.name, seed=seed, is_base=not arm.is_trained,
+            check=check,
         )
-    seeds = sorted(
-        (int(m[1]), path)
-        for path in root.glob("seed-*")
-        if (m := re.fullmatch(r"seed-(-?\d+)", path.name))
-    )
-    for seed, path in seeds:
-        for slug, arm in arms.items():
-            folder = path / slug / "evaluate"
-            if folder.is_dir():
-                runs.append(
-                    load_evaluation(folder, arm=prefix + arm.name, seed=seed, is_base=False)
-                )
+        for folder, arm, seed in places
+        if (folder / "evaluate").is_dir()
+    ]  # fmt: skip
     if not runs:
         raise StageError(f"{root}: a run without any evaluation; finish it: tabom run {root}")
-    path = root / HELD_OUT
-    check = read_json(path) if path.is_file() else {}
-    return [with_held_out(run, check) for run in runs]
-
-
-def with_held_out(run: EvaluatedRun, check: Mapping[str, Any]) -> EvaluatedRun:
-    """A run of a study with what the study's held-out check found; the base was not trained."""
-    if run.is_base:
-        return run
-    notes, leaks = tuple(check.get("notes") or ()), _leaks(check.get("sets") or ())
-    return replace(run, held_out_notes=notes, leaks=leaks)
-
-
-def _leaks(found: Iterable[Mapping[str, Any]]) -> tuple[Leak, ...]:
-    leaks = (
-        Leak(
-            set=str(one["name"]),
-            num_prompts=one.get("num_evaluation", 0),
-            num_exact=one.get("num_exact", 0),
-            num_near=one.get("num_near", 0),
-        )
-        for one in found
-        if "name" in one
-    )
-    return tuple(leak for leak in leaks if leak.num_exact or leak.num_near)
+    return runs
 
 
 def load_evaluation(
@@ -125,54 +97,45 @@ def load_evaluation(
     seed: int | None = None,
     is_base: bool = False,
     scalars: Mapping[str, float] | None = None,
+    check: Mapping[str, Any] | None = None,
 ) -> EvaluatedRun:
-    """The finished evaluation in a folder. scalars: further numbers of the run.
+    """The finished evaluation in a folder.
 
+    scalars: further numbers of the run. check: what the held-out check of a study found, for its
+        trained arms; an evaluation that was run alone has its own.
     Raises: StageError if there is none; DataError if it is broken.
     """
-    found = read_manifest(folder) if folder.is_dir() else None
-    if found is None or found.stage != "evaluate":
-        what = (
-            "there is no such folder"
-            if not folder.is_dir()
-            else "it has no manifest.json"
-            if found is None
-            else f"it holds stage {found.stage!r}"
-        )
-        raise StageError(
-            f"{folder}: {what}; expected the output folder of a finished `tabom run` or "
-            "`tabom evaluate`"
-        )
-    records = read_records(folder / RECORDS)
-    if not records:
-        raise DataError(f"{folder / RECORDS}: there is no record in it")
-    manifests = _manifests(folder / EVALUATION)
-    checks = [one[CHECK] for paces in manifests.values() for one in paces.values()
-              if one.get(CHECK)]  # fmt: skip
+    output = load_output(folder, "evaluate").checked()
+    manifests = read_json(output / EVALUATION)
+    found = [one[CHECK] for paces in manifests.values() for one in paces.values() if CHECK in one]
+    notes = [one["note"] for one in found]
+    if check and not is_base:
+        found, notes = [*found, *(check.get("sets") or ())], [*notes, *(check.get("notes") or ())]
     return EvaluatedRun(
         arm=arm,
         seed=seed,
-        records=records,
+        records=read_records(output / RECORDS),
         scalars=scalars or {},
         manifests=manifests,
         is_base=is_base,
-        held_out_notes=tuple(dict.fromkeys(check["note"] for check in checks)),
-        leaks=tuple(dict.fromkeys(_leaks(checks))),
+        held_out_notes=tuple(dict.fromkeys(notes)),
+        leaks=tuple(_leaks(found)),
     )
 
 
-def _manifests(path: Path) -> Manifests:
-    content = read_json(path)
-    paces = list(content.values()) if isinstance(content, dict) else [None]
-    if not all(
-        isinstance(each, dict) and all(isinstance(one, dict) for one in each.values())
-        for each in paces
-    ):
-        raise DataError(
-            f"{path}: not the manifests of an evaluation, by set and by pace; was the file "
-            "edited? Evaluate again"
+def _leaks(found: Iterable[Mapping[str, Any]]) -> dict[Leak, None]:
+    """What was trained on, once, of checks that found something."""
+    leaks = (
+        Leak(
+            set=str(one["name"]),
+            num_prompts=one["num_evaluation"],
+            num_exact=one["num_exact"],
+            num_near=one["num_near"],
         )
-    return dict(content)
+        for one in found
+        if one.get("num_exact") or one.get("num_near")
+    )
+    return dict.fromkeys(leaks)
 
 
 def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
@@ -182,13 +145,13 @@ def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
         for i, other in enumerate(merged):
             is_same = (other.arm, other.seed) == (run.arm, run.seed)
             if is_same and run.cells().keys().isdisjoint(other.cells()):
-                names = {**other.manifests, **run.manifests}
+                manifests = {name: dict(paces) for name, paces in other.manifests.items()}
+                for name, paces in run.manifests.items():
+                    manifests.setdefault(name, {}).update(paces)
                 merged[i] = replace(
                     other,
                     records=[*other.records, *run.records],
-                    manifests={
-                        n: {**other.manifests.get(n, {}), **run.manifests.get(n, {})} for n in names
-                    },
+                    manifests=manifests,
                     held_out_notes=other.held_out_notes + run.held_out_notes,
                     leaks=other.leaks + run.leaks,
                 )
@@ -204,37 +167,10 @@ def _seeded(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     used: dict[str, set[int]] = {arm: set() for arm in counts}
     seeded = []
     for run in runs:
+        seed = run.seed
         if counts[run.arm] > 1:
-            seed = run.seed
             if seed is None or seed in used[run.arm]:
                 seed = next(i for i in range(len(runs) + 1) if i not in used[run.arm])
             used[run.arm].add(seed)
-            run = replace(run, seed=seed)
-        seeded.append(run)
+        seeded.append(replace(run, seed=seed))
     return seeded
-
-
-def comparison_of(
-    given: Sequence[str],
-    *,
-    base: str | None = None,
-    in_domain: Sequence[str] = (),
-    ks: Sequence[int] | None = None,
-    level: float = LEVEL,
-) -> Comparison:
-    """Compare the evaluations in some folders.
-
-    given: see `load_runs`. base: the arm that changes are taken against; None: the untrained arm of
-        a run, else the first one. in_domain, ks, level: see `compare`.
-    Raises: TabomError if a folder is none of ours, or documents differ.
-    """
-    runs = load_runs(given)
-    names = list(dict.fromkeys(run.arm for run in runs))
-    if base is None and len(names) > 1:
-        base = next((run.arm for run in runs if run.is_base), names[0])
-    return compare(runs, base=base, in_domain=in_domain, ks=ks, level=level)
-
-
-def default_folder(given: Sequence[str]) -> Path:
-    """Where a comparison is written if nothing is said: beside the first run's results."""
-    return _split(given[0])[1] / "compare"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tabom.core.atomic import read_json
 from tabom.core.manifest import Manifest, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
-from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, compare
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, Comparison, compare
 from tabom.evaluation.results import FIELDS, num_shown, read_evaluated
 from tabom.evaluation.scores import IN_DOMAIN, EvaluatedRun
 from tabom.report.data import (
@@ -27,7 +28,7 @@ from tabom.report.data import (
     TrainingLog,
 )
 from tabom.stages.recipe import ArmConfig, Recipe
-from tabom.stages.runs import load_evaluation, with_held_out
+from tabom.stages.runs import load_evaluation
 from tabom.stages.study import ArmRun, Plan
 from tabom.trajectory.verdicts import REASONS
 
@@ -42,11 +43,11 @@ def summarize_study(
     """The report of a finished study. held_out: what its check found, as `check_held_out`."""
     fields = {run.evaluate.folder: read_json(run.evaluate.folder / FIELDS) for run in plan.runs}
     base = recipe.base_arm.name if recipe.base_arm is not None else None
-    comparison = None
+    comparison = Comparison()
     if recipe.evaluation.sets:
-        runs = [_evaluated(recipe, run, fields[run.evaluate.folder]) for run in plan.runs]
-        comparison = compare([with_held_out(run, held_out) for run in runs], base=base)
-    keys = [] if comparison is None else comparison.keys
+        runs = [_evaluated(recipe, run, fields[run.evaluate.folder], held_out) for run in plan.runs]
+        comparison = compare(runs, base=base)
+    keys = comparison.keys
     manifests = {s.folder: read_manifest(s.folder) for s in plan.stages}
     return Report(
         name=recipe.name,
@@ -84,7 +85,9 @@ def _arm(arm: ArmConfig) -> Arm:
     return Arm(name=arm.name, objective=objective, data=arm.data if arm.is_trained else "none")
 
 
-def _evaluated(recipe: Recipe, run: ArmRun, fields: Mapping[str, Any]) -> EvaluatedRun:
+def _evaluated(
+    recipe: Recipe, run: ArmRun, fields: Mapping[str, Any], check: Mapping[str, Any]
+) -> EvaluatedRun:
     """One run with the numbers beside its records."""
     names = [s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN]
     averages = [_float(fields["tds"][n]["average"]) for n in names if n in fields["tds"]]
@@ -97,6 +100,7 @@ def _evaluated(recipe: Recipe, run: ArmRun, fields: Mapping[str, Any]) -> Evalua
         seed=run.seed,
         is_base=not run.arm.is_trained,
         scalars=scalars,
+        check=check,
     )
 
 
@@ -147,10 +151,7 @@ def _tds_curves(recipe: Recipe, plan: Plan, fields: Mapping[Path, Any]) -> list[
 
 def _mean_rows(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
     """Mean over rows of unequal length that may hold gaps."""
-    columns = [
-        [v for row in rows if i < len(row) and (v := row[i]) is not None]
-        for i in range(max(map(len, rows)))
-    ]
+    columns = ([v for v in column if v is not None] for column in zip_longest(*rows))
     return [sum(column) / len(column) if column else None for column in columns]
 
 

@@ -105,7 +105,7 @@ def test_two_evaluations_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert maths[:6] == ["TABOM", "–", "math", "4", "2", "0"]
     assert code[:6] == ["TABOM", "–", "code", "4", "0", "2"]
     assert (maths[7], maths[8]) == ("0.5", "open")
-    assert "All were evaluated alike" in shown.out
+    assert "Evaluated otherwise" not in shown.out
     assert shown.err == ""
     assert f"output: {out}" in shown.out
     assert "75.0  +50.0 [" in shown.out
@@ -126,7 +126,7 @@ def test_an_interval_beside_an_exact_test_that_disagrees_is_called_open(
     base = evaluation(tmp_path / "base", {"m": [0] * 40})
     arm = evaluation(tmp_path / "arm", {"m": [1] * 5 + [0] * 35})
     shown = compare(capsys, base, arm)
-    assert "not separable from base" in shown.out
+    assert "not separable from base" in " ".join(shown.out.split())
     (line,) = table(base / "compare", "Task by task, against base")[1:]
     assert line[6].startswith("+12.5 [+")
     assert line[7:] == ["0.0625", "open"]
@@ -312,9 +312,11 @@ def test_what_the_held_out_check_found_is_an_alarm(
 
 
 def test_wrong_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "there is no such folder" in compare(capsys, tmp_path / "no", status=2).err
     (tmp_path / "empty").mkdir()
-    assert "it has no manifest.json" in compare(capsys, tmp_path / "empty", status=2).err
+    for name in ("no", "empty"):
+        err = compare(capsys, tmp_path / name, status=2).err
+        assert str(tmp_path / name) in err
+        assert "no manifest.json" in err
     base = evaluation(tmp_path / "a", {"m": [1, 0]})
     arm = evaluation(tmp_path / "b", {"m": [1, 0, 1]})
     assert "other documents than the base" in compare(capsys, base, arm, status=2).err

@@ -92,13 +92,6 @@ def sample_comparison(rng: random.Random) -> Comparison:
         ],
         rows=rows,
         pairs=pairs,
-        tests=[],
-        costs=[],
-        samples=[],
-        boundaries=[],
-        differences=[],
-        held_out=[],
-        leaks=[],
     )
 
 

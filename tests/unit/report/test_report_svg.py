@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tabom.evaluation.comparison import Comparison
 from tabom.report import figures
-from tabom.report.data import Arm, Curves, Report, TrainingLog
+from tabom.report.data import Curves, Report, TrainingLog
 from tabom.report.svg import Axis, Dot, Series, _ticks, dot_plot, line_chart
 
 X, Y = Axis(label="x"), Axis(label="y")
@@ -73,7 +74,9 @@ def test_dot_plot_keeps_the_order_and_shows_seeds():
 
 def test_every_arm_has_a_look_of_its_own():
     names = [f"arm {k}" for k in range(15)]
-    styles = figures.arm_styles(Report(name="x", arms=[Arm(name=name) for name in names]))
+    styles = figures.arm_styles(
+        Report(name="x", comparison=Comparison(seeds=dict.fromkeys(names, (0,))))
+    )
     assert len(set(styles.values())) == 15
     # The last arm keeps the first colour, however many stand before it.
     assert styles["arm 14"] == ("arm-0", "")

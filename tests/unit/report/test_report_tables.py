@@ -9,7 +9,7 @@ from tabom.core.errors import DataError
 from tabom.report.contents import arms_table, comparison_tables
 from tabom.report.data import Report
 from tabom.report.tables import MINUS, Cell, Table, rendered, show
-from tabom.report.words import fixed, headline, title
+from tabom.report.words import facts, fixed, headline
 
 ANSI = re.compile(r"\x1b\[[\d;]+m")
 
@@ -21,7 +21,12 @@ class Terminal(io.StringIO):
 
 def shown(report, *, stream=None):
     stream = stream or io.StringIO()
-    show(title(report), headline(report), arms_table(report, report.columns), stream=stream)
+    show(
+        f"{report.name}: {', '.join(facts(report).values())}",
+        headline(report),
+        arms_table(report, report.columns),
+        stream=stream,
+    )
     return stream.getvalue()
 
 
@@ -105,7 +110,7 @@ def test_a_narrow_encoding_does_not_end_the_run(report):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     shown(dataclasses.replace(report, name="名前"), stream=_Written(stream))
-    assert raw.getvalue().startswith(b"?? | 7 arms")
+    assert raw.getvalue().startswith(b"??: 2026-11-24 09:30, 7 arms")
 
 
 class _Written:
@@ -141,4 +146,4 @@ def test_names_can_neither_steer_the_terminal_nor_break_the_table(name):
 
 def test_missing_parts():
     assert "This run has no evaluated arm." in shown(Report(name="x"))
-    assert shown(Report(name="x")).startswith("x\n")
+    assert shown(Report(name="x")).startswith("x: 0 arms\n")
