@@ -117,17 +117,17 @@ def collect(
         "seconds": round(time.perf_counter() - started, 3),
         **meter.report(),
     }
-    if read_manifest(folder) is not None:  # another worker saw the end first
-        return counts
     on_disk = writer.done()
-    num_missing = sum(r.id not in on_disk for r in requests)
-    if any(r.id not in on_disk for r in own):
+    missing = {r.id for r in requests if r.id not in on_disk}
+    if read_manifest(folder) is not None:  # another worker saw the end first
+        missing = set()
+    if any(r.id in missing for r in own):
         raise StageError(
-            f"{folder}: not finished, {num_missing} of {len(requests)} trajectories are missing; "
+            f"{folder}: not finished, {len(missing)} of {len(requests)} trajectories are missing; "
             "was the folder removed or emptied during the run? run it again"
         )
-    if num_missing:
-        counts["missing"] = num_missing
+    if missing:
+        counts["missing"] = len(missing)
     else:
         finish(
             folder,

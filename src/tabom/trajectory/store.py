@@ -127,7 +127,12 @@ class TrajectoryWriter:
         # The time comes first in the name, so that sorted names are in the order of the writes.
         checksum = zlib.crc32(content)
         name = f"{time.time_ns():020d}-{secrets.token_hex(4)}-{checksum:08x}.arrow"
-        write_bytes(self.folder / PARTIAL / name, memoryview(content))
+        try:
+            write_bytes(self.folder / PARTIAL / name, memoryview(content))
+        except FileNotFoundError:
+            # Whoever finishes the store removes `partial/`, perhaps in the middle of this write.
+            if read_manifest(self.folder) is None:
+                raise
 
     def done(self) -> set[str]:
         """The ids that are safely on disk."""

@@ -420,3 +420,26 @@ def test_several_may_finish_together(tmp_path: Path, make: Make) -> None:
     assert len(manifests) == 4
     assert all(m == manifests[0] for m in manifests)
     assert len(ids_of(TrajectoryStore(tmp_path))) == 40
+
+
+def test_a_batch_that_comes_while_another_finishes_is_no_error(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = TrajectoryWriter(tmp_path)
+
+    def removed(*_: Any) -> None:
+        raise FileNotFoundError("partial/ went between two steps of a write")
+
+    monkeypatch.setattr(store_module, "write_bytes", removed)
+    with pytest.raises(FileNotFoundError):
+        writer.append([make(0)])
+    monkeypatch.undo()
+    writer.append([make(0)])
+    finish(tmp_path, **RUN)
+    monkeypatch.setattr(store_module, "write_bytes", removed)
+    writer.append([make(0)])  # all is in the finished store
+    monkeypatch.undo()
+    writer.append([make(0)])  # a late one leaves its file, and the next finish removes it
+    finish(tmp_path, **RUN)
+    assert not (tmp_path / "partial").exists()
+    assert ids_of(TrajectoryStore(tmp_path)) == ["id-0000"]
