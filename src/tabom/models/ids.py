@@ -137,18 +137,28 @@ def resolve_ids(
             f"mask token id {mask} (from {mask_source}) is the ordinary token {word!r} of the "
             "tokenizer; the mask is a special token: pass --mask_token_id with its id"
         )
-    eos, eos_source = _eos(config, facts)
+    ends = _said("eos_token", config, facts)
+    if not ends:
+        raise ModelError(
+            "no EOS id: config.json has no eos_token_id and the tokenizer has no eos_token; add "
+            "eos_token_id to config.json"
+        )
+    filler, eos_source = ends[0]
+    pads = _said("pad_token", config, facts) or [(filler, "the EOS id (no pad_token is named)")]
     eot = {text: facts.vocabulary[text] for text in family.end_of_turn if text in facts.vocabulary}
-    sources = {"mask": mask_source, "eos": eos_source, "filler": f"first EOS, {eos_source}"}
+    sources = {
+        "mask": mask_source,
+        "eos": eos_source,
+        "filler": f"first EOS, {eos_source}",
+        "pad": pads[0][1],
+    }
     if eot:
         sources["end_of_turn"] = "tokenizer " + ", ".join(sorted(eot))
-    all_eos = tuple(dict.fromkeys((*eos, *eot.values())))
-    pad, sources["pad"] = _pad(config, facts, eos[0])
     found = TokenIds(
         mask=mask,
-        pad=pad,
-        eos=all_eos,
-        filler=eos[0],
+        pad=pads[0][0],
+        eos=tuple(dict.fromkeys((*(token for token, _ in ends), *eot.values()))),
+        filler=filler,
         sources=sources,
         answer_end=facts.vocabulary.get(family.answer_end or ""),
     )
@@ -161,25 +171,32 @@ def resolve_ids(
     return found
 
 
+def _said(name: str, config: ConfigDict, facts: TokenizerFacts) -> list[tuple[int, str]]:
+    """What config.json and then the tokenizer say of a special token, each with its source."""
+    in_config, in_tokenizer = config.get(f"{name}_id"), facts.id_of(name)
+    found = in_config if isinstance(in_config, list) else [in_config]
+    if any(type(token) is not int for token in found if token is not None):
+        raise ModelError(f"config.json has {name}_id {in_config!r}, expected a token id")
+    said = [(token, f"config.json {name}_id") for token in found if token is not None]
+    if in_tokenizer is not None:
+        said.append((in_tokenizer, f"tokenizer {name} {facts.names[name]!r}"))
+    return said
+
+
 def _mask(
     config: ConfigDict, family: Family, facts: TokenizerFacts, user: int | None
 ) -> tuple[int, str]:
     if user is not None:
         return user, "--mask_token_id"
-    in_config, in_tokenizer = config.get("mask_token_id"), facts.id_of("mask_token")
-    named = repr(facts.names.get("mask_token"))
-    if in_config is not None and type(in_config) is not int:
-        raise ModelError(f"config.json has mask_token_id {in_config!r}, expected a token id")
-    if in_config is not None and in_tokenizer is not None and in_config != in_tokenizer:
+    said = _said("mask_token", config, facts)
+    if len({token for token, _ in said}) > 1:
         raise ModelError(
-            f"config.json says mask_token_id {in_config}, the tokenizer says {in_tokenizer} "
-            f"({named}); pass --mask_token_id with the id of the mask token"
+            f"config.json says mask_token_id {said[0][0]}, the tokenizer says {said[1][0]} "
+            f"({facts.names['mask_token']!r}); pass --mask_token_id with the id of the mask token"
         )
-    if in_config is not None:
-        _require_named_mask(in_config, facts)
-        return in_config, "config.json mask_token_id"
-    if in_tokenizer is not None:
-        return in_tokenizer, f"tokenizer mask_token {named}"
+    if said:
+        _require_named_mask(said[0][0], facts)
+        return said[0]
     default = family.mask_id_of(config)
     if default is not None:
         return default, f"default of family {family.name}"
@@ -199,28 +216,3 @@ def _require_named_mask(mask: int, facts: TokenizerFacts) -> None:
             f"tokenizer has {', '.join(f'{text!r} ({i})' for i, text in masks.items())}; pass "
             "--mask_token_id with the id of the mask token"
         )
-
-
-def _eos(config: ConfigDict, facts: TokenizerFacts) -> tuple[tuple[int, ...], str]:
-    in_config, in_tokenizer = config.get("eos_token_id"), facts.id_of("eos_token")
-    found: list[int] = []
-    if in_config is not None:
-        found += in_config if isinstance(in_config, list) else [in_config]
-    if in_tokenizer is not None:
-        found.append(in_tokenizer)
-    if not found:
-        raise ModelError(
-            "no EOS id: config.json has no eos_token_id and the tokenizer has no eos_token; add "
-            "eos_token_id to config.json"
-        )
-    source = "config.json eos_token_id" if in_config is not None else "tokenizer eos_token"
-    return tuple(dict.fromkeys(int(i) for i in found)), source
-
-
-def _pad(config: ConfigDict, facts: TokenizerFacts, eos: int) -> tuple[int, str]:
-    in_config, in_tokenizer = config.get("pad_token_id"), facts.id_of("pad_token")
-    if in_config is not None:
-        return int(in_config), "config.json pad_token_id"
-    if in_tokenizer is not None:
-        return in_tokenizer, f"tokenizer pad_token {facts.names['pad_token']!r}"
-    return eos, "the EOS id (no pad_token is named)"

@@ -64,7 +64,7 @@ def test_eos_and_pad_from_the_tokenizer() -> None:
     ids = resolve_ids({"mask_token_id": 66}, family=TOY, tokenizer=tok)
     assert (ids.eos, ids.pad) == ((40,), 39)
     assert (ids.sources["eos"], ids.sources["pad"]) == (
-        "tokenizer eos_token",
+        "tokenizer eos_token '<eos>'",
         "tokenizer pad_token '<pad>'",
     )
 
