@@ -65,8 +65,10 @@ def load_output(folder: str | Path, kind: str) -> Output:
     folder = Path(folder).expanduser()
     found = manifest.read_manifest(folder)
     if found is None or found.stage != kind:
-        what = "has no manifest.json" if found is None else f"holds stage {found.stage!r}"
-        raise StageError(f"{folder} {what}; expected the folder of a finished `tabom {kind}`")
+        what = "it has no manifest.json" if found is None else f"it holds stage {found.stage!r}"
+        if not folder.is_dir():
+            what = "there is no such folder"
+        raise StageError(f"{folder}: {what}; expected the folder of a finished `tabom {kind}`")
     return Output(kind=kind, folder=folder, fingerprint=found.fingerprint)
 
 

@@ -41,7 +41,9 @@ def summarize_study(
     recipe: Recipe, plan: Plan, *, command: str, held_out: Mapping[str, Any]
 ) -> Report:
     """The report of a finished study. held_out: what its check found, as `check_held_out`."""
-    fields = {run.evaluate.folder: read_json(run.evaluate.folder / FIELDS) for run in plan.runs}
+    fields = {
+        run.evaluate.folder: read_json(run.evaluate.output.checked() / FIELDS) for run in plan.runs
+    }
     base = recipe.base_arm.name if recipe.base_arm is not None else None
     comparison = Comparison()
     if recipe.evaluation.sets:
@@ -92,7 +94,7 @@ def _evaluated(
     names = [s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN]
     averages = [_float(fields["tds"][n]["average"]) for n in names if n in fields["tds"]]
     scalars = {"tds": float(np.mean(averages))} if averages else {}
-    found = {} if run.diagnose is None else read_json(run.diagnose.folder / DIAGNOSTICS)
+    found = {} if run.diagnose is None else read_json(run.diagnose.output.checked() / DIAGNOSTICS)
     scalars |= {name: _float(found[name]) for name in SCALARS if name in found}
     return load_evaluation(
         run.evaluate.folder,
