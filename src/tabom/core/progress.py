@@ -67,16 +67,20 @@ def _progress() -> "Progress":
     from rich.table import Column
 
     # Labels and notes hold names of the user's: they are text, never rich's markup.
-    label, note = (Column(no_wrap=True, overflow="ellipsis") for _ in range(2))
+    # The note has what room is left, so that a narrow terminal cuts it and nothing else.
+    console = Console(stderr=True)
+    label = Column(no_wrap=True, overflow="ellipsis", max_width=console.width // 2)
+    note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     return Progress(
         TextColumn("{task.description}", markup=False, table_column=label),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=20 if console.width >= 90 else 6),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False, table_column=note),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        expand=True,
         refresh_per_second=2,
         # A stdout that is a file or a pipe gets what is printed, and no screen codes.
         redirect_stdout=sys.stdout.isatty(),

@@ -66,8 +66,13 @@ class _Board:
         self._bars.end(stage.label)
         self._show_study()
         if not self._is_quiet:
-            words = ", ".join(f"{name} {value}" for name, value in told(counts))
-            print(f"{stage.label:<32} {words}", flush=True)
+            untold = (
+                "forwards",
+                "tokens per forward",
+                "peak memory",
+            )  # a line has to hold the rest
+            words = [f"{n} {value}" for n, value in told(counts) if not n.endswith(untold)]
+            print(f"{stage.label:<32} {', '.join(words)}", flush=True)
 
     def close(self) -> None:
         self._bars.close()
