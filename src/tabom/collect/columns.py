@@ -116,6 +116,7 @@ class RowReader:
             if not parts:
                 raise DataError(f"{at}: the prompt is empty")
             messages = [{"role": "user", "content": "\n\n".join(parts)}]
+        # A column that was named is the prompt as it is: nothing is put before it or behind it.
         before = [] if is_whole else self._before(row, messages, at)
         return column, [*before, *messages]
 
@@ -229,6 +230,7 @@ def answer_text(value: Any, *, choices: Mapping[str, str] | None = None) -> str:
     """
     if value is None:
         return ""
+    # Data sets number the right choice from 0; only its label stands in the prompt.
     if choices and type(value) is int and 0 <= value < len(choices):
         return list(choices)[value]
     if isinstance(value, list | tuple):

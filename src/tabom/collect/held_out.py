@@ -57,6 +57,7 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], *, name: st
 
     training, evaluation: the prompts' texts, without a template. name: of the evaluation set.
     """
+    # Evaluation sets are small, so theirs are the keys that training prompts are looked up in.
     by_text: dict[str, list[int]] = defaultdict(list)
     by_run: dict[str, list[int]] = defaultdict(list)
     has_short = False
@@ -73,11 +74,13 @@ def find_overlap(training: Sequence[str], evaluation: Sequence[str], *, name: st
         for i in by_text.get(text, ()):
             exact.setdefault(i, j)
         words = words_of(text)
+        # Character runs are many, and made only if some evaluation prompt is too short for words.
         runs = _word_runs(words) | (_character_runs(words) if has_short else set())
         for run in runs & by_run.keys():
             if len(seen[run]) <= MAX_SHARED:
                 seen[run].append(j)
     near: dict[int, int] = {}
+    # A run that many training prompts share is an instruction, and says nothing of a leak.
     for run, rows in seen.items():
         for i in by_run[run] if len(rows) <= MAX_SHARED else ():
             if i not in exact:

@@ -115,6 +115,7 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
     where, rows = _rows(source, seed)
     chosen = np.arange(len(rows))
     if source.shuffle:
+        # A sort of keyed draws: the permutation depends on the seed and the number of rows alone.
         chosen = np.argsort(keys.uniform(seed, chosen, keys.text_key("shuffle")), kind="stable")
     chosen = chosen[source.offset :][: source.limit]
     if len(chosen) < (source.limit or 1):
@@ -140,6 +141,7 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
         if prompt.id in seen:
             raise DataError(f"{where}: the id {prompt.id!r} occurs twice; ids must be unique")
         seen.add(prompt.id)
+    # The rows of a function are what its author made them; there is nothing to be surprised at.
     unused = [c for c in columns if c not in reader.used | _QUIET | {source.id_column}]
     if unused and source.function is None:
         _say_once(f"{where}: in no prompt and no answer: the columns {', '.join(unused)}")
@@ -195,6 +197,7 @@ def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
     try:
         if path.is_file():  # through `datasets`, which need not hold the rows in memory
             return name, datasets.load_dataset("parquet", data_files=name, split="train")
+        # What save_to_disk leaves: load_dataset would read its Arrow files as another kind of data.
         if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
             saved = datasets.load_from_disk(name)
             is_dict = isinstance(saved, datasets.DatasetDict)
@@ -230,6 +233,7 @@ def _prompts(
     if source.id_column is not None and identifier is None:
         raise DataError(f"{at}: no value in the column {source.id_column!r} (prompts.id_column)")
     name = str(identifier) if identifier is not None else f"row-{at.rpartition(' ')[2]}"
+    # Where the conversation is cut: what the assistant says there is the answer to the rest.
     ends = [len(messages) - (messages[-1]["role"] == "assistant")]
     if source.every_turn:
         ends = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i > 0] or ends
@@ -243,6 +247,7 @@ def _prompts(
         asked = _templated(asked, source.template)
         is_chat = isinstance(row[column], list | Mapping)
         prompt = asked if is_chat or len(asked) > 1 else asked[0]["content"]
+        # The column is left out of the row if it says the same as the prompt, word for word.
         is_column = is_chat or str(row[column]) == prompt
         prompts.append(
             Prompt(

@@ -38,6 +38,7 @@ class SpeedMeter:
             "trajectories_per_hour": round(3600 * counts.num_finished / seconds, 1),
         }
         if self._device is not None:
+            # The use is of the device's own peak, so it can be compared between devices.
             peak = self._device.tflops * 1e12
             found["mfu"] = round(counts.flops(self._sizes) / seconds / peak, 4)
         return found

@@ -39,6 +39,7 @@ def make_requests(
             known = {"question": prompt.question} | known
         # Rows travel inside the store as JSON; values that are not JSON become text.
         row = json.loads(json.dumps({**prompt.row, **known}, default=str))
+        # As 64-bit integers, so that the id is the same on every machine.
         content = np.asarray(ids, dtype=np.int64).tobytes()
         requests += [
             DecodeRequest(
@@ -119,8 +120,9 @@ def collect(
     }
     on_disk = writer.done()
     missing = {r.id for r in requests if r.id not in on_disk}
-    if read_manifest(folder) is not None:  # another worker saw the end first
-        missing = set()
+    if read_manifest(folder) is not None:
+        missing = set()  # another worker saw the end first, and its store has all
+    # What this process decoded was on disk once; if it is gone, somebody took it away.
     if any(r.id in missing for r in own):
         raise StageError(
             f"{folder}: not finished, {len(missing)} of {len(requests)} trajectories are missing; "

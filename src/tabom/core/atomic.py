@@ -30,6 +30,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     try:
         yield temporary
+        # The content first, then the name, then the entry of the name in the folder: a power cut
+        # between any two of them leaves the old file or the new one.
         _sync(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -114,6 +116,7 @@ def locked(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The file stays behind: were it removed, two processes could lock two files of one name.
     with path.open("w") as file:
         kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
         fcntl.flock(file, kind if is_waiting else kind | fcntl.LOCK_NB)

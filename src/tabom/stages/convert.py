@@ -53,6 +53,7 @@ class Convert(Stage):
         from tabom.trajectory.store import TrajectoryWriter, finish
 
         counts: Counter[str] = Counter(num_rows=0)
+        # Through the partial files of any collection, so that memory holds one batch of them.
         writer, batch, ids = TrajectoryWriter(self.folder), [], []
         for trajectory in self._read(self._source(), counts):
             ids.append(trajectory.id)

@@ -67,6 +67,7 @@ def to_lists(arrays: Sequence[FloatArray | IntArray | None], kind: pa.ListType) 
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
     dtype = kind.value_type.to_pandas_dtype()
     values = np.concatenate(present) if present else np.empty(0)
+    # A null is a list that is not there; NaN inside one stays a value, since it means something.
     is_null = pa.array([array is None for array in arrays], pa.bool_())
     return pa.ListArray.from_arrays(
         offsets, values.astype(dtype, copy=False), type=kind, mask=is_null
@@ -137,6 +138,7 @@ def _row(cells: dict[str, Any], place: str) -> Trajectory:
     except DataError as error:
         why = str(error).partition(": ")[2]  # a record's complaint starts with the field's name
         raise _bad(place, why.partition(" ")[0], why) from error
+    # The order is derived, and kept for readers of the files; it must say what the others say.
     order_N = trajectory.order_N
     if not np.array_equal(order_N, cells["order"]):
         found, expected = cells["order"].tolist(), order_N.tolist()

@@ -120,6 +120,7 @@ class TrajectoryWriter:
             column = to_lists(flat, FIELD.type)
             schema = SCHEMA.append(FIELD)
             batch = pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
+        # In memory first: the name must hold the checksum before the file has its name.
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, batch.schema) as file:
             file.write_batch(batch)
@@ -249,6 +250,7 @@ class _Found:
                 first = self.place_of.setdefault(name, (number, row))
                 if first == (number, row):
                     continue
+                # Two workers decoded the same prompt; the row that was written first is kept.
                 self.counts["num_doubled"] += 1
                 if self._answer(*first) != self._answer(number, row):
                     raise DataError(
@@ -291,6 +293,7 @@ class _Found:
             for number, rows in rows_of.items()
         ]
         targets = [target for rows in rows_of.values() for _, target in rows]
+        # Collectors write in about the order of the plan, so that rows are seldom moved.
         rows = pa.concat_batches(parts)
         return rows if targets == sorted(targets) else rows.take(pa.array(np.argsort(targets)))
 

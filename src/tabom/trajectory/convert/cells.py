@@ -78,6 +78,7 @@ class Cells:
         if not isinstance(value, list):
             raise self.fail(name, f"expected a list of integers, found {_show(value)}")
         for i, number in enumerate(value):
+            # A bool is an int to Python, and no token id.
             if type(number) is not int or not least <= number <= _MAX_ID:
                 why = f"value {i} is {_show(number)}; expected an integer >= {least}"
                 raise self.fail(name, why)
@@ -121,6 +122,7 @@ class Cells:
                 "from, and it is not guessed; with --allow_ltr a row without a whole one counts as "
                 "decoded left to right",
             )
+        # A mask that counts as revealed would be learnt as an answer.
         for slot, (token, step) in enumerate(zip(ids, steps, strict=True)):
             if token == self.source.mask_id and step >= 0:
                 why = f"slot {slot} was revealed at step {step} and holds the mask id {token}"
@@ -171,6 +173,7 @@ class Cells:
             that are not given are NaN (not recorded), num_forwards is the last step + 1, and the
             id is one of the content.
         """
+        # Files of others have no entropies, and none are made up for them.
         nothing_N = np.full(len(values["step_N"]), np.nan, dtype=np.float32)
         filled: dict[str, Any] = {
             "entropy_N": nothing_N,
@@ -179,6 +182,7 @@ class Cells:
             "fingerprint": self.source.fingerprint,
             **{name: value for name, value in values.items() if value is not None},
         }
+        # Equal rows get an equal id in any file, so that one read twice is one trajectory.
         if "id" not in filled:
             arrays = (filled["prompt_ids"], filled["response_ids_N"], filled["step_N"])
             filled["id"] = keys.content_id(

@@ -62,6 +62,7 @@ def _canvases(cells: Cells, prompt_ids: list[int]) -> np.ndarray:
 def _steps(cells: Cells, canvas_KN: np.ndarray) -> np.ndarray:
     """The step of each slot, int64 `[N]`; a revealed slot that changes is malformed."""
     is_revealed_KN = canvas_KN != cells.source.mask_id
+    # Decoding that takes back a token has no order that a step could tell.
     changed_KN = is_revealed_KN[:-1] & (canvas_KN[1:] != canvas_KN[:-1])
     if changed_KN.any():
         k, slot = (int(i) for i in np.argwhere(changed_KN)[0])

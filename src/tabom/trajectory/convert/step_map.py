@@ -28,6 +28,7 @@ def expand(row: Row) -> list[Row]:
         found = f"{len(maps)} entries" if isinstance(maps, list) else "no list"
         raise MalformedRowError(place, "step_map", f"{found} for {len(outputs)} of full_output")
     rest = {k: v for k, v in cells.items() if k not in ("full_output", "step_map", *_PER_SAMPLE)}
+    # A list of one entry for each sample belongs to the samples; any other to the prompt.
     lists = {
         name: cells[name]
         for name in _PER_SAMPLE
@@ -57,6 +58,7 @@ def read(cells: Cells) -> Trajectory:
         steps = cells.integers("step_map")
         if len(steps) != len(ids):
             raise cells.fail("response", "its text has another number of tokens than step_map")
+        # Step 0 is also written for what was never revealed; the mask token tells the two apart.
         steps = [-1 if (s, i) == (0, mask) else s for s, i in zip(steps, ids, strict=True)]
         cells = replace(cells, values={**cells.values, "step_map": steps})
     return cells.trajectory(

@@ -72,6 +72,7 @@ def _texts(cells: Cells, key: str) -> tuple[str, str, str | None]:
         isinstance(m, dict) and all(isinstance(m.get(k), str) for k in ("role", "content"))
         for m in messages
     )
+    # Reversed, so that the first message of a role is the one that stays.
     first = {m["role"]: m["content"] for m in reversed(messages)} if is_fine else {}
     if "user" not in first:
         raise cells.fail(key, "expected {role, content} objects, one of them of the role user")
