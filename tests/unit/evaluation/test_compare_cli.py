@@ -316,7 +316,7 @@ def test_wrong_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for name in ("no", "empty"):
         err = compare(capsys, tmp_path / name, status=2).err
         assert str(tmp_path / name) in err
-        assert "no manifest.json" in err
+        assert "finished `tabom evaluate`" in err
     base = evaluation(tmp_path / "a", {"m": [1, 0]})
     arm = evaluation(tmp_path / "b", {"m": [1, 0, 1]})
     assert "other documents than the base" in compare(capsys, base, arm, status=2).err
