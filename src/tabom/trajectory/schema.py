@@ -63,15 +63,13 @@ def to_arrow(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
 def to_lists(arrays: Sequence[FloatArray | IntArray | None], kind: pa.ListType) -> pa.ListArray:
     """One list a row, from flat arrays that are joined once; None becomes a null."""
     present = [array for array in arrays if array is not None]
-    lengths = [0 if array is None else len(array) for array in arrays]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
-    dtype = kind.value_type.to_pandas_dtype()
+    offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
+    np.cumsum([0 if array is None else len(array) for array in arrays], out=offsets[1:])
     values = np.concatenate(present) if present else np.empty(0)
+    values = values.astype(kind.value_type.to_pandas_dtype(), copy=False)
     # A null is a list that is not there; NaN inside one stays a value, since it means something.
-    is_null = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.ListArray.from_arrays(
-        offsets, values.astype(dtype, copy=False), type=kind, mask=is_null
-    )
+    is_null = pa.array([array is None for array in arrays]) if len(present) < len(arrays) else None
+    return pa.ListArray.from_arrays(offsets, values, type=kind, mask=is_null)
 
 
 def validate_schema(schema: pa.Schema, source: str) -> None:
