@@ -102,7 +102,7 @@ def recipe_of(args: argparse.Namespace) -> RecipeFile:
     for key in file.mapping:
         if key not in known:
             near = configs.nearest(key, known)
-            raise ConfigError(f"{file.file_of(key) or '--set'}: unknown key {key!r}{near}")
+            raise ConfigError(f"{file.file_of(key)}: unknown key {key!r}{near}")
     return file
 
 

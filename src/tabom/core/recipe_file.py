@@ -6,7 +6,7 @@ written as a mapping from their names, and is then merged by name.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +16,7 @@ from tabom.core import configs
 from tabom.core.errors import ConfigError
 from tabom.core.hooks import search_in
 
-EXTENDS = "extends"
+EXTENDS, COMMAND_LINE = "extends", "the command line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +28,17 @@ class RecipeFile:
     """(file, its own lines), the recipe itself first and the last one it extends at the end."""
 
     def file_of(self, key: str) -> str:
-        """The file that says a dotted key; the recipe itself if none does."""
-        first = self.layers[0][0] if self.layers else ""
-        return next((file for file, own in self.layers if _says(own, key)), first)
+        """The file (or the command line) that says a dotted key; the recipe itself if none does."""
+        saying = [file for file, own in self.layers if _says(own, key)]
+        files = [file for file, _ in self.layers if file != COMMAND_LINE]
+        return next(iter([*saying, *files]), "")
 
-    def changed(self, overrides: Iterable[configs.Override]) -> "RecipeFile":
-        """The recipe with values of the command line on top; these have no file."""
-        overrides = list(overrides)
+    def changed(self, overrides: Sequence[configs.Override]) -> "RecipeFile":
+        """The recipe with values of the command line on top."""
         mapping = configs.apply_overrides(self.mapping, overrides)
         # Errors about a flag should not send the user to look for it in a file.
-        if not self.layers:
-            return RecipeFile(mapping=mapping)
         own = configs.apply_overrides({}, overrides)
-        return RecipeFile(
-            mapping=mapping, layers=((f"{self.layers[0][0]} with flags", own), *self.layers)
-        )
+        return RecipeFile(mapping=mapping, layers=((COMMAND_LINE, own), *self.layers))
 
 
 def recipe_names() -> list[str]:

@@ -1,7 +1,7 @@
 """The recipe: one YAML file that describes a whole study."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -167,7 +167,7 @@ class Recipe:
         return configs.build(TrainingConfig, merged, where=f"arms.{arm.name}.training")
 
 
-def load_recipe(name_or_path: str, *, overrides: Iterable[configs.Override] = ()) -> Recipe:
+def load_recipe(name_or_path: str, *, overrides: Sequence[configs.Override] = ()) -> Recipe:
     """Read a recipe and what it extends, put overrides on top, and check every key."""
     file = read_recipe(name_or_path).changed(overrides)
     return configs.build(Recipe, file.mapping, source=file.file_of)
