@@ -135,22 +135,21 @@ def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], 
 def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
     """Peaks of decoding and training in several settings, the largest batches, and the speed."""
     from tabom.decoding.config import DecodingConfig
-    from tabom.models.costs import Batch, Memory, largest_batch
+    from tabom.models.costs import Batch, Machine, Memory, largest_batch
     from tabom.models.devices import GIB
-    from tabom.stages.estimate import Machine, response_counts
+    from tabom.stages.estimate import response_counts, training_memory
     from tabom.training.config import TrainingConfig
 
     machine, length = Machine(sizes=sizes, device=device), args.prompt_tokens + args.max_new_tokens
 
     def decode(size: int) -> Memory:
-        return machine.decoding_memory(
-            batch_size=size, length=length, num_slots=args.max_new_tokens
-        )
+        num_rows = size * args.max_new_tokens
+        return machine.decoding_memory(Batch(size=size, length=length, num_rows=num_rows))
 
     def train(rows: int, **settings: Any) -> Callable[[int], Memory]:
         config = TrainingConfig(**settings)
-        return lambda size: machine.training_memory(
-            config, Batch(size=size, length=length, num_rows=rows * size)
+        return lambda size: training_memory(
+            machine, config, Batch(size=size, length=length, num_rows=rows * size)
         )
 
     again = {"gradient_checkpointing": True}

@@ -82,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
     from tabom.models.checkpoint import Checkpoint
+    from tabom.models.costs import MFU, Machine
     from tabom.models.devices import find_device
     from tabom.models.sizes import read_sizes
-    from tabom.stages.estimate import ACCEPTANCE_RATE, MFU, Given, Machine, measure_prompts
+    from tabom.stages.estimate import ACCEPTANCE_RATE, Given, measure_prompts
 
     name = recipe.model.model_name_or_path
     try:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tabom.core.errors import ModelError
+from tabom.models.devices import Device
 from tabom.models.sizes import ModelSizes
-from tabom.vocabulary.sizes import HEAD_TILE_BYTES
+from tabom.vocabulary.sizes import HEAD_TILE_BYTES, LOGIT_BYTES
 
 # A flash-attention backward computes the scores once more: 2.5 times the products of the forward.
 ATTENTION_BACKWARD = 2.5
 # Adapter weights are float32 whatever the base is: weight, gradient and two moments of AdamW.
 BYTES_PER_TRAINED = 16
 LARGEST_BATCH = 2**20  # no larger one is looked for
+MFU = 0.4  # share of the peak that a run reaches, where nobody has measured it
 
 
 def attention_flops(sizes: ModelSizes, *, num_tokens: float, context: float) -> float:
@@ -121,54 +123,75 @@ class Batch:
     num_rows: int
 
 
-def decoding_memory(
-    sizes: ModelSizes, batch: Batch, *, bytes_per_value: int, max_logit_bytes: int
-) -> Memory:
-    """Peak of one decoding step.
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A model on a device.
 
-    batch: R of the first step, all masked slots. max_logit_bytes: of one float32
-        [rows, vocabulary] tensor; three are alive at once: the model's own, logits, weights.
+    mfu: hours are FLOPs over mfu times the device's peak, and at least one reading of the weights
+    a model call.
     """
-    row = 4 * sizes.vocab_size
-    chunk = min(row * batch.num_rows, max(max_logit_bytes, row))
-    hidden = bytes_per_value * sizes.hidden_size * batch.num_rows
-    in_flight = batch.size * batch.length * _in_flight(sizes, bytes_per_value)
-    return Memory(
-        weights=bytes_per_value * sizes.num_parameters,
-        trained=0,
-        activations=in_flight + hidden,
-        logits=2 * chunk + chunk * bytes_per_value // 4,
-    )
 
+    sizes: ModelSizes
+    device: Device
+    mfu: float = MFU
 
-def training_memory(
-    sizes: ModelSizes,
-    batch: Batch,
-    *,
-    bytes_per_value: int,
-    lora_parameters: int | None,
-    is_checkpointed: bool,
-    max_buffer_bytes: int,
-) -> Memory:
-    """Peak of one training micro-batch, at the start of its backward pass.
+    def seconds(self, flops: float, *, calls: float) -> float:
+        """Time of some FLOPs in some model calls, each of which reads the weights."""
+        seconds = flops / (self.mfu * self.device.tflops * 1e12)
+        if self.device.bandwidth is None:
+            return seconds
+        weights = self.device.bytes_per_value * self.sizes.num_parameters
+        return max(seconds, calls * weights / (self.device.bandwidth * 1e12))
 
-    max_buffer_bytes: what the head may keep of float32 logits before it computes them again by
-        tiles.
-    """
-    is_full = lora_parameters is None
-    layer = kept_per_token(sizes, bytes_per_value=bytes_per_value, is_full=is_full)
-    boundary = bytes_per_value * sizes.hidden_size
-    kept = boundary * sizes.num_layers + layer if is_checkpointed else layer * sizes.num_layers
-    dense = 4 * batch.num_rows * sizes.vocab_size
-    trained = BYTES_PER_TRAINED * (lora_parameters or 0)
-    if is_full:  # gradients and two moments in the weights' own dtype
-        trained = 3 * bytes_per_value * sizes.num_parameters
-    return Memory(
-        weights=bytes_per_value * sizes.num_parameters,
-        trained=trained,
-        activations=batch.size * batch.length * (kept + _in_flight(sizes, bytes_per_value)),
-        logits=2 * min(HEAD_TILE_BYTES, dense) + min(dense, max_buffer_bytes),
-    )
+    def decoding_memory(self, batch: Batch, *, max_logit_bytes: int | None = None) -> Memory:
+        """Peak of one decoding step.
+
+        batch: R of the first step, all masked slots. max_logit_bytes: of one float32
+            [rows, vocabulary] tensor, as the decoder chooses them if None; three are alive at
+            once: the model's own, logits, weights.
+        """
+        sizes, width = self.sizes, self.device.bytes_per_value
+        if max_logit_bytes is None:
+            max_logit_bytes = LOGIT_BYTES["gpu" if self.device.is_gpu else "cpu"]
+        row = 4 * sizes.vocab_size
+        chunk = min(row * batch.num_rows, max(max_logit_bytes, row))
+        in_flight = batch.size * batch.length * _in_flight(sizes, width)
+        return Memory(
+            weights=width * sizes.num_parameters,
+            trained=0,
+            activations=in_flight + width * sizes.hidden_size * batch.num_rows,
+            logits=2 * chunk + chunk * width // 4,
+        )
+
+    def training_memory(
+        self,
+        batch: Batch,
+        *,
+        lora_parameters: int | None,
+        is_checkpointed: bool,
+        max_buffer_bytes: int,
+    ) -> Memory:
+        """Peak of one training micro-batch, at the start of its backward pass.
+
+        max_buffer_bytes: what the head may keep of float32 logits before it computes them again by
+            tiles.
+        """
+        sizes, width = self.sizes, self.device.bytes_per_value
+        is_full = lora_parameters is None
+        layer = kept_per_token(sizes, bytes_per_value=width, is_full=is_full)
+        kept = layer * sizes.num_layers
+        if is_checkpointed:
+            kept = width * sizes.hidden_size * sizes.num_layers + layer
+        dense = 4 * batch.num_rows * sizes.vocab_size
+        trained = BYTES_PER_TRAINED * (lora_parameters or 0)
+        if is_full:  # gradients and two moments in the weights' own dtype
+            trained = 3 * width * sizes.num_parameters
+        return Memory(
+            weights=width * sizes.num_parameters,
+            trained=trained,
+            activations=batch.size * batch.length * (kept + _in_flight(sizes, width)),
+            logits=2 * min(HEAD_TILE_BYTES, dense) + min(dense, max_buffer_bytes),
+        )
 
 
 def kept_per_token(sizes: ModelSizes, *, bytes_per_value: int, is_full: bool) -> int:

@@ -13,69 +13,18 @@ from tabom.core.errors import DataError
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.counts import DecodeCounts
-from tabom.models import costs
-from tabom.models.devices import Device
+from tabom.models.costs import Batch, Machine, Memory, lora_parameters, step_flops
 from tabom.models.sizes import ModelSizes
 from tabom.stages.collect import Collect
 from tabom.stages.evaluate import Evaluate
 from tabom.stages.stage import Stage
 from tabom.stages.train import Train
 from tabom.training.config import TrainingConfig
-from tabom.vocabulary.sizes import LOGIT_BYTES
 
-MFU = 0.4  # share of the peak that a run reaches, where nobody has measured it
 ACCEPTANCE_RATE = 0.4  # the paper kept 22 % (code) to 43 % (mathematics) of what was collected
 NUM_MEASURED = 256
 # Of a data set that is not here: a usual benchmark, and a mathematics question with its template.
 ASSUMED_PROMPTS, ASSUMED_TOKENS = 1000, 150
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """A model on a device.
-
-    mfu: hours are FLOPs over mfu times the device's peak, and at least one reading of the weights
-    a model call.
-    """
-
-    sizes: ModelSizes
-    device: Device
-    mfu: float = MFU
-
-    def seconds(self, flops: float, *, calls: float) -> float:
-        """Time of some FLOPs in some model calls, each of which reads the weights."""
-        seconds = flops / (self.mfu * self.device.tflops * 1e12)
-        if self.device.bandwidth is None:
-            return seconds
-        weights = self.device.bytes_per_value * self.sizes.num_parameters
-        return max(seconds, calls * weights / (self.device.bandwidth * 1e12))
-
-    def decoding_memory(self, *, batch_size: int, length: int, num_slots: int) -> costs.Memory:
-        """Of the first step of a batch, in which every slot is asked for."""
-        return costs.decoding_memory(
-            self.sizes,
-            costs.Batch(size=batch_size, length=length, num_rows=batch_size * num_slots),
-            bytes_per_value=self.device.bytes_per_value,
-            max_logit_bytes=LOGIT_BYTES["gpu" if self.device.is_gpu else "cpu"],
-        )
-
-    def training_memory(self, config: TrainingConfig, batch: costs.Batch) -> costs.Memory:
-        """Of one micro-batch."""
-        return costs.training_memory(
-            self.sizes,
-            batch,
-            bytes_per_value=self.device.bytes_per_value,
-            lora_parameters=self.adapter_size(config),
-            is_checkpointed=config.gradient_checkpointing,
-            max_buffer_bytes=config.max_buffer_bytes,
-        )
-
-    def adapter_size(self, config: TrainingConfig) -> int | None:
-        """Parameters of the adapter that is trained; None if all weights are."""
-        if not config.use_peft:
-            return None
-        targets = config.lora_target_modules
-        return costs.lora_parameters(self.sizes, r=config.lora_r, target_modules=targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +122,14 @@ def decode_work(
     padded = prompts.padded_mean(batch_size, is_sorted=True)
     one = response_counts(decoding, prompt=padded, block_length=machine.sizes.block_length)
     flops = num * one.flops(machine.sizes)
-    memory = machine.decoding_memory(
-        batch_size=min(batch_size, num), length=prompts.longest + num_slots, num_slots=num_slots
-    )
+    size = min(batch_size, num)
+    largest = Batch(size=size, length=prompts.longest + num_slots, num_rows=size * num_slots)
     return Work(
         num_items=num,
         forwards=float(num * one.num_calls),
         flops=flops,
         seconds=machine.seconds(flops, calls=math.ceil(num / batch_size) * one.num_calls),
-        memory_bytes=memory.total,
+        memory_bytes=machine.decoding_memory(largest).total,
     )
 
 
@@ -235,15 +183,15 @@ def _train(stage: Train, given: Given) -> Work:
     length = given.train.padded_mean(batch_size, is_sorted=False) + given.num_slots
     objective = build_objective(stage.objective, **stage.options)
     rows = objective.rows_per_response(given.num_slots, has_order=stage.prompts is None)
-    flops = costs.step_flops(
+    flops = step_flops(
         machine.sizes,
         num_tokens=num_seen * length,
         context=length,
         num_rows=num_seen * rows,
-        lora_parameters=machine.adapter_size(config),
+        lora_parameters=adapter_size(config, machine.sizes),
         is_checkpointed=config.gradient_checkpointing,
     )
-    largest = costs.Batch(
+    largest = Batch(
         size=batch_size,
         length=given.train.longest + given.num_slots,
         num_rows=math.ceil(batch_size * rows),
@@ -253,8 +201,25 @@ def _train(stage: Train, given: Given) -> Work:
         forwards=float(num_seen),
         flops=flops,
         seconds=machine.seconds(flops, calls=2 * num_steps),
-        memory_bytes=machine.training_memory(config, largest).total,
+        memory_bytes=training_memory(machine, config, largest).total,
     )
+
+
+def training_memory(machine: Machine, config: TrainingConfig, batch: Batch) -> Memory:
+    """Peak of one micro-batch under these settings."""
+    return machine.training_memory(
+        batch,
+        lora_parameters=adapter_size(config, machine.sizes),
+        is_checkpointed=config.gradient_checkpointing,
+        max_buffer_bytes=config.max_buffer_bytes,
+    )
+
+
+def adapter_size(config: TrainingConfig, sizes: ModelSizes) -> int | None:
+    """Parameters of the adapter that is trained; None if all weights are."""
+    if not config.use_peft:
+        return None
+    return lora_parameters(sizes, r=config.lora_r, target_modules=config.lora_target_modules)
 
 
 def _num_examples(stage: Train, given: Given) -> int:

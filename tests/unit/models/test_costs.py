@@ -18,15 +18,14 @@ from tabom.models.adapters import LoraSettings, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.costs import (
     Batch,
+    Machine,
     Memory,
     attention_flops,
-    decoding_memory,
     forward_flops,
     kept_per_token,
     largest_batch,
     lora_parameters,
     step_flops,
-    training_memory,
 )
 from tabom.models.devices import DEVICES, find_device, present_device
 from tabom.models.families import get_family
@@ -274,7 +273,8 @@ def test_memory_by_hand() -> None:
         num_parameters=5000,
     )
     batch = Batch(size=2, length=10, num_rows=12)
-    peak = decoding_memory(sizes, batch, bytes_per_value=2, max_logit_bytes=2000)
+    machine = Machine(sizes=sizes, device=find_device("H100"))  # of bfloat16 values
+    peak = machine.decoding_memory(batch, max_logit_bytes=2000)
     # 5 rows of 400 bytes fit in 2000; a float32 tensor, its weights, and bfloat16 logits.
     assert peak.logits == 2000 + 2000 + 1000
     assert peak.activations == 20 * 2 * (3 * 8 + 3 * 16) + 12 * 8 * 2
@@ -283,13 +283,12 @@ def test_memory_by_hand() -> None:
 
     def train(**changes: Any) -> Memory:
         given = {
-            "bytes_per_value": 2,
             "lora_parameters": 50,
             "is_checkpointed": False,
             "max_buffer_bytes": 10**6,
         }
         batch = Batch(size=2, length=10, num_rows=6)
-        return training_memory(sizes, batch, **{**given, **changes})
+        return machine.training_memory(batch, **{**given, **changes})
 
     # norms 2*4*8, attention 2*(2*8+2*4), feed-forward 2*3*16, adapter inputs 2*2*8.
     layer = 64 + 48 + 96 + 32

@@ -10,13 +10,13 @@ from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.decoding.requests import StepView
+from tabom.models.costs import Machine
 from tabom.models.devices import find_device
 from tabom.models.loading import load_model
 from tabom.models.sizes import PUBLISHED_SIZES
 from tabom.objectives.presets import build_objective
 from tabom.stages.estimate import (
     Given,
-    Machine,
     Prompts,
     Work,
     measure_prompts,
