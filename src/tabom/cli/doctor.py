@@ -93,11 +93,8 @@ def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], 
         model = load_model(
             base.model_name_or_path,
             adapter=base.adapter,
-            dtype=base.dtype,
-            device=base.device,
-            attn_implementation=base.attn_implementation,
-            mask_token_id=base.mask_token_id,
             require_tokenizer=False,
+            **base.options,
         )
     except ProbeError as error:  # shown below, with all else
         model = error.model

@@ -43,6 +43,12 @@ class ModelConfig:
             raise ConfigError("adapter is empty; name a folder, or null for no adapter")
         expand_home(self, "model_name_or_path", "adapter")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """How `load_model` is to load it, whatever is loaded."""
+        names = ("dtype", "attn_implementation", "device", "mask_token_id")
+        return {name: getattr(self, name) for name in names}
+
     def load(self, *, trained: Path | None = None) -> "MaskedDiffusionModel":
         """The model, with what a training wrote on top: an adapter, or a whole model instead.
 
@@ -52,16 +58,10 @@ class ModelConfig:
         from tabom.models.adapters import load_adapter, merge_adapter
         from tabom.models.loading import load_model
 
-        common: dict[str, Any] = {
-            "dtype": self.dtype,
-            "attn_implementation": self.attn_implementation,
-            "device": self.device,
-            "mask_token_id": self.mask_token_id,
-        }
         if trained is not None and not (trained / "adapter_config.json").is_file():
-            model = load_model(str(trained), **common)
+            model = load_model(str(trained), **self.options)
         else:
-            model = load_model(self.model_name_or_path, adapter=self.adapter, **common)
+            model = load_model(self.model_name_or_path, adapter=self.adapter, **self.options)
             if self.adapter is not None:
                 merge_adapter(model)
             if trained is not None:
