@@ -157,7 +157,7 @@ class RunningSoftmax:
         return 1 + self._rest_R() if self.has_token else self.sum_R
 
     def log_total(self) -> Tensor:
-        """The log of `total_R`; without the maximum, that is the log of 1 / p of the best token."""
+        """The log of `total_R`, which is -log p of the greatest token."""
         return self._rest_R().log1p() if self.has_token else self.sum_R.log()
 
     def entropy_nats(self) -> Tensor:
