@@ -175,23 +175,9 @@ class RowReader:
                 raise DataError(f"{at}: {name} is {str(row[name])[:40]!r}, expected text")
             before.append({"role": "system", "content": row[name]})
             self.used.add(name)
-        history = row.get(_HISTORY)
-        if _is_filled(history):
+        if _is_filled(row.get(_HISTORY)):
+            before += chat_messages(row[_HISTORY], f"{at}: {_HISTORY}")
             self.used.add(_HISTORY)
-            is_pairs = isinstance(history, list) and all(
-                isinstance(pair, list | tuple)
-                and len(pair) == 2
-                and all(isinstance(text, str) for text in pair)
-                for pair in history
-            )
-            if is_pairs:  # [[what the user said, what the model said], ...]
-                roles = ("user", "assistant")
-                history = [
-                    {"role": role, "content": text}
-                    for pair in history  # type: ignore[union-attr]
-                    for role, text in zip(roles, pair, strict=True)
-                ]
-            before += chat_messages(history, f"{at}: {_HISTORY}")
         return before
 
 
@@ -242,29 +228,34 @@ def answer_text(value: Any, *, choices: Mapping[str, str] | None = None) -> str:
 
 
 def chat_messages(value: Any, where: str) -> Messages:
-    """Chat messages in one form: {role, content}, {from, value}, or columns of them.
+    """Chat messages in one form: {role, content}, {from, value}, columns of them, or pairs.
 
-    value: a list of mappings, or a mapping of lists as some readers give it. Speakers such as
-    HUMAN and gpt become user and assistant; content in parts becomes their text.
+    value: a list of mappings, or a mapping of lists as some readers give it, or a list of
+        [what the user said, what the model said]. Speakers such as HUMAN and gpt become user and
+        assistant; content in parts becomes their text.
     Raises: DataError if it is none of these.
     """
+    wrong = DataError(f"{where} must be a list of {{role, content}} messages")
     if isinstance(value, Mapping):
-        columns = {name: list(items) for name, items in value.items() if isinstance(items, list)}
+        columns = {name: items for name, items in value.items() if isinstance(items, list)}
         if len({len(items) for items in columns.values()}) != 1:
-            raise DataError(f"{where}: expected a list of {{role, content}} messages")
+            raise wrong
         value = [
             dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)
         ]
-    messages = []
+    messages: Messages = []
     for item in value if isinstance(value, list) else [None]:
-        role = item.get("role", item.get("from")) if isinstance(item, Mapping) else None
-        content = item.get("content", item.get("value")) if isinstance(item, Mapping) else None
-        if isinstance(content, list):
-            parts = [p.get("text") if isinstance(p, Mapping) else p for p in content]
-            texts = [p for p in parts if isinstance(p, str)]
-            content = "\n".join(texts) if len(texts) == len(parts) else None
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataError(f"{where} must be a list of {{role, content}} messages")
-        role = role.lower()
-        messages.append({"role": _ROLES.get(role, role), "content": content})
+        said: list[tuple[Any, Any]] = [(None, None)]
+        if isinstance(item, Mapping):
+            said = [(item.get("role", item.get("from")), item.get("content", item.get("value")))]
+        elif isinstance(item, list | tuple) and len(item) == 2:
+            said = list(zip(("user", "assistant"), item, strict=True))
+        for role, content in said:
+            if isinstance(content, list):
+                parts = [p.get("text") if isinstance(p, Mapping) else p for p in content]
+                is_text = all(isinstance(p, str) for p in parts)
+                content = "\n".join(parts) if is_text else None
+            if not isinstance(role, str) or not isinstance(content, str):
+                raise wrong
+            messages.append({"role": _ROLES.get(role.lower(), role.lower()), "content": content})
     return messages

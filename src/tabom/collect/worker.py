@@ -68,7 +68,7 @@ def collect(
     config: CollectionConfig,
     settings: dict[str, Any],
     share: tuple[int, int] = (0, 1),
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Callable[[int, int, str], object] = lambda done, total, note: None,
 ) -> dict[str, Any]:
     """Collect a share of the trajectories, durably; whoever sees the end finishes the store.
 
@@ -95,8 +95,7 @@ def collect(
 
         compile_layers(decoder.model)
     num_forwards = num_truncated = 0
-    if progress is not None:
-        progress(0, len(mine), "")
+    progress(0, len(mine), "")
     meter = SpeedMeter(decoder)
     finished: list[Trajectory] = []
     for done, item in enumerate(decoder.decode(mine), start=1):
@@ -106,8 +105,7 @@ def collect(
         if not item.num_following:  # a batch that ends together is one file
             writer.append(finished)
             finished = []
-        if progress is not None:
-            progress(done, len(mine), meter.note())
+        progress(done, len(mine), meter.note())
     counts: dict[str, Any] = {
         "prompts": len(prompts),
         "too_long": num_too_long,

@@ -58,7 +58,7 @@ class Row:
                 value = json.loads(value.decode(), parse_constant=_constant)
             # An escape may be half a character, which no file can hold. The depth is looked at
             # here, too, for the encoder stops at a nesting that later steps could not walk.
-            if _depth(value) > MAX_DEPTH:
+            if _is_deep(value, MAX_DEPTH):
                 raise ValueError(f"nested deeper than {MAX_DEPTH}")
             if isinstance(self.content, bytes) and b"\\u" in self.content:
                 json.dumps(value, ensure_ascii=False).encode()
@@ -156,18 +156,12 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
                 number += 1
 
 
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested; it stops looking just beyond MAX_DEPTH."""
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += [v for v in item.values() if isinstance(v, dict | list)]
-            elif isinstance(item, list):
-                inner += [v for v in item if isinstance(v, dict | list)]
-        level, depth = inner, depth + 1
-    return depth
+def _is_deep(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in more than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(
+        isinstance(item, dict | list) and _is_deep(item, levels - 1) for item in inner
+    )
 
 
 def _constant(name: str) -> float | None:

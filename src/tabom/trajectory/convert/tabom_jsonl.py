@@ -8,11 +8,10 @@ format has no place for travels in a "tabom" block, which their reader does not 
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-
+from tabom.core.plain import to_plain
 from tabom.trajectory.convert.cells import Cells
 from tabom.trajectory.order import length_to_end, non_left_to_right_slots
-from tabom.trajectory.record import FloatArray, Trajectory
+from tabom.trajectory.record import Trajectory
 
 # Prompt key -> response keys, in the order in which their reader tries them. An empty response
 # falls through to the next key.
@@ -115,8 +114,8 @@ def write(t: Trajectory, *, end_ids: Collection[int]) -> dict[str, Any]:
             "id": t.id,
             "prompt_token_ids": t.prompt_ids.tolist(),
             "nfe": int(t.num_forwards),
-            "entropy": _or_null(t.entropy_N),
-            "confidence": _or_null(t.confidence_N),
+            "entropy": to_plain(t.entropy_N),
+            "confidence": to_plain(t.confidence_N),
             "reference": t.reference,
             "fingerprint": t.fingerprint,
         },
@@ -127,9 +126,3 @@ def write(t: Trajectory, *, end_ids: Collection[int]) -> dict[str, Any]:
         # Theirs has no published definition; these are ours, up to the end.
         cells["non_ltr_positions"] = non_left_to_right_slots(t.step_N, content).tolist()
     return cells
-
-
-def _or_null(values_N: FloatArray) -> list[float | None] | None:
-    if np.isnan(values_N).all():
-        return None
-    return [None if value != value else value for value in values_N.tolist()]
