@@ -22,9 +22,12 @@ from tabom.evaluation.scores import (
     Cell,
     EvaluatedRun,
     Leak,
-    Partners,
+    Score,
     Scores,
+    accuracy,
+    metric,
     partners,
+    pass_at,
 )
 from tabom.evaluation.stats import (
     LEVEL,
@@ -33,12 +36,11 @@ from tabom.evaluation.stats import (
     loss_interval,
     mcnemar_p,
     mean_estimate,
-    pass_at_k,
     t_interval,
     tango_interval,
 )
 
-Samples = Mapping[str, Sequence[EvaluationRecord]]  # document -> its samples
+Documents = Mapping[str, Sequence[EvaluationRecord]]  # document -> its samples
 SET, FORGETTING, NET_LOSS = "set", "forgetting", "net_loss"
 
 
@@ -47,9 +49,9 @@ class MetricKey:
     """What a number measures.
 
     kind: IN_DOMAIN or OUT_OF_DOMAIN, the mean accuracy over the sets of that role; SET, the
-        accuracy on one; FORGETTING or NET_LOSS; else the name of a metric of the records or of a
-        number of the run, such as "tds".
-    set: name of the set where the kind is SET.
+        accuracy on one; FORGETTING or NET_LOSS; "pass@4" on one set; else the name of a metric of
+        the records or of a number of the run, such as "tds".
+    set: name of the set, "" for what is no number of a single one.
     pace: "" at the slowest pace of each set, else the pace as text, "2" or "threshold 0.9".
     """
 
@@ -59,7 +61,7 @@ class MetricKey:
 
     @property
     def is_accuracy(self) -> bool:
-        return self.kind in (IN_DOMAIN, OUT_OF_DOMAIN, SET)
+        return self.kind in (IN_DOMAIN, OUT_OF_DOMAIN) or self.set != ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,18 +133,6 @@ class Cost(Place):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PassAtK(Place):
-    """pass@k: each seed's model by its own samples, then the mean.
-
-    change: to the base; None where the base has fewer than k samples of some document.
-    """
-
-    k: int
-    value: Estimate
-    change: Estimate | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Boundary(Place):
     """What one model solves within k samples and the base does not within as many, and the reverse.
 
@@ -192,7 +182,6 @@ class Comparison:
     pairs: Sequence[Pair] = ()
     tests: Sequence[TaskTest] = ()
     costs: Sequence[Cost] = ()
-    samples: Sequence[PassAtK] = ()
     boundaries: Sequence[Boundary] = ()
     differences: Sequence[Difference] = ()
     held_out: Sequence[tuple[str, str]] = ()
@@ -248,8 +237,7 @@ def compare(
         samples, and for a base or a set that is none.
     """
     scores = Scores(runs, base=base, in_domain=in_domain)
-    numbers = _Numbers(scores, level=level, num_resamples=num_resamples)
-    samples = _Samples(scores, numbers, ks)
+    numbers = _Numbers(scores, ks=ks, level=level, num_resamples=num_resamples)
     return Comparison(
         base=base,
         level=level,
@@ -266,8 +254,7 @@ def compare(
         pairs=numbers.pairs,
         tests=_tests(scores, level),
         costs=_costs(scores),
-        samples=samples.curve,
-        boundaries=samples.boundaries,
+        boundaries=_boundaries(scores),
         differences=_differences(scores),
         held_out=list(dict.fromkeys((run.arm, n) for run in runs for n in run.held_out_notes)),
         leaks=list(dict.fromkeys((run.arm, leak) for run in runs for leak in run.leaks)),
@@ -277,16 +264,24 @@ def compare(
 class _Numbers:
     """The rows and the pairs of a comparison, key by key."""
 
-    def __init__(self, scores: Scores, *, level: float, num_resamples: int) -> None:
+    def __init__(
+        self, scores: Scores, *, ks: Sequence[int] | None, level: float, num_resamples: int
+    ) -> None:
         self.scores, self.level = scores, level
         self.options: dict[str, Any] = {"level": level, "num_resamples": num_resamples}
         self._rows: dict[tuple[str, MetricKey], Row] = {}
         self.pairs: list[Pair] = []
+        arms, base = scores.arms, scores.base
+        # Every two arms with their runs by seed; the base always stands second.
+        turned = [(b, a) if a == base else (a, b) for a, b in combinations(arms, 2)]
+        self.partnered = [(a, b, partners(arms[a], arms[b])) for a, b in turned]
         for key, cells in _accuracy_cells(scores).items():
-            self._add_scores(key, cells, metric="")
-        self._add_losses()
+            self._add_scores(key, cells, accuracy)
         for name, cells in _metric_cells(scores).items():
-            self._add_scores(MetricKey(name), cells, metric=name)
+            self._add_scores(MetricKey(name), cells, metric(name))
+        for cell, k in _sampled(scores, ks):
+            key = MetricKey(f"pass@{k}", set=cell[0], pace=_pace_text(scores, cell))
+            self._add_scores(key, [cell], pass_at(k))
         runs = [run for group in scores.arms.values() for run in group]
         for name in dict.fromkeys(name for run in runs for name in run.scalars):
             self._add_scalar(MetricKey(name))
@@ -295,40 +290,47 @@ class _Numbers:
     def rows(self) -> list[Row]:
         return list(self._rows.values())
 
-    def _add_scores(self, key: MetricKey, cells: Sequence[Cell], *, metric: str) -> None:
+    def _add_scores(self, key: MetricKey, cells: Sequence[Cell], score: Score) -> None:
         """The mean of each arm, and each two arms against each other."""
+        arrays = {run: self.scores.values(run, cells, score) for run in self.scores.samples}
         for arm, group in self.scores.arms.items():
-            values = self.scores.values(group, cells, metric)
+            values = [np.stack([arrays[run][i] for run in group]) for i in range(len(cells))]
             known = np.concatenate([v[~np.isnan(v)] for v in values])
+            by_seed = [float(np.mean([_mean(v) for v in arrays[run]])) for run in group]
             row = Row(
                 arm=arm,
                 key=key,
-                value=self.estimate(values, group, cells),
-                by_seed=tuple(
-                    float(np.mean([_mean(v[s]) for v in values])) for s in range(len(group))
-                ),
+                value=self._estimate(values, group, cells),
+                by_seed=tuple(by_seed),
                 num_documents=sum(v.shape[1] for v in values),
-                # An accuracy also where each document's is a mean over several samples.
-                is_share=not metric or bool(np.isin(known, (0.0, 1.0)).all()),
+                # Accuracies also where each document's is a mean over several samples.
+                is_share=key.is_accuracy or bool(np.isin(known, (0.0, 1.0)).all()),
             )
             self._add_row(row)
-        for first, second, both in self._partnered():
-            if not all(self.scores.is_crossed(pair, cells) for pair in both):
+            if key == MetricKey(OUT_OF_DOMAIN) and arm == self.scores.base:
+                for kind in (FORGETTING, NET_LOSS):
+                    self._add_row(
+                        Row(arm=arm, key=MetricKey(kind), value=Estimate(value=0.0), by_seed=())
+                    )
+        for first, second, both in self.partnered:
+            if not both or not all(self.scores.is_crossed(pair, cells) for pair in both):
                 continue
-            changes = self.changes(both, cells, metric)
+            runs = [run for run, _ in both]
+            changes = [
+                np.stack([arrays[a][i] - arrays[b][i] for a, b in both]) for i in range(len(cells))
+            ]
             p = None
             if len(both) == len(cells) == 1 and np.isin(changes[0], (-1.0, 0.0, 1.0)).all():
                 p = mcnemar_p(int((changes[0] > 0).sum()), int((changes[0] < 0).sum()))
-            estimate = self.estimate(changes, [a for a, _ in both], cells, is_difference=True)
+            estimate = self._estimate(changes, runs, cells, is_difference=True)
             self._add_pair(first, second, key, estimate, p)
+            if key == MetricKey(OUT_OF_DOMAIN) and second == self.scores.base:
+                is_crossed = self.scores.is_crossed(runs, cells)
+                lost = loss_interval(changes, is_crossed=is_crossed, **self.options)
+                for kind, value in ((FORGETTING, lost), (NET_LOSS, -estimate)):
+                    self._add_row(Row(arm=first, key=MetricKey(kind), value=value, by_seed=()))
 
-    def changes(self, both: Partners, cells: Sequence[Cell], metric: str = "") -> list[Any]:
-        """Per cell the differences of partners, `[S, D]`."""
-        first = self.scores.values([a for a, _ in both], cells, metric)
-        second = self.scores.values([b for _, b in both], cells, metric)
-        return [x - y for x, y in zip(first, second, strict=True)]
-
-    def estimate(
+    def _estimate(
         self,
         values: Sequence[Any],
         runs: Sequence[EvaluatedRun],
@@ -336,28 +338,10 @@ class _Numbers:
         *,
         is_difference: bool = False,
     ) -> Estimate:
-        """`mean_estimate` of the values of these runs on these cells."""
         is_crossed = self.scores.is_crossed(runs, cells)
         return mean_estimate(
             values, is_difference=is_difference, is_crossed=is_crossed, **self.options
         )
-
-    def _add_losses(self) -> None:
-        """Forgetting and the signed net loss, at the slowest pace of each out-of-domain set."""
-        scores = self.scores
-        cells = _accuracy_cells(scores).get(MetricKey(OUT_OF_DOMAIN))
-        if scores.base is None or cells is None:
-            return
-        for arm, group in scores.arms.items():
-            forgetting, net_loss = Estimate(value=0.0), Estimate(value=0.0)
-            both = scores.to_base(arm)
-            if both:
-                is_crossed = scores.is_crossed(group, cells)
-                changes = self.changes(both, cells)
-                forgetting = loss_interval(changes, is_crossed=is_crossed, **self.options)
-                net_loss = -self.estimate(changes, group, cells, is_difference=True)
-            for kind, value in ((FORGETTING, forgetting), (NET_LOSS, net_loss)):
-                self._add_row(Row(arm=arm, key=MetricKey(kind), value=value, by_seed=()))
 
     def _add_scalar(self, key: MetricKey) -> None:
         """One number a run: means and paired changes with Student's t."""
@@ -365,16 +349,10 @@ class _Numbers:
             own = [_scalar(run, key) for run in group]
             value = t_interval(own, level=self.level)
             self._add_row(Row(arm=arm, key=key, value=value, by_seed=tuple(own), is_share=False))
-        for first, second, both in self._partnered():
-            changes = [_scalar(a, key) - _scalar(b, key) for a, b in both]
-            self._add_pair(first, second, key, t_interval(changes, level=self.level), None)
-
-    def _partnered(self) -> list[tuple[str, str, Partners]]:
-        """Every two arms with their runs by seed; the base always stands second."""
-        arms, base = self.scores.arms, self.scores.base
-        turned = [(b, a) if a == base else (a, b) for a, b in combinations(arms, 2)]
-        found = [(a, b, partners(arms[a], arms[b])) for a, b in turned]
-        return [(a, b, both) for a, b, both in found if both]
+        for first, second, both in self.partnered:
+            if both:
+                changes = [_scalar(a, key) - _scalar(b, key) for a, b in both]
+                self._add_pair(first, second, key, t_interval(changes, level=self.level), None)
 
     def _add_row(self, row: Row) -> None:
         if (row.arm, row.key) in self._rows:
@@ -387,9 +365,7 @@ class _Numbers:
     def _add_pair(
         self, first: str, second: str, key: MetricKey, difference: Estimate, p: float | None
     ) -> None:
-        is_told = difference.low > 0 or difference.high < 0
-        if p is not None and p >= 1 - self.level:
-            is_told = False
+        is_told = (difference.low > 0 or difference.high < 0) and (p is None or p < 1 - self.level)
         sign = int(math.copysign(1, difference.value)) if is_told else 0
         self.pairs.append(
             Pair(first=first, second=second, key=key, difference=difference, p=p, sign=sign)
@@ -408,6 +384,34 @@ def _scalar(run: EvaluatedRun, key: MetricKey) -> float:
     return math.nan if value is None else float(value)
 
 
+def _pace_text(scores: Scores, cell: Cell) -> str:
+    return "" if cell[1] == scores.slowest[cell[0]] else str(cell[1])
+
+
+def _sampled(scores: Scores, ks: Sequence[int] | None) -> list[tuple[Cell, int]]:
+    """Every cell with each k of pass@k: by default powers of two, where there are samples.
+
+    Samples are those of one model: seeds are models of their own, and are averaged, not pooled.
+    """
+    found = []
+    for cell in scores.cells:
+        numbers = {run: _num_samples(cells[cell]) for run, cells in scores.samples.items()}
+        most = max(numbers.values())
+        for run, number in numbers.items():
+            if ks is not None and max(ks) > number:
+                raise ConfigError(
+                    f"pass@{max(ks)} needs as many samples of each document; {run} has {number} "
+                    f"on {cell[0]!r} (tabom evaluate --num_samples)"
+                )
+        powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
+        found += [(cell, k) for k in ks or (sorted({*powers, most}) if most > 1 else ())]
+    return found
+
+
+def _num_samples(documents: Documents) -> int:
+    return min(map(len, documents.values()))
+
+
 def _accuracy_cells(scores: Scores) -> dict[MetricKey, list[Cell]]:
     """The cells of every accuracy: by role at the slowest pace, by role and pace, set by set."""
     keys: dict[MetricKey, list[Cell]] = {}
@@ -420,9 +424,8 @@ def _accuracy_cells(scores: Scores) -> dict[MetricKey, list[Cell]]:
             at_pace = [cell for cell in here if cell[1] == pace]
             if at_pace != first:
                 keys[MetricKey(role, pace=str(pace))] = at_pace
-    for name, pace in scores.cells:
-        text = "" if pace == scores.slowest[name] else str(pace)
-        keys[MetricKey(SET, set=name, pace=text)] = [(name, pace)]
+    for cell in scores.cells:
+        keys[MetricKey(SET, set=cell[0], pace=_pace_text(scores, cell))] = [cell]
     return keys
 
 
@@ -437,7 +440,7 @@ def _metric_cells(scores: Scores) -> dict[str, list[Cell]]:
     return found
 
 
-def _records(documents: Samples) -> list[EvaluationRecord]:
+def _records(documents: Documents) -> list[EvaluationRecord]:
     return [record for samples in documents.values() for record in samples]
 
 
@@ -493,76 +496,34 @@ def _over_seeds(rows: Sequence[Sequence[float]]) -> float:
     return float(np.mean([np.mean(row) for row in rows]))
 
 
-class _Samples:
-    """pass@k and the boundary, where documents were sampled more than once.
-
-    Samples are those of one model: seeds are models of their own, and are averaged, not pooled.
-    """
-
-    def __init__(self, scores: Scores, numbers: _Numbers, ks: Sequence[int] | None) -> None:
-        self.scores, self.numbers = scores, numbers
-        self.curve: list[PassAtK] = []
-        self.boundaries: list[Boundary] = []
-        for arm, group in scores.arms.items():
+def _boundaries(scores: Scores) -> list[Boundary]:
+    """Of equally many samples of both; a single one shows no boundary."""
+    found = []
+    for arm in scores.arms:
+        for run, base in scores.to_base(arm):
             for cell in scores.cells:
-                most = min(_num_samples(scores.samples[run][cell]) for run in group)
-                if ks is not None and max(ks) > most:
-                    raise ConfigError(
-                        f"pass@{max(ks)} needs as many samples of each document; arm {arm!r} has "
-                        f"{most} on {cell[0]!r} (tabom evaluate --num_samples)"
+                both = [scores.samples[run][cell], scores.samples[base][cell]]
+                k = min(map(_num_samples, both))
+                if k < 2:
+                    continue
+                solved, by_base = (
+                    {d for d, samples in documents.items() if any(r.correct for r in samples[:k])}
+                    for documents in both
+                )
+                found.append(
+                    Boundary(
+                        arm=arm,
+                        seed=run.seed,
+                        set=cell[0],
+                        pace=str(cell[1]),
+                        k=k,
+                        gained=tuple(sorted(solved - by_base)),
+                        lost=tuple(sorted(by_base - solved)),
+                        both=len(solved & by_base),
+                        neither=len(both[0].keys() - solved - by_base),
                     )
-                powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
-                for k in ks or (sorted({*powers, most}) if most > 1 else ()):
-                    self._add_pass(arm, cell, k)
-                for run, base in scores.to_base(arm):
-                    self._add_boundary(run, base, cell)
-
-    def _add_pass(self, arm: str, cell: Cell, k: int) -> None:
-        runs, both = self.scores.arms[arm], self.scores.to_base(arm)
-        own, there = self._passes(runs, cell, k), self._passes([b for _, b in both], cell, k)
-        change = None
-        if both and not np.isnan(there).any():
-            change = self.numbers.estimate([own - there], runs, [cell], is_difference=True)
-        value, pace = self.numbers.estimate([own], runs, [cell]), str(cell[1])
-        at = PassAtK(arm=arm, set=cell[0], pace=pace, k=k, value=value, change=change)
-        self.curve.append(at)
-
-    def _passes(self, runs: Sequence[EvaluatedRun], cell: Cell, k: int) -> Any:
-        """pass@k of each run and document, `[S, D]`; NaN where there are fewer samples."""
-        rows = [[[r.correct for r in rs] for rs in self.scores.samples[run][cell].values()]
-                for run in runs]  # fmt: skip
-        return np.array(
-            [[pass_at_k(len(a), int(sum(a)), k) if len(a) >= k else math.nan for a in row]
-             for row in rows]
-        )  # fmt: skip
-
-    def _add_boundary(self, run: EvaluatedRun, base: EvaluatedRun, cell: Cell) -> None:
-        """Of equally many samples of both; a single one shows no boundary."""
-        own, there = self.scores.samples[run][cell], self.scores.samples[base][cell]
-        k = min(_num_samples(own), _num_samples(there))
-        if k < 2:
-            return
-        solved, by_base = (
-            {d for d, samples in documents.items() if any(r.correct for r in samples[:k])}
-            for documents in (own, there)
-        )
-        self.boundaries.append(
-            Boundary(
-                arm=run.arm,
-                seed=run.seed,
-                set=cell[0],
-                pace=str(cell[1]),
-                k=k,
-                gained=tuple(sorted(solved - by_base)),
-                lost=tuple(sorted(by_base - solved)),
-                both=len(solved & by_base),
-                neither=len(own.keys() - solved - by_base),
-            )
-        )
-
-
-def _num_samples(documents: Samples) -> int:
-    return min(map(len, documents.values()))
+                )
+    return found
 
 
 def _differences(scores: Scores) -> list[Difference]:

@@ -4,7 +4,7 @@ Legend: S seeds, D documents.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.evaluation.records import EvaluationRecord, Pace
-from tabom.evaluation.stats import Floats
+from tabom.evaluation.stats import Floats, pass_at_k
 
 IN_DOMAIN, OUT_OF_DOMAIN = "in_domain", "out_of_domain"
 Cell = tuple[str, Pace]  # an evaluation set at one pace
@@ -58,6 +58,33 @@ class EvaluatedRun:
 
 
 Partners = Sequence[tuple[EvaluatedRun, EvaluatedRun]]
+Samples = Sequence[EvaluationRecord]  # of one document
+Score = Callable[[Samples], float]  # NaN where it does not apply
+
+
+def accuracy(samples: Samples) -> float:
+    """The share of right ones."""
+    return sum(record.correct for record in samples) / len(samples)
+
+
+def metric(name: str) -> Score:
+    """The mean of a metric over the samples that have it."""
+
+    def score(samples: Samples) -> float:
+        known = [v for record in samples if (v := record.metrics.get(name)) is not None]
+        return sum(known) / len(known) if known else math.nan
+
+    return score
+
+
+def pass_at(k: int) -> Score:
+    """The chance that one of k samples is right, where there are as many."""
+
+    def score(samples: Samples) -> float:
+        num_right = sum(record.correct == 1 for record in samples)
+        return pass_at_k(len(samples), num_right, k) if len(samples) >= k else math.nan
+
+    return score
 
 
 class Scores:
@@ -82,7 +109,9 @@ class Scores:
         self._has_schedules = len({(a, s, p.tokens_per_step) for a, s, p in paces}) < len(paces)
         # run -> cell -> document -> its samples, documents in the order of their ids
         self.samples = {
-            run: {self.folded(cell): _samples(group, run) for cell, group in run.cells().items()}
+            run: {
+                self.folded(cell): _by_document(group, run) for cell, group in run.cells().items()
+            }
             for run in runs
         }
         every = dict.fromkeys(cell for cells in self.samples.values() for cell in cells)
@@ -92,7 +121,6 @@ class Scores:
         self.slowest: dict[str, Pace] = {}
         for name, pace in self.cells:
             self.slowest[name] = min(self.slowest.get(name, pace), pace)
-        self._arrays: dict[tuple[EvaluatedRun, Cell, str], Floats] = {}
         for arm, group in self.arms.items():
             base_of = dict(self.to_base(arm))
             for run in group:
@@ -116,23 +144,12 @@ class Scores:
             )
         return found
 
-    def values(self, runs: Sequence[EvaluatedRun], cells: Sequence[Cell], metric: str) -> list[Any]:
-        """Per cell the scores `[S, D]`, each a mean over samples; NaN where a metric is none.
-
-        metric: "" is correctness, else a name in the records' metrics.
-        """
-        return [np.stack([self._scores(run, cell, metric) for run in runs]) for cell in cells]
-
-    def _scores(self, run: EvaluatedRun, cell: Cell, metric: str) -> Floats:
-        place = (run, cell, metric)
-        if place not in self._arrays:
-            rows = [
-                [r.metrics.get(metric) if metric else r.correct for r in samples]
-                for samples in self.samples[run][cell].values()
-            ]
-            known = [[float(value) for value in row if value is not None] for row in rows]
-            self._arrays[place] = np.array([sum(x) / len(x) if x else math.nan for x in known])
-        return self._arrays[place]
+    def values(self, run: EvaluatedRun, cells: Sequence[Cell], score: Score) -> list[Floats]:
+        """Per cell the score of each document, `[D]`, in the order of the ids."""
+        return [
+            np.array([score(samples) for samples in self.samples[run][cell].values()])
+            for cell in cells
+        ]
 
     def is_crossed(self, runs: Sequence[EvaluatedRun], cells: Sequence[Cell]) -> bool:
         """Whether all runs answered the same documents."""
@@ -183,7 +200,7 @@ def _roles(runs: Sequence[EvaluatedRun], in_domain: Sequence[str]) -> dict[str, 
     return {name: IN_DOMAIN if name in in_domain else OUT_OF_DOMAIN for name in roles}
 
 
-def _samples(
+def _by_document(
     records: Sequence[EvaluationRecord], run: EvaluatedRun
 ) -> dict[str, list[EvaluationRecord]]:
     found: dict[str, list[EvaluationRecord]] = {}

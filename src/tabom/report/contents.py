@@ -74,8 +74,10 @@ def paper_keys(comparison: Comparison) -> list[MetricKey]:
 def comparison_tables(report: Report) -> list[Table]:
     """Arm against arm, then all else that there is to say about how arms were compared."""
     comparison = report.comparison
-    makers = (_differences, _tests, _costs, _passes, _boundaries, _held_out)
+    passes = [key for key in comparison.keys if key.kind.startswith("pass@")]
+    makers = (_differences, _tests, _costs, _boundaries, _held_out)
     tables = [_pairs(report, comparison), *(make(comparison) for make in makers)]
+    tables += [arms_table(report, passes, title="pass@k")] if passes else []
     return [table for table in tables if table]
 
 
@@ -125,17 +127,6 @@ def _costs(comparison: Comparison) -> Table:
     heads = ["arm", "task", "tokens a step, or schedule", "tokens per forward", "forwards",
              "accuracy"]  # fmt: skip
     return Table(heads, rows, title="Accuracy against pace", num_left=3)
-
-
-def _passes(comparison: Comparison) -> Table:
-    rows = [
-        [at.arm, _task(at), at.k, SHARE.bracket(at.value), SHARE.bracket(at.change, sign=True)]
-        for at in comparison.samples
-    ]
-    note = "Of the samples of one model; over seeds, the mean."
-    return Table(
-        ["arm", "task", "k", "pass@k", "change"], rows, title="pass@k", note=note, num_left=2
-    )
 
 
 def _boundaries(comparison: Comparison) -> Table:
@@ -214,7 +205,7 @@ def _seed(seed: int | None) -> str:
 
 
 def _task(item: Any) -> str:
-    """The set and the pace of a test, a pass@k or a boundary."""
+    """The set and the pace of a test or a boundary."""
     return item.set if item.pace == "1" else f"{item.set}, {pace_text(item.pace)}"
 
 

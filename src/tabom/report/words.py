@@ -49,8 +49,9 @@ METRICS = {
 
 def metric_of(key: MetricKey) -> Metric:
     """A key in words."""
-    found = METRICS.get(key.kind, Metric(key.kind.replace("_", " ").capitalize()))
-    label, help_text, better = found.label or key.set, found.help, found.better
+    name = key.kind.replace("_", " ")
+    found = METRICS.get(key.kind, Metric(name if key.set else name.capitalize()))
+    label, help_text, better = f"{key.set} {found.label}".strip(), found.help, found.better
     if key.pace:
         pace = pace_text(key.pace)
         label, help_text = f"{label}, {pace}", f"{help_text}, at {pace}"

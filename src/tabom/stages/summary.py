@@ -14,7 +14,7 @@ from tabom.core.atomic import read_json
 from tabom.core.manifest import Manifest, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
-from tabom.evaluation.comparison import FORGETTING, NET_LOSS, SET, Comparison, compare
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, Comparison, compare
 from tabom.evaluation.results import FIELDS, num_shown, read_evaluated
 from tabom.evaluation.scores import IN_DOMAIN, EvaluatedRun
 from tabom.report.data import (
@@ -32,7 +32,7 @@ from tabom.stages.runs import load_evaluation
 from tabom.stages.study import ArmRun, Plan
 from tabom.trajectory.verdicts import REASONS
 
-DETAILS = (SET, FORGETTING, NET_LOSS, "kendall_tau")  # kinds that are folded away
+DETAILS = (FORGETTING, NET_LOSS, "kendall_tau")  # folded away, as single sets are
 SCALARS = ("tds", "order_agreement", "kendall_tau")
 DIAGNOSTICS = "diagnostics.json"
 
@@ -54,8 +54,8 @@ def summarize_study(
     return Report(
         name=recipe.name,
         comparison=comparison,
-        columns=[key for key in keys if key.kind not in DETAILS],
-        details=[key for key in keys if key.kind in DETAILS],
+        columns=[key for key in keys if not key.set and key.kind not in DETAILS],
+        details=[key for key in keys if key.set or key.kind in DETAILS],
         created=now(),
         seconds=round(sum(m.seconds for m in manifests.values() if m is not None), 1),
         command=command,

@@ -274,8 +274,8 @@ def test_pass_at_k_and_boundary_by_hand():
     # Four samples a document: the arm has 4, 1, 0, 2 right, the base 2, 0, 1, 0.
     runs = {("base", None): sampled([2, 0, 1, 0], 4), ("arm", 0): sampled([4, 1, 0, 2], 4)}
     found = compared(runs, base="base")
-    curve = {at.k: at for at in found.samples if at.arm == "arm"}
-    assert list(curve) == [1, 2, 4]
+    curve = {k: found.row("arm", MetricKey(f"pass@{k}", set="chain")) for k in (1, 2, 4)}
+    assert {key.kind for key in found.keys if "@" in key.kind} == {"pass@1", "pass@2", "pass@4"}
     assert curve[1].value.value == pytest.approx((1 + 0.25 + 0 + 0.5) / 4)
     assert curve[2].value.value == pytest.approx((1 + 3 / 6 + 0 + 5 / 6) / 4)
     assert curve[4].value.value == pytest.approx(3 / 4)
@@ -290,12 +290,13 @@ def test_seeds_are_not_samples():
     runs = {("base", None): records(chain="1000")}
     runs |= {("arm", s): records(chain=m) for s, m in enumerate(("0100", "0010", "0001"))}
     found = compared(runs, base="base")
-    assert (found.samples, found.boundaries) == ([], [])
+    assert not [key for key in found.keys if "@" in key.kind]
+    assert found.boundaries == []
     # Two samples of each seed's model: pass@2 is the mean of the models', the boundary each one's.
     runs = {("base", None): sampled([1, 0], 2)}
     runs |= {("arm", s): sampled(r, 2) for s, r in enumerate(([0, 1], [2, 0]))}
     found = compared(runs, base="base")
-    assert [at.value.value for at in found.samples if (at.arm, at.k) == ("arm", 2)] == [0.5]
+    assert found.row("arm", MetricKey("pass@2", set="chain")).value.value == 0.5
     assert [(b.seed, b.gained, b.lost) for b in found.boundaries] == [
         (0, ("d1",), ("d0",)),
         (1, (), ()),
@@ -308,8 +309,9 @@ def test_the_boundary_takes_as_many_samples_of_both():
     found = compared(runs, base="base")
     (border,) = found.boundaries
     assert (border.k, border.gained, border.both) == (2, (), 1)
-    assert {at.k: at.change is None for at in found.samples if at.arm == "arm"} == {
-        1: False, 2: False, 4: True,
-    }  # fmt: skip
+    row = found.row("arm", MetricKey("pass@4", set="chain"))
+    assert row.value.value == 1.0
+    assert not math.isfinite(row.change.value)  # the base has not as many
+    assert math.isfinite(found.row("arm", MetricKey("pass@2", set="chain")).change.value)
     with pytest.raises(ConfigError, match="pass@3"):
         compared(runs, base="base", ks=[3])
