@@ -252,9 +252,8 @@ def chat_messages(value: Any, where: str) -> Messages:
             said = list(zip(("user", "assistant"), item, strict=True))
         for role, content in said:
             if isinstance(content, list):
-                parts = [p.get("text") if isinstance(p, Mapping) else p for p in content]
-                is_text = all(isinstance(p, str) for p in parts)
-                content = "\n".join(parts) if is_text else None
+                parts: list[Any] = [p.get("text") if isinstance(p, Mapping) else p for p in content]
+                content = "\n".join(parts) if {type(part) for part in parts} == {str} else None
             if not isinstance(role, str) or not isinstance(content, str):
                 raise wrong
             messages.append({"role": _ROLES.get(role.lower(), role.lower()), "content": content})
