@@ -40,15 +40,11 @@ class ArmConfig:
     """Fields of `training` that differ for this arm."""
 
     def __post_init__(self) -> None:
-        if self.slug.strip("- ") in _TAKEN or not self.name.isprintable():
+        is_taken = self.slug.strip("- ") in _TAKEN
+        if is_taken or not self.name.isprintable() or len(self.name) > _MAX_NAME:
             raise ConfigError(
-                f"arms: {self.name!r} cannot name an arm's folder; take a name with letters, and "
-                "not 'collect' or 'verify'"
-            )
-        if len(self.name) > _MAX_NAME:
-            raise ConfigError(
-                f"arms: the name {self.name[:20] + '...'!r} has {len(self.name)} characters; "
-                f"at most {_MAX_NAME} fit"
+                f"arms: {self.name[: _MAX_NAME + 1]!r} cannot name an arm's folder; take at most "
+                f"{_MAX_NAME} characters, with letters, and not 'collect' or 'verify'"
             )
 
     @property
@@ -133,10 +129,8 @@ class Recipe:
             twice = sorted(n for n, count in Counter(names).items() if count > 1)
             if twice:
                 raise ConfigError(f"{what}: {', '.join(twice)} occurs more than once")
-        if not self.arms:
-            raise ConfigError("arms: a recipe needs at least one arm")
-        if not self.seeds:
-            raise ConfigError("seeds: a recipe needs at least one seed")
+            if not names and what in ("arms", "seeds"):
+                raise ConfigError(f"{what}: a recipe needs at least one {what[:-1]}")
         if not _is_one_part(self.name):
             raise ConfigError(
                 f"name: {self.name!r} cannot name a folder in runs/; leave out slashes, and set "
