@@ -25,18 +25,15 @@ _OPERATORS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.In: lambda one, other: one in other,
     ast.NotIn: lambda one, other: one not in other,
 }
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
 _BUILDERS: Mapping[str, Callable[..., Any]] = {
     "set": set, "frozenset": frozenset, "tuple": tuple, "list": list, "dict": dict,
     "float": float, "int": int, "complex": complex, "sorted": sorted,
 }  # fmt: skip
+# No power and no shift: a row may not make us compute for ever.
+_CONSTANT = (
+    ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Load, ast.UnaryOp, ast.BinOp,
+    ast.Call, ast.USub, ast.UAdd, ast.Not, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod,
+)  # fmt: skip
 BAD_SOURCE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
@@ -218,38 +215,13 @@ def _check(text: str, expression: ast.expr, holds: Callable[[Any], bool]) -> Che
 
 def _constant(node: ast.expr) -> tuple[Any] | None:
     """(value,) of an expression that is the same in every program; None of any other."""
+    for part in ast.walk(node):
+        is_built = isinstance(part, ast.Name) and part.id in _BUILDERS
+        if not is_built and not isinstance(part, _CONSTANT):
+            return None
     try:
-        return (ast.literal_eval(node),)
-    except (*BAD_SOURCE, TypeError):
-        pass
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        parts = [_constant(argument) for argument in node.args]
-        build = _BUILDERS.get(node.func.id)
-        if build is None or any(part is None for part in parts):
-            return None
-        return _tried(build, *(part[0] for part in parts if part is not None))
-    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        sides = _constant(node.left), _constant(node.right)
-        if sides[0] is None or sides[1] is None or not _are_small(sides[0][0], sides[1][0]):
-            return None
-        return _tried(_ARITHMETIC[type(node.op)], sides[0][0], sides[1][0])
-    if isinstance(node, ast.List | ast.Tuple):
-        parts = [_constant(item) for item in node.elts]
-        if any(part is None for part in parts):
-            return None
-        values = [part[0] for part in parts if part is not None]
-        return (values,) if isinstance(node, ast.List) else (tuple(values),)
-    return None
-
-
-def _are_small(one: Any, other: Any) -> bool:
-    return all(isinstance(v, int | float) and abs(v) < 10**18 for v in (one, other))
-
-
-def _tried(build: Callable[..., Any], *arguments: Any) -> tuple[Any] | None:
-    try:
-        return (build(*arguments),)
-    except (TypeError, ValueError, ArithmeticError):
+        return (eval(ast.unparse(node), {"__builtins__": {}}, dict(_BUILDERS)),)
+    except (*BAD_SOURCE, TypeError, ArithmeticError):
         return None
 
 

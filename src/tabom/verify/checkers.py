@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from tabom.core.errors import ConfigError
+from tabom.core.configs import build
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Checker, Response
 from tabom.verify.config import CheckerType, VerifierConfig
@@ -69,18 +69,12 @@ def _number(_: VerifierConfig) -> Checker:
 
 
 def _math(config: VerifierConfig) -> Checker:
-    from tabom.verify.math_pool import MathPool
+    from tabom.verify.math_pool import MathArgs, MathPool
     from tabom.verify.symbolic import judge_math
 
-    unknown = sorted(set(config.args) - {"timeout_s"})
-    timeout_s = config.args.get("timeout_s", 10.0)
-    if unknown or not isinstance(timeout_s, int | float) or timeout_s <= 0:
-        raise ConfigError(
-            f"verifier.args of type math: expected timeout_s alone, seconds above 0, got "
-            f"{config.args}"
-        )
+    args = build(MathArgs, config.args, where="verifier.args")
     num_workers = _num_workers(config)
-    pool = MathPool(num_workers=num_workers, timeout_s=timeout_s)
+    pool = MathPool(num_workers=num_workers, timeout_s=args.timeout_s)
     return Checker(
         name="math",
         judge=lambda response: judge_math(response, pool=pool),
@@ -89,15 +83,13 @@ def _math(config: VerifierConfig) -> Checker:
 
 
 def _code(config: VerifierConfig) -> Checker:
-    from tabom.verify.code import code_settings, judge_code
+    from tabom.verify.code import CodeArgs, judge_code
     from tabom.verify.sandbox.probe import open_sandbox
 
-    settings, num_workers = code_settings(config.args), _num_workers(config)
+    args = build(CodeArgs, config.args, where="verifier.args")
+    num_workers = _num_workers(config)
     sandbox = open_sandbox(
-        limits=settings.limits,
-        num_slots=num_workers,
-        python=settings.python,
-        is_unsafe=settings.unsafe_exec,
+        limits=args, num_slots=num_workers, python=args.python, is_unsafe=args.unsafe_exec
     )
     return Checker(
         name="code" if sandbox.is_shut else "code (no sandbox)",

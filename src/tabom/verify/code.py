@@ -6,11 +6,9 @@ before them), `test` with `entry_point` (HumanEval: a `check(candidate)` functio
 """
 
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from tabom.core.errors import ConfigError, DataError
+from tabom.core.errors import DataError
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Response
 from tabom.verify.extract import (
@@ -25,40 +23,13 @@ from tabom.verify.sandbox.run import Limits, Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeSettings:
-    """The `args` of a verifier of type code.
+class CodeArgs(Limits):
+    """The `args` of a verifier of type code: the limits of the sandbox, and how it is opened."""
 
-    timeout_s: seconds by the clock for all tests of a row. memory_mb: address space of a process.
-    processes: processes and threads at a time. python: interpreter in the sandbox; found if null.
-    unsafe_exec: run programs without a sandbox.
-    """
-
-    timeout_s: float = 10.0
-    memory_mb: int = 1024
-    processes: int = 16
     python: str | None = None
+    """The interpreter in the sandbox; null is the first that works."""
     unsafe_exec: bool = False
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(timeout_s=self.timeout_s, memory_mb=self.memory_mb, processes=self.processes)
-
-
-def code_settings(args: Mapping[str, Any]) -> CodeSettings:
-    """The settings in `verifier.args`. Raises ConfigError naming an unknown one."""
-    known = [f.name for f in fields(CodeSettings)]
-    unknown = sorted(set(args) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"verifier.args of type code: {unknown[0]!r} is not one of {', '.join(known)}"
-        )
-    settings = CodeSettings(**args)
-    if not isinstance(settings.unsafe_exec, bool):
-        raise ConfigError(
-            f"verifier.args.unsafe_exec must be true or false, got {settings.unsafe_exec!r}"
-        )
-    settings.limits  # noqa: B018  checks them
-    return settings
+    """Run programs without a sandbox."""
 
 
 def judge_code(given: Response, *, sandbox: Sandbox) -> Verdict:

@@ -19,7 +19,8 @@ from tabom.verify.words import NEAR, SCALES, hedges_in, words_of
 _IN_PASSING = re.compile(r"(?<![\w.,:/^<>!])[-+]?[$€£¥₹]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _WORD = r"[^\W\d_]+(?:\^\{?[23]\}?|[²³])?"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
-_COMPUTATION = re.compile(r"[-\d.,+*/()×÷$€£¥₹ ]*\d[-\d.,+*/()×÷ ]*$")
+_COMPUTATION = "0123456789-.,+*/()×÷ "
+_LONGEST = 1000  # characters of a sentence or an answer that are read
 # Of the words for other numbers those that, in prose, may stand anywhere behind a number.
 _NO_SCALE = {
     "percent", "pct", "degrees", "radians", "and", "one", "two", "remaining", "remainder", "by",
@@ -90,7 +91,7 @@ def _judge_last(given: Response, wanted: Quantity) -> Verdict:
         return Verdict("no_answer" if given.ended else "truncated", "no number in the response")
     if not given.ended:
         return Verdict("truncated", "no end token before an answer was given in full")
-    sentence = plain_text(sentences[-1])
+    sentence = plain_text(sentences[-1][-_LONGEST:])
     whole = read_quantity(sentence)
     if whole is not None:
         return _compare("last number", whole, wanted)
@@ -100,11 +101,10 @@ def _judge_last(given: Response, wanted: Quantity) -> Verdict:
     if not matches:
         return Verdict("no_answer", "no number in the response")
     start, end = matches[-1].span()
-    before, after = sentence[:start], sentence[end:]
-    if computation := _COMPUTATION.search(sentence[:end]):
-        # "She pays 3 * 5": the last number is a part of what is said.
-        before = sentence[: computation.start()]
-        start = computation.start()
+    after = sentence[end:]
+    # "She pays 3 * 5": the last number is a part of what is said.
+    before = sentence[:end].rstrip(_COMPUTATION).rstrip("$€£¥₹")
+    start = len(before)
     hedge = _hedge(before, after)
     if hedge:
         return Verdict("wrong", f"last number: {hedge!r} stands beside it")

@@ -8,6 +8,7 @@ from typing import Any
 
 from tabom.verify.words import LEADS, Unit, read_unit
 
+_LONGEST = 1000  # characters; a longer answer is none
 MAX_DIGITS = 100  # beyond it a "number" is a decoder that repeats itself
 _SIGNS = {"−": "-", "–": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "＄": "$", "⁄": "/"}
 _UPRIGHT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|textrm|mbox|rm|bf)\s?\{([^{}]*)\}")
@@ -87,6 +88,8 @@ def read_quantity(text: str, known: frozenset[str] = frozenset()) -> Quantity | 
 
     known: words that count as things, beside those of the lists.
     """
+    if len(text) > _LONGEST:
+        return None
     text = without_leads(plain_text(text)).rstrip(". ")
     if "=" in text:
         *before, text = (part.strip() for part in text.split("="))

@@ -258,9 +258,9 @@ def test_a_worker_that_cannot_start_says_how_to_see_why(monkeypatch):
         MathPool(num_workers=1).compare("1", "1")
 
 
-@pytest.mark.parametrize("args", [{"timeout": 1}, {"timeout_s": 0}, {"timeout_s": "1"}])
+@pytest.mark.parametrize("args", [{"timeout": 1}, {"timeout_s": 0}, {"timeout_s": "soon"}])
 def test_args_are_checked(args):
-    with pytest.raises(ConfigError, match="expected timeout_s alone"):
+    with pytest.raises(ConfigError, match=r"verifier\.args\.timeout"):
         build_checker(VerifierConfig(type="math", args=args))
 
 

@@ -84,10 +84,10 @@ def test_unsafe_runs_still_have_a_clock_and_limits():
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ({"timeout": 3}, "'timeout' is not one of timeout_s, memory_mb, processes, python"),
-        ({"timeout_s": 0}, "timeout_s must be a positive number, got 0"),
-        ({"memory_mb": "1G"}, "memory_mb must be a positive number, got '1G'"),
-        ({"unsafe_exec": "yes"}, "unsafe_exec must be true or false, got 'yes'"),
+        ({"timeout": 3}, "verifier.args.timeout'; did you mean 'timeout_s'"),
+        ({"timeout_s": 0}, "verifier.args.timeout_s must be above 0, got 0"),
+        ({"memory_mb": "1G"}, "verifier.args.memory_mb: expected an integer, found '1G'"),
+        ({"unsafe_exec": "yes"}, "verifier.args.unsafe_exec: expected true or false, found 'yes'"),
     ],
 )
 def test_args_are_checked(args, text):

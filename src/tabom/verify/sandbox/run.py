@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
-from tabom.core.errors import ConfigError
+from tabom.core.configs import Bound, Count, check
 from tabom.verify.asserts import BAD_SOURCE, Check, VacuousError, decoded, take_apart
 from tabom.verify.sandbox.command import sandbox_command
 from tabom.verify.sandbox.filter import open_filter
-from tabom.verify.sandbox.totals import drop_group, excess, join_group, make_group
+from tabom.verify.sandbox.totals import excess
 
 State = Literal["passed", "failed", "bad_tests", "timeout", "ended", "not_started"]
 _CAP = 2**20  # bytes read back from a job of asserts; a value is far shorter
@@ -31,23 +31,21 @@ _NOT_DUMPABLE = (4, 0, 0, 0, 0)  # of prctl: PR_SET_DUMPABLE, 0
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a program may use.
+    """What a program may use."""
 
-    timeout_s: seconds by the clock for a row's whole run. memory_mb: address space of a process,
-    and what all of them hold together. processes: processes and threads at a time. file_mb:
-    largest file. tmp_mb: the one writable folder, which is memory.
-    """
-
-    timeout_s: float = 10.0
-    memory_mb: int = 1024
-    processes: int = 16
-    file_mb: int = 8
-    tmp_mb: int = 64
+    timeout_s: Annotated[float, Bound(">", 0)] = 10.0
+    """Seconds by the clock for a row's whole run."""
+    memory_mb: Count = 1024
+    """Address space of a process, in MiB, and what all of them hold together."""
+    processes: Count = 16
+    """Processes and threads at a time."""
+    file_mb: Count = 8
+    """Largest file, in MiB."""
+    tmp_mb: Count = 64
+    """The one writable folder, which is memory, in MiB."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ConfigError(f"verifier.args.{name} must be a positive number, got {value!r}")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -192,21 +190,12 @@ class Sandbox:
                 start_new_session=True,
                 pass_fds=[file.fileno() for file in passed],
             )
-            group = make_group(
-                f"tabom-{process.pid}",
-                memory_mb=self.limits.memory_mb + self.limits.tmp_mb,
-                processes=self.limits.processes,
-            )
-            if group is not None:
-                join_group(group, process.pid)
             for file in passed:
                 file.close()
             try:
                 yield process
             finally:
                 _kill(process, info)
-                if group is not None:
-                    drop_group(group)
 
     def _read(self, process: "subprocess.Popen[bytes]", cap: int) -> tuple[bytes, str]:
         """What the job says until it ends, its time is over, or it says or uses too much."""

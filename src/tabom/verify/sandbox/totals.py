@@ -1,52 +1,14 @@
 """What all processes of a sandbox use together: limits on each of them bound no sum.
 
-A control group holds the sum where this process may make one; elsewhere it is counted while the
-program runs, several times a second.
+Counted while the program runs, ten times a second, since few may make a control group.
 """
 
 import contextlib
 import os
 from pathlib import Path
 
-_ROOT = Path("/sys/fs/cgroup")
 _MAX_FILES = 5000  # in the writable folder: each costs the kernel memory that no limit counts
 _MEGABYTE = 2**20
-
-
-def make_group(name: str, *, memory_mb: int, processes: int) -> Path | None:
-    """A control group with these limits for one sandbox, or None where none can be made."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").split("\n")
-        own = next(line[3:] for line in lines if line.startswith("0::"))
-        group = _ROOT / own.lstrip("/") / name
-        if "memory" not in (group.parent / "cgroup.subtree_control").read_text().split():
-            return None
-        group.mkdir()
-    except (OSError, StopIteration):
-        return None
-    try:
-        (group / "memory.max").write_text(str(memory_mb * _MEGABYTE))
-        (group / "pids.max").write_text(str(processes + 8))
-        with contextlib.suppress(OSError):
-            (group / "memory.swap.max").write_text("0")
-    except OSError:
-        drop_group(group)
-        return None
-    return group
-
-
-def join_group(group: Path, pid: int) -> None:
-    """Put a process, and what it starts from now on, into a group."""
-    with contextlib.suppress(OSError):
-        (group / "cgroup.procs").write_text(str(pid))
-
-
-def drop_group(group: Path) -> None:
-    """Remove a group whose processes have ended."""
-    with contextlib.suppress(OSError):
-        (group / "cgroup.kill").write_text("1")
-    with contextlib.suppress(OSError):
-        group.rmdir()
 
 
 def excess(pid: int, *, memory_mb: int) -> str:
