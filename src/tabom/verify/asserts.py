@@ -32,7 +32,8 @@ _BUILDERS: Mapping[str, Callable[..., Any]] = {
 # No power and no shift: a row may not make us compute for ever.
 _CONSTANT = (
     ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Load, ast.UnaryOp, ast.BinOp,
-    ast.Call, ast.USub, ast.UAdd, ast.Not, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod,
+    ast.Call, ast.USub, ast.UAdd, ast.Not, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv,
+    ast.Mod,
 )  # fmt: skip
 BAD_SOURCE = (SyntaxError, ValueError, RecursionError, MemoryError)
 

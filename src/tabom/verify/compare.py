@@ -175,21 +175,10 @@ def _same_parts(gold: Reference, wanted: Shape, given: Shape, known: frozenset[s
 
 def _same_relation(gold: Reference, wanted: Shape, given: Shape) -> bool:
     """An interval for the inequality that it says, and the other way round."""
-    texts = [_written(shape) for shape in (wanted, given)]
-    scalar = texts[0] if wanted.kind == "scalar" else texts[1]
+    scalar = wanted.text if wanted.kind == "scalar" else given.text
     if not re.search(r"[<>]|\\[lg]e?q?\b|\\in\b", scalar):
         return False
-    return _verified(gold.expression(texts[0]), gold.expression(texts[1]))
-
-
-def _written(shape: Shape) -> str:
-    if shape.kind == "scalar":
-        return shape.text
-    inside = [_written(part) for part in shape.parts]
-    if shape.kind == "union":
-        return r" \cup ".join(inside)
-    left, right = tuple(shape.brackets) or (r"\{", r"\}")
-    return left + ", ".join(inside) + right
+    return _verified(gold.expression(wanted.text), gold.expression(given.text))
 
 
 def _same_scalar(gold: Reference, wanted: str, given: str, known: frozenset[str]) -> bool:

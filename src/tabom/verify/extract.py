@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,16 +30,9 @@ _FENCE = re.compile(r"[ \t]*```")
 _GLUED = re.compile(r"^(.*?[^\s`].*?)[ \t]*(```[\w+-]*)[ \t]*$")
 # Calls that say something and build nothing.
 _TALK = (
-    "print",
-    "input",
-    "exit",
-    "quit",
-    "sys.exit",
-    "unittest.main",
-    "doctest.testmod",
-    "pprint",
+    "print", "input", "exit", "quit", "sys.exit", "unittest.main", "doctest.testmod", "pprint",
     "display",
-)
+)  # fmt: skip
 _DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BAD_SOURCE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 _markdown = MarkdownIt("commonmark")
@@ -312,51 +306,38 @@ def _bound(node: ast.stmt) -> set[str]:
 
 
 def _kept(code: str, entry: str | None, *, kinds: tuple[type[ast.stmt], ...] = ()) -> str:
-    """What of a program is needed: no prints, no examples, no main. "" if it does not parse.
+    """What of a program is needed: no prints, no main, no calls of `entry`; "" if it is none.
 
-    kinds: only statements of these kinds.
+    kinds: only statements of these kinds. Other examples are held when they run.
     """
     tree = _parse(code)
     if tree is None:
         return ""
-    used = {
-        name.id
-        for node in tree.body
-        if isinstance(node, _DEFINES)
-        for name in ast.walk(node)
-        if isinstance(name, ast.Name)
-    }
-    is_defined, kept = False, []
-    for node in tree.body:
-        if kinds:
-            is_kept = isinstance(node, kinds)
-        else:
-            is_kept = not _is_talk(node) and not (
-                entry and is_defined and _asks(node, entry) and not (_bound(node) & used)
-            )
-        kept += [node] if is_kept else []
-        is_defined = is_defined or (entry is not None and entry in _bound(node))
-    return _source(code, tree.body, kept)
+    nodes = [n for n in tree.body if (isinstance(n, kinds) if kinds else not _is_talk(n, entry))]
+    lines, parts = code.split("\n"), []
+    # Statements with a ";" between them share a line.
+    shared = Counter(line for n in tree.body for line in {n.lineno, n.end_lineno})
+    for node in nodes:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        try:
+            own = "\n".join(lines[first - 1 : node.end_lineno])
+            is_alone = shared[node.lineno] == 1 and shared[node.end_lineno] == 1
+            parts.append(own if is_alone else ast.unparse(node))
+        except RecursionError:  # deeper than can be written again: as it stands
+            return code
+    return "\n".join(parts) + "\n" if parts else ""
 
 
-def _is_talk(node: ast.stmt) -> bool:
+def _is_talk(node: ast.stmt, entry: str | None) -> bool:
     """Whether a statement says something and builds nothing, or runs only as a main program."""
     if isinstance(node, ast.If):
         return any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
     if isinstance(node, ast.Expr):
         value = node.value.value if isinstance(node.value, ast.Await) else node.value
         if isinstance(value, ast.Call):
-            return _name_of(value.func) in _TALK
+            return _name_of(value.func) in (*_TALK, entry)
         return not isinstance(value, ast.NamedExpr | ast.Subscript | ast.BinOp | ast.ListComp)
     return isinstance(node, ast.Assert | ast.Raise)
-
-
-def _asks(node: ast.stmt, entry: str) -> bool:
-    """Whether a statement calls the function that is asked for, or reads input: an example."""
-    if isinstance(node, _DEFINES):
-        return False
-    calls = (n.func for n in ast.walk(node) if isinstance(n, ast.Call))
-    return any(_name_of(f) in (entry, "input", "open", "sys.stdin.read") for f in calls)
 
 
 def _name_of(node: ast.expr) -> str:
@@ -366,20 +347,3 @@ def _name_of(node: ast.expr) -> str:
         parts.append(node.attr)
         node = node.value
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
-
-
-def _source(code: str, nodes: list[ast.stmt], kept: list[ast.stmt]) -> str:
-    """The text of some statements, as it is written."""
-    lines, parts = code.split("\n"), []
-    ends = [n.end_lineno for n in nodes] + [n.lineno for n in nodes]
-    for node in kept:
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        is_alone = (
-            ends.count(node.end_lineno) + ends.count(first) <= 2 + (first == node.end_lineno) * 2
-        )
-        try:
-            own = "\n".join(lines[first - 1 : node.end_lineno])
-            parts.append(own if is_alone else ast.unparse(node))
-        except RecursionError:  # deeper than can be written again: as it stands
-            return code
-    return "\n".join(parts) + "\n" if parts else ""

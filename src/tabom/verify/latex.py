@@ -93,11 +93,7 @@ def is_known(text: str, reference_words: frozenset[str]) -> bool:
 
 def readable(text: str) -> str | None:
     """The text in LaTeX that math-verify reads as it is meant; None where it would misread it."""
-    for symbol, latex in _SYMBOLS.items():
-        if not symbol.startswith("\\"):
-            text = text.replace(symbol, latex)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3] or m[4] or ''}}}", text)
-    text = "".join(map(_fraction_sign, text))
     text = _TWO_ARGUMENTS.sub(_braced, text)
     text = _REPEATING.sub(_repeating, text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", _THOUSANDS.sub("", text))

@@ -14,7 +14,7 @@ _LONGEST = 40  # parts; a longer list is a decoder that repeats itself
 
 @dataclass(frozen=True)
 class Shape:
-    """kind: what it is. text: of one expression. brackets: around a tuple. parts: in their order;
+    """kind: what it is. text: as it is written. brackets: around a tuple. parts: in their order;
     of a matrix its cells, row by row, with `width` cells in a row.
     """
 
@@ -38,29 +38,29 @@ def read_shape(text: str) -> Shape:
         cells = [row.split("&") for row in rows]
         if cells and len({len(row) for row in cells}) == 1:
             parts = tuple(read_shape(cell) for row in cells for cell in row)
-            return Shape("matrix", parts=parts, width=len(cells[0]))
+            return Shape("matrix", text, parts=parts, width=len(cells[0]))
     name = re.match(r"[A-Za-z](?:_\w)?\s?\\in\b\s?(?=[(\[\\{])", text)
     if name is not None:
         text = text[name.end() :].strip()
     union = _split(text, re.compile(r"\\cup\b"))
     if len(union) > 1:
-        return Shape("union", parts=tuple(map(read_shape, union)))
+        return Shape("union", text, parts=tuple(map(read_shape, union)))
     if text.startswith(r"\{") and _closes(text, 1) == len(text) - 1 and text.endswith(r"\}"):
         inside = text[2:-2]
         if not re.search(r"\\mid|\||:", inside):
-            return Shape("set", parts=_expanded(_split(inside, re.compile(",|;"))))
+            return Shape("set", text, parts=_expanded(_split(inside, re.compile(",|;"))))
         return Shape("scalar", text)
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes(text, 0) == len(text) - 1:
         items = tuple(map(read_shape, _split(text[1:-1], re.compile(","))))
         if len(items) > 1:
-            return Shape("tuple", brackets=text[0] + text[-1], parts=items)
+            return Shape("tuple", text, text[0] + text[-1], items)
         if text[0] + text[-1] == "()" and not re.fullmatch(r"\(\s?[A-Za-z]\s?\)", text):
             return read_shape(text[1:-1])
     if re.fullmatch(r"-?\$?\s?\d{1,3}(?:,\d{3})+(?:\.\d+)?[^,]*", text):
         return Shape("scalar", text)
     listed = _expanded(_split(text, _SEPARATOR))
     if len(listed) > 1:
-        return Shape("list", parts=listed)
+        return Shape("list", text, parts=listed)
     return Shape("scalar", text)
 
 
