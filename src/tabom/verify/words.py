@@ -20,7 +20,8 @@ _TAILS = re.compile(rf"(?i)(?<!\w)(?:{'|'.join(_LISTS['tails'])})(?!\w)")
 _UNITS = {alias: name for name, more in _LISTS["units"].items() for alias in (name, *more.split())}
 _COMPOUND = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "gbp": {"lb": 1}}
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "lb", "¥": "yen", "₹": "rupee", "¢": "cent"}
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?|\^\s*\{?\s*-?[123]\s*\}?|[²³/%°¢€£¥₹$]")
+_TOKEN = re.compile(r"[^\W\d_]+(?:['’][a-z]+)?|\^\s*\{?\s*-?[123]\s*\}?|°\s?[CF]\b|[²³/%°¢€£¥₹$]")
+_SYMBOLS = {"%": "percent", "°": "degree", "°C": "celsius", "°F": "fahrenheit"}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "²": 2, "³": 3, "squared": 2, "cubed": 3}
 
 
@@ -45,7 +46,7 @@ class Unit:
 
 def unit_of(word: str) -> str | None:
     """The unit that a word names, under its one name; None if it names none of ours."""
-    name = word if word in _UNITS else word.lower()
+    name = word if word in _UNITS or len(word) == 1 else word.lower()  # M is no metre
     return _UNITS.get(name) or _UNITS.get(name.removesuffix("s") if len(name) > 3 else "")
 
 
@@ -63,7 +64,7 @@ def read_unit(text: str, known: frozenset[str] = frozenset()) -> Unit | None:
     sign, power, last = 1, 1, ""
     for token in _TOKEN.findall(text):
         word = token.lower()
-        symbol = {"%": "percent", "°": "degree"}.get(token) or CURRENCIES.get(token)
+        symbol = _SYMBOLS.get(token.replace(" ", "")) or CURRENCIES.get(token)
         if word in ("/", "per", "a", "an", "each"):
             if not (powers or nouns):
                 return None

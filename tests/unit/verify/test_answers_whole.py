@@ -71,8 +71,18 @@ $1,234 | 1234 cents
 5 m/s | 5 km/h
 90 degrees | 90 radians
 0 | not 0
+18 | 18\text{M}
+18 | 18 short of 20
+18 | 18 per dozen
+18 | 18th
+18 | 18 out of 20
+18 | 18 and 19
+12 | 12 o'clock
+3 dogs | 3 cats
+20% | 20 dollars
+100°F | 100°C
+5 liters | 5 gallons
 """
-
 # The same for mathematics alone.
 WRONG_MATHEMATICS = r"""
 5 | 5 trillion
