@@ -17,7 +17,7 @@ from tabom.verify.quantity import Quantity, plain_text, read_quantity
 from tabom.verify.words import NEAR, SCALES, hedges_in, words_of
 
 _IN_PASSING = re.compile(r"(?<![\w.,:/^<>!])[-+]?[$€£¥₹]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
-_WORD = r"[^\W\d_]+(?:\^\{?[23]\}?|[²³])?"
+_WORD = r"°?\s?[^\W\d_]+(?:\^\{?[23]\}?|[²³])?"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 _COMPUTATION = "0123456789-.,+*/()×÷ "
 _LONGEST = 1000  # characters of a sentence or an answer that are read
