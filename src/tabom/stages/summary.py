@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tabom.core import configs, env
 from tabom.core.atomic import read_json
-from tabom.core.manifest import Manifest, read_manifest
+from tabom.core.manifest import read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
 from tabom.evaluation.comparison import FORGETTING, NET_LOSS, Comparison, compare
@@ -29,50 +29,62 @@ from tabom.report.data import (
 )
 from tabom.stages.recipe import ArmConfig, Recipe
 from tabom.stages.runs import load_evaluation
+from tabom.stages.stage import Stage
 from tabom.stages.study import ArmRun, Plan
 from tabom.trajectory.verdicts import REASONS
 
 DETAILS = (FORGETTING, NET_LOSS, "kendall_tau")  # folded away, as single sets are
 SCALARS = ("tds", "order_agreement", "kendall_tau")
-DIAGNOSTICS = "diagnostics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """One arm under one seed, with the numbers that lie beside its records."""
+
+    run: ArmRun
+    fields: Mapping[str, Any]
+    diagnostics: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: ArmRun) -> "_Measured":
+        fields = read_json(run.evaluate.output.checked() / FIELDS)
+        path = None if run.diagnose is None else run.diagnose.output.checked() / "diagnostics.json"
+        return cls(run=run, fields=fields, diagnostics={} if path is None else read_json(path))
 
 
 def summarize_study(
     recipe: Recipe, plan: Plan, *, command: str, held_out: Mapping[str, Any]
 ) -> Report:
     """The report of a finished study. held_out: what its check found, as `check_held_out`."""
-    fields = {
-        run.evaluate.folder: read_json(run.evaluate.output.checked() / FIELDS) for run in plan.runs
-    }
-    base = recipe.base_arm.name if recipe.base_arm is not None else None
+    measured = [_Measured.of(run) for run in plan.runs]
+    names = [s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN]
     comparison = Comparison()
     if recipe.evaluation.sets:
-        runs = [_evaluated(recipe, run, fields[run.evaluate.folder], held_out) for run in plan.runs]
-        comparison = compare(runs, base=base)
-    keys = comparison.keys
-    manifests = {s.folder: read_manifest(s.folder) for s in plan.stages}
+        base = recipe.base_arm.name if recipe.base_arm is not None else None
+        comparison = compare([_evaluated(m, names, held_out) for m in measured], base=base)
+    by_arm = {arm.name: [m for m in measured if m.run.arm == arm] for arm in recipe.arms}
     return Report(
         name=recipe.name,
         comparison=comparison,
-        columns=[key for key in keys if not key.set and key.kind not in DETAILS],
-        details=[key for key in keys if key.set or key.kind in DETAILS],
+        columns=[k for k in comparison.keys if not k.set and k.kind not in DETAILS],
+        details=[k for k in comparison.keys if k.set or k.kind in DETAILS],
         created=now(),
-        seconds=round(sum(m.seconds for m in manifests.values() if m is not None), 1),
+        seconds=round(sum(_seconds(stage) for stage in plan.stages), 1),
         command=command,
         recipe=configs.to_plain(recipe),
         versions=env.versions(),
         hardware=env.hardware(),
         seeds=recipe.seeds,
         arms=[_arm(arm) for arm in recipe.arms],
-        work=[_work(run, manifests) for run in plan.runs],
-        collection=[_collection(seed, plan, manifests) for seed in recipe.seeds],
+        work=[_work(run) for run in plan.runs],
+        collection=[_collection(seed, plan) for seed in recipe.seeds],
         curves=Curves(
-            tds=_tds_curves(recipe, plan, fields),
-            entropy=_entropy_curves(recipe, plan),
-            loss_ratio=_loss_ratios(recipe, plan),
+            tds=_tds_curves(by_arm, names[:1]),
+            entropy=_entropy_curves(by_arm),
+            loss_ratio=_loss_ratios(by_arm),
             training=_training_logs(plan),
         ),
-        examples=_examples(recipe, plan, fields),
+        examples=_examples(recipe, by_arm),
         notes=held_out.get("notes") or (),
     )
 
@@ -82,26 +94,18 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _arm(arm: ArmConfig) -> Arm:
-    objective = {"preset": arm.objective, **arm.options} if arm.is_trained else {}
-    return Arm(name=arm.name, objective=objective, data=arm.data if arm.is_trained else "none")
-
-
-def _evaluated(
-    recipe: Recipe, run: ArmRun, fields: Mapping[str, Any], check: Mapping[str, Any]
-) -> EvaluatedRun:
-    """One run with the numbers beside its records."""
-    names = [s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN]
-    averages = [_float(fields["tds"][n]["average"]) for n in names if n in fields["tds"]]
-    scalars = {"tds": float(np.mean(averages))} if averages else {}
-    found = {} if run.diagnose is None else read_json(run.diagnose.output.checked() / DIAGNOSTICS)
-    scalars |= {name: _float(found[name]) for name in SCALARS if name in found}
+def _evaluated(measured: _Measured, names: Sequence[str], check: Mapping[str, Any]) -> EvaluatedRun:
+    """One run for the comparison. names: of the in-domain sets."""
+    run, tds = measured.run, measured.fields["tds"]
+    averages = [_float(tds[name]["average"]) for name in names if name in tds]
+    found = {"tds": float(np.mean(averages))} if averages else {}
+    found |= {k: _float(v) for k, v in measured.diagnostics.items() if k in SCALARS}
     return load_evaluation(
         run.evaluate.folder,
         arm=run.arm.name,
         seed=run.seed,
         is_base=not run.arm.is_trained,
-        scalars=scalars,
+        scalars=found,
         check=check,
     )
 
@@ -111,43 +115,60 @@ def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _work(run: ArmRun, manifests: Mapping[Path, Manifest | None]) -> SeedWork:
-    trained = None if run.train is None else manifests[run.train.folder]
-    evaluated = manifests[run.evaluate.folder]
+def _arm(arm: ArmConfig) -> Arm:
+    objective = {"preset": arm.objective, **arm.options} if arm.is_trained else {}
+    return Arm(name=arm.name, objective=objective, data=arm.data if arm.is_trained else "none")
+
+
+def _counts(stage: Stage) -> Mapping[str, Any]:
+    found = read_manifest(stage.folder)
+    return {} if found is None else found.counts
+
+
+def _seconds(stage: Stage) -> float:
+    found = read_manifest(stage.folder)
+    return 0.0 if found is None else found.seconds
+
+
+def _work(run: ArmRun) -> SeedWork:
     return SeedWork(
         arm=run.arm.name,
         seed=run.seed,
-        num_examples=None if trained is None else int(trained.counts["num_examples"]),
-        train_seconds=None if trained is None else trained.seconds,
-        evaluate_seconds=None if evaluated is None else evaluated.seconds,
+        num_examples=None if run.train is None else _counts(run.train)["num_examples"],
+        train_seconds=None if run.train is None else _seconds(run.train),
+        evaluate_seconds=_seconds(run.evaluate),
     )
 
 
-def _collection(seed: int, plan: Plan, manifests: Mapping[Path, Manifest | None]) -> Collected:
-    collected = manifests[plan.collect[seed].folder]
-    verified = manifests[plan.verify[seed].folder]
-    if collected is None or verified is None:
-        return Collected(seed=seed)
-    number = int(collected.counts["num_trajectories"])
+def _collection(seed: int, plan: Plan) -> Collected:
+    verdicts, seconds = _counts(plan.verify[seed]), _seconds(plan.collect[seed])
+    number = _counts(plan.collect[seed])["num_trajectories"]
     return Collected(
         seed=seed,
         num_prompts=number,
-        reasons={r: int(verified.counts.get(r, 0)) for r in REASONS},
-        seconds=collected.seconds,
-        trajectories_per_hour=round(3600 * number / max(collected.seconds, 1e-9)),
+        reasons={reason: verdicts.get(reason, 0) for reason in REASONS},
+        seconds=seconds,
+        trajectories_per_hour=round(3600 * number / max(seconds, 1e-9)),
     )
 
 
-def _tds_curves(recipe: Recipe, plan: Plan, fields: Mapping[Path, Any]) -> list[Curve]:
+def _tds_curves(by_arm: Mapping[str, list[_Measured]], names: Sequence[str]) -> list[Curve]:
     """The first in-domain set's curve of each arm, averaged over seeds."""
-    name = next((s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN), None)
     curves = []
-    for arm in recipe.arms:
-        found = [fields[run.evaluate.folder]["tds"] for run in plan.runs if run.arm == arm]
-        rows = [tds[name]["mean_K"] for tds in found if name in tds]
-        if rows:
-            y = _mean_rows(rows)
-            curves.append(Curve(arm=arm.name, x=list(range(len(y))), y=y))
+    for arm, found in by_arm.items():
+        rows = [m.fields["tds"][n]["mean_K"] for m in found for n in names if n in m.fields["tds"]]
+        y = _mean_rows(rows)
+        curves.append(Curve(arm=arm, x=list(range(len(y))), y=y))
+    return [curve for curve in curves if curve.x]
+
+
+def _loss_ratios(by_arm: Mapping[str, list[_Measured]]) -> list[Curve]:
+    curves = []
+    for arm, found in by_arm.items():
+        known = [m.diagnostics for m in found if "loss_ratio" in m.diagnostics]
+        if known:
+            y = _mean_rows([one["loss_ratio"] for one in known])
+            curves.append(Curve(arm=arm, x=known[-1]["mask_ratios"], y=y))
     return curves
 
 
@@ -157,41 +178,20 @@ def _mean_rows(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
     return [sum(column) / len(column) if column else None for column in columns]
 
 
-def _entropy_curves(recipe: Recipe, plan: Plan) -> list[Curve]:
+def _entropy_curves(by_arm: Mapping[str, list[_Measured]]) -> list[Curve]:
     """Entropy at reveal against the step, over the in-domain responses of each arm's seeds."""
     curves = []
-    for arm in recipe.arms:
-        steps, entropies = [], []
-        for run in (run for run in plan.runs if run.arm == arm):
-            for record, t in read_evaluated(run.evaluate.folder):
-                if record.role == IN_DOMAIN:
-                    steps.append(t.step_N)
-                    entropies.append(t.entropy_N)
-        if not steps:
-            continue
-        curve = reveal_curve(steps, entropies)
-        shown = np.flatnonzero(curve.count_K)
-        curves.append(
-            Curve(
-                arm=arm.name,
-                x=shown.tolist(),
-                y=curve.mean_K[shown].tolist(),
-                low=curve.lower_K[shown].tolist(),
-                high=curve.upper_K[shown].tolist(),
+    for arm, found in by_arm.items():
+        pairs = (pair for m in found for pair in read_evaluated(m.run.evaluate.folder))
+        own = [(t.step_N, t.entropy_N) for record, t in pairs if record.role == IN_DOMAIN]
+        if own:
+            curve = reveal_curve([step for step, _ in own], [entropy for _, entropy in own])
+            shown = np.flatnonzero(curve.count_K)
+            y, low, high = (
+                values_K[shown].tolist()
+                for values_K in (curve.mean_K, curve.lower_K, curve.upper_K)
             )
-        )
-    return curves
-
-
-def _loss_ratios(recipe: Recipe, plan: Plan) -> list[Curve]:
-    curves = []
-    for arm in recipe.arms:
-        folders = [r.diagnose.folder for r in plan.runs if r.arm == arm and r.diagnose is not None]
-        found = [read_json(folder / DIAGNOSTICS) for folder in folders]
-        known = [one for one in found if "loss_ratio" in one]
-        if known:
-            y = _mean_rows([one["loss_ratio"] for one in known])
-            curves.append(Curve(arm=arm.name, x=known[-1]["mask_ratios"], y=y))
+            curves.append(Curve(arm=arm, x=shown.tolist(), y=y, low=low, high=high))
     return curves
 
 
@@ -214,27 +214,23 @@ def _cells(row: Row) -> dict[str, Any]:
         return {}
 
 
-def _examples(recipe: Recipe, plan: Plan, fields: Mapping[Path, Any]) -> list[Example]:
+def _examples(recipe: Recipe, by_arm: Mapping[str, list[_Measured]]) -> list[Example]:
     """A few responses of every arm (its first seed) for the viewer, the same prompts for each."""
     examples = []
     most = num_shown(recipe.decoding.max_new_tokens)
-    for arm in recipe.arms:
-        run = next((r for r in plan.runs if r.arm == arm), None)
-        if run is None:
-            continue
-        kept = fields[run.evaluate.folder]
+    for arm, found in by_arm.items():
         shown: dict[str, int] = {}
-        for record, t in read_evaluated(run.evaluate.folder):
-            limit = most if record.role == IN_DOMAIN else 1
-            if t.id not in kept["fields"] or shown.get(record.set, 0) >= limit:
+        for record, t in read_evaluated(found[0].run.evaluate.folder) if found else ():
+            kept, name = found[0].fields, record.set
+            if t.id not in kept["fields"] or kept["set_of"].get(t.id) != name:
                 continue
-            if kept.get("set_of", {}).get(t.id, record.set) != record.set:
+            shown[name] = shown.get(name, 0) + 1
+            if shown[name] > (most if record.role == IN_DOMAIN else 1):
                 continue
-            shown[record.set] = shown.get(record.set, 0) + 1
             examples.append(
                 Example(
-                    arm=arm.name,
-                    set=record.set,
+                    arm=arm,
+                    set=name,
                     prompt=t.prompt,
                     reference=t.reference or "",
                     response=t.response,
