@@ -272,7 +272,8 @@ class _Numbers:
         self._rows: dict[tuple[str, MetricKey], Row] = {}
         self.pairs: list[Pair] = []
         arms, base = scores.arms, scores.base
-        # Every two arms with their runs by seed; the base always stands second.
+        # Every two arms with their runs by seed. The base always stands second, so that its pairs
+        # are the changes of the rows.
         turned = [(b, a) if a == base else (a, b) for a, b in combinations(arms, 2)]
         self.partnered = [(a, b, partners(arms[a], arms[b])) for a, b in turned]
         for key, cells in _accuracy_cells(scores).items():
@@ -295,6 +296,7 @@ class _Numbers:
         arrays = {run: self.scores.values(run, cells, score) for run in self.scores.samples}
         for arm, group in self.scores.arms.items():
             values = [np.stack([arrays[run][i] for run in group]) for i in range(len(cells))]
+            # Only zeros and ones make a share that can be shown in percent.
             known = np.concatenate([v[~np.isnan(v)] for v in values])
             by_seed = [float(np.mean([_mean(v) for v in arrays[run]])) for run in group]
             row = Row(
@@ -313,12 +315,15 @@ class _Numbers:
                         Row(arm=arm, key=MetricKey(kind), value=Estimate(value=0.0), by_seed=())
                     )
         for first, second, both in self.partnered:
+            # Arms without a common seed, or with other documents, cannot be paired: no sentence
+            # will be said about them.
             if not both or not all(self.scores.is_crossed(pair, cells) for pair in both):
                 continue
             runs = [run for run, _ in both]
             changes = [
                 np.stack([arrays[a][i] - arrays[b][i] for a, b in both]) for i in range(len(cells))
             ]
+            # An exact test exists for one pair of runs on one set; seeds would have to be pooled.
             p = None
             if len(both) == len(cells) == 1 and np.isin(changes[0], (-1.0, 0.0, 1.0)).all():
                 p = mcnemar_p(int((changes[0] > 0).sum()), int((changes[0] < 0).sum()))
@@ -365,6 +370,7 @@ class _Numbers:
     def _add_pair(
         self, first: str, second: str, key: MetricKey, difference: Estimate, p: float | None
     ) -> None:
+        # A comparison with NaN is false: without an interval nothing is told apart.
         is_told = (difference.low > 0 or difference.high < 0) and (p is None or p < 1 - self.level)
         sign = int(math.copysign(1, difference.value)) if is_told else 0
         self.pairs.append(
@@ -451,6 +457,7 @@ def _tests(scores: Scores, level: float) -> list[TaskTest]:
         for run, base in scores.to_base(arm):
             for cell in scores.cells:
                 own, there = scores.samples[run][cell], scores.samples[base][cell]
+                # Further samples of a document depend on each other, so the test takes the first.
                 changes = [own[d][0].correct - there[d][0].correct for d in own]
                 gained, lost = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
                 tests.append(
@@ -530,6 +537,7 @@ def _differences(scores: Scores) -> list[Difference]:
     """Against the base's first run; without a base, against the first run of all."""
     runs = list(scores.samples)
     first = next((run for run in runs if run.arm == scores.base), runs[0])
+    # Manifests are kept by the pace as recorded, cells may be compared by tokens a step.
     manifests = {
         run: {scores.folded(c): run.manifests.get(c[0], {}).get(str(c[1])) for c in run.cells()}
         for run in runs

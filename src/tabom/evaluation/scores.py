@@ -114,6 +114,8 @@ class Scores:
             }
             for run in runs
         }
+        # What all have is compared. A set that some run has at no common pace keeps its cells, so
+        # that the check below names the run which lacks it.
         every = dict.fromkeys(cell for cells in self.samples.values() for cell in cells)
         common = set(every).intersection(*self.samples.values())
         names = {name for name, _ in common}
@@ -177,6 +179,7 @@ class Scores:
 
 def partners(runs: Sequence[EvaluatedRun], others: Sequence[EvaluatedRun]) -> Partners:
     """Runs of two arms by equal seeds; an arm with one run stands for all seeds of the other."""
+    # A base is often evaluated once, since no seed changes it.
     by_seed = {run.seed: run for run in others}
     pairs = [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
     if len(pairs) == len(runs):
@@ -205,6 +208,7 @@ def _by_document(
 ) -> dict[str, list[EvaluationRecord]]:
     found: dict[str, list[EvaluationRecord]] = {}
     for record in sorted(records, key=lambda record: (record.id, record.sample)):
+        # Sorted, so that equal samples of a document stand beside each other.
         samples = found.setdefault(record.id, [])
         if samples and samples[-1].sample == record.sample:
             raise DataError(f"{run}: {record.id!r} of {record.set!r} occurs twice")

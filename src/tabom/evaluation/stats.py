@@ -137,6 +137,8 @@ def mean_estimate(
     # A set without any score under one seed leaves nothing to combine.
     if not is_binary or any(np.isnan(value_SD).all(axis=1).any() for value_SD in arrays):
         return Estimate(value=value)
+    # Seeds answer the same documents, so their errors go together: averaging the ends takes them
+    # to agree wholly, which can only make the interval too wide.
     by_seed = []
     for s in range(num_seeds):
         rows = [value_SD[s][~np.isnan(value_SD[s])] for value_SD in arrays]
@@ -221,6 +223,8 @@ def loss_interval(
     resampled = resampled_means(
         arrays, is_crossed=is_crossed, num_resamples=num_resamples, seed=seed
     )
+    # A resample adds noise to noise. Sets that show no clear change are moved to none, so that the
+    # excess measures what noise alone makes of them.
     clear_N = [
         change if abs(change) > 2 * means_R.std() else 0.0
         for change, means_R in zip(change_N, resampled, strict=True)
@@ -309,6 +313,7 @@ def resample_counts(num: int, *, num_resamples: int, seed: int, stream: int) -> 
     """
     row_R1 = np.arange(num_resamples, dtype=np.int64)[:, None]
     unit = np.arange(num, dtype=np.int64)[None]
+    # Keyed draws: the same resamples in any process, on any machine.
     key = keys.fold(seed, keys.text_key("bootstrap"), stream)[0]
     drawn = keys.below(num, key, row_R1 * num + unit)
     counts = np.bincount((drawn + row_R1 * num).ravel(), minlength=num_resamples * num)

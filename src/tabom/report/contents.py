@@ -32,6 +32,7 @@ def arms_table(
 ) -> Table:
     """The arms in measured order; for each metric the mean, and its change with an interval."""
     comparison, first = report.comparison, ["arm", "seeds"] if has_seeds else ["arm"]
+    # The arm to be shown in bold in each column, if there is one.
     best = {key: best_arm(comparison, key) for key in keys}
     rows = []
     for arm in measured_order(report):
@@ -84,6 +85,7 @@ def comparison_tables(report: Report) -> list[Table]:
 def _pairs(report: Report, comparison: Comparison) -> Table:
     """Arm against arm in and out of domain, paired by prompt and seed, in measured order."""
     keys = [key for key in map(MetricKey, (IN_DOMAIN, OUT_OF_DOMAIN)) if key in comparison.keys]
+    # In measured order, so that most differences are positive and easy to read.
     order, rows = measured_order(report), []
     for i, first in enumerate(order):
         for second in order[i + 1 :]:
@@ -105,6 +107,7 @@ def _pairs(report: Report, comparison: Comparison) -> Table:
 def _tests(comparison: Comparison) -> Table:
     rows = []
     for t in comparison.tests:
+        # Interval and exact test may disagree where few documents changed; then neither decides.
         is_told = t.p < 1 - comparison.level and not t.change.low <= 0 <= t.change.high
         says = SAYS[(t.gained > t.lost) - (t.gained < t.lost) if is_told else 0]
         change = SHARE.bracket(t.change, sign=True)
@@ -148,6 +151,7 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def _held_out(comparison: Comparison) -> Table:
+    # A study checks once for all its arms: the same sentence is shown once, with all of them.
     notes: dict[str, list[str]] = {}
     for arm, note in comparison.held_out:
         notes.setdefault(note, []).append(arm)

@@ -30,6 +30,8 @@ def expected_texts(example: Example) -> list[str | None]:
     text, reference = "".join(tokens[:end]), example.reference
     if example.is_correct or not reference or len(text) != len(reference):
         return expected
+    # The reference is walked along with the response's tokens, whose lengths may differ from slot
+    # to slot.
     at = 0
     for n, token in enumerate(tokens[:end]):
         wanted = reference[at : at + len(token)]

@@ -55,6 +55,7 @@ def _dots(report: Report, key: MetricKey) -> str:
         svg.Axis(label=f"{label}, %", limits=(0, 100)) if form.is_share else svg.Axis(label=label)
     )
     dots = [_dot(report, comparison, row) for row in rows]
+    # A single dot has nothing to be compared with.
     return svg.dot_plot(dots, x=axis) if len(dots) > 1 else ""
 
 
@@ -123,6 +124,7 @@ def training(report: Report) -> str:
 
 
 def _training_curve(report: Report, arm: str, key: str) -> Curve:
+    # Seeds may have logged other steps: each step has the mean of those that have it.
     by_step: dict[float, list[float]] = {}
     for log in report.curves.training:
         for point in log.points if log.arm == arm else ():

@@ -85,6 +85,7 @@ def line_chart(
     up = frame.up(y, y.span(ys if level is None else [*ys, level]))
     if level is not None:
         frame.rule(frame.x0, up(level), frame.x1, up(level), "reference")
+    # Bands first, so that no line is hidden under another one's band.
     for line in series:
         frame.band(line, across, up)
     for line in series:
@@ -95,6 +96,7 @@ def line_chart(
 
 def dot_plot(dots: Sequence[Dot], *, x: Axis, width: int = 520, row: int = 34) -> str:
     """One row an arm, in the given order: the mean, its interval, and single seeds as rings."""
+    # Names get the room they need, but at most a third; longer ones are cut.
     left = min(14 + CHAR * max(len(dot.label) for dot in dots), width / 3)
     frame = _Frame((width, 70 + row * len(dots)), left=left, right=58)
     across = frame.across(x, x.span([v for d in dots for v in (d.x, d.low, d.high, *d.seeds)]))

@@ -50,6 +50,7 @@ class Table:
         self.title, self.note, self.num_left, self.group = title, note, num_left, group
         self.heads = [plain(head) for head in heads]
         self.rows = [[_cell(value) for value in row] for row in rows]
+        # Numbers under wrong names are worse than no table.
         for row in self.rows:
             if len(row) != len(self.heads):
                 raise DataError(
@@ -99,6 +100,7 @@ class Table:
             header_style="none",
         )
         for i in columns:
+            # Long names are cut, numbers never are.
             is_name = i == 0 and len(self.heads) > 2
             table.add_column(
                 Text(self.heads[i]),
@@ -128,6 +130,8 @@ def plain(text: Any) -> str:
 
 def rendered(*parts: Table | str, width: int = WIDTH, is_coloured: bool = False) -> str:
     """Tables and sentences as text of at most `width` columns, with an empty line between them."""
+    # What rich writes is caught, for spaces at the ends of lines to go and minus signs to be
+    # replaced by ones that can be copied.
     console = Console(
         file=io.StringIO(),
         width=width,

@@ -67,6 +67,7 @@ def fixed(value: float | None, digits: int, *, sign: bool = False) -> str:
     """`value` with `digits` decimals, a true minus, no negative zero; an en dash where absent."""
     if value is None or not math.isfinite(value):
         return "–"
+    # The sign follows what is shown: -0.04 with one decimal is 0.0, not -0.0.
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
@@ -170,6 +171,7 @@ def headline(report: Report) -> str:
     """
     comparison, key = report.comparison, main_key(report)
     rows = [row for arm in measured_order(report) if (row := comparison.row(arm, key))]
+    # An arm whose number is missing says nothing; it is not called worse.
     if key is None or not rows:
         return "This run has no evaluated arm."
     best, base, form = rows[0], comparison.base, format_of(comparison, key)
@@ -179,6 +181,7 @@ def headline(report: Report) -> str:
     if len(rows) == 1:
         value = f"{value} {form.ends(best.value)}".strip()
         return f"{best.arm} reaches {value} {label}. There is no other arm to compare with."
+    # Whoever is not told apart from the leader is named, in measured order.
     peers = [row.arm for row in rows[1:] if advantage(comparison, best.arm, row.arm, key) != 1]
     if best.arm == base:
         close = f" {listed(peers)} cannot be told apart from it." if peers else ""
@@ -238,6 +241,7 @@ def alarms(report: Report) -> list[str]:
 def cautions(report: Report) -> list[str]:
     """What a reader must know before trusting the table; found in the numbers, not written."""
     comparison, found = report.comparison, []
+    # The base has one run in any case: nothing of it depends on the seed.
     trained = [len(seeds) for arm, seeds in comparison.seeds.items() if arm != comparison.base]
     if len(comparison.arms) > 1 and trained and max(trained) == 1:
         found.append("One seed: intervals cover the prompts, not the spread between trainings.")

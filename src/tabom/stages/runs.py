@@ -69,6 +69,8 @@ def named_folder(text: str) -> tuple[str | None, Path]:
 
 def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     """Every finished evaluation of a study, the base's first."""
+    # The layout of a study is read from its recipe and its folders, not planned again: a recipe's
+    # prompts and model need not be at hand where its results are compared.
     rows = configs.load_yaml(root / RECIPE).get("arms") or []
     arms = [ArmConfig(name=row["name"], objective=row.get("objective")) for row in rows]
     places: list[tuple[Path, ArmConfig, int | None]]
@@ -105,6 +107,7 @@ def load_evaluation(
         trained arms; an evaluation that was run alone has its own.
     Raises: StageError if there is none; DataError if it is broken.
     """
+    # Their hashes are compared here, so what is read below is what was written.
     output = load_output(folder, "evaluate").checked()
     manifests = read_json(output / EVALUATION)
     found = [one[CHECK] for paces in manifests.values() for one in paces.values() if CHECK in one]
@@ -142,6 +145,7 @@ def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """Evaluations of one arm (and seed) that share no set at one pace, as one."""
     merged: list[EvaluatedRun] = []
     for run in runs:
+        # The first evaluation of the same model that has not answered these sets at these paces.
         for i, other in enumerate(merged):
             is_same = (other.arm, other.seed) == (run.arm, run.seed)
             if is_same and run.cells().keys().isdisjoint(other.cells()):
@@ -163,6 +167,7 @@ def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
 
 def _seeded(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """Several evaluations of one arm get a seed each, so that none stands for another."""
+    # A seed that is taken, or none, gets the least free number.
     counts = Counter(run.arm for run in runs)
     used: dict[str, set[int]] = {arm: set() for arm in counts}
     seeded = []

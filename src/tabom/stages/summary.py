@@ -58,6 +58,7 @@ def summarize_study(
     """The report of a finished study. held_out: what its check found, as `check_held_out`."""
     measured = [_Measured.of(run) for run in plan.runs]
     names = [s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN]
+    # A study without evaluation sets still has its training to show.
     comparison = Comparison()
     if recipe.evaluation.sets:
         base = recipe.base_arm.name if recipe.base_arm is not None else None
@@ -183,6 +184,7 @@ def _entropy_curves(by_arm: Mapping[str, list[_Measured]]) -> list[Curve]:
     curves = []
     for arm, found in by_arm.items():
         pairs = (pair for m in found for pair in read_evaluated(m.run.evaluate.folder))
+        # Only what the curve needs is kept; the trajectories themselves may be many.
         own = [(t.step_N, t.entropy_N) for record, t in pairs if record.role == IN_DOMAIN]
         if own:
             curve = reveal_curve([step for step, _ in own], [entropy for _, entropy in own])
@@ -224,6 +226,7 @@ def _examples(recipe: Recipe, by_arm: Mapping[str, list[_Measured]]) -> list[Exa
             kept, name = found[0].fields, record.set
             if t.id not in kept["fields"] or kept["set_of"].get(t.id) != name:
                 continue
+            # A few of the trained task, one of each other: a field is N x N numbers.
             shown[name] = shown.get(name, 0) + 1
             if shown[name] > (most if record.role == IN_DOMAIN else 1):
                 continue
