@@ -136,22 +136,7 @@ def judged(
         t.id: replace(Response.of(t, mask_id=mask_id, end_ids=end_ids), text=text)
         for t, text in zip(trajectories, texts, strict=True)
     }
-    verdicts: dict[str, dict[str, Verdict]] = {}
-    for number, (name, checker) in enumerate(one.judges.items()):
-        with ExitStack() as stack:
-            log = None
-            if folder is not None:
-                log = VerdictLog(folder / f"verdicts-{number}.jsonl")
-                stack.callback(log.close)
-            known = verdicts[name] = {} if log is None else log.verdicts
-            asked = [id for id in responses if id not in known]
-            found = checker.judge_many(responses[id] for id in asked)
-            for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
-                if log is not None:
-                    log.append(id, verdict)
-                known[id] = verdict
-                if note is not None:
-                    note(f"judging {one.name}: {done} of {len(asked)}")
+    verdicts = verdicts_of(one, responses, folder=folder, note=note)
     first, *others = verdicts.values()
     names = list(verdicts)[1:]
     cache: dict[int, str] = {}
@@ -177,6 +162,36 @@ def judged(
         )
         for question, t, text in zip(one.questions, trajectories, texts, strict=True)
     ]
+
+
+def verdicts_of(
+    one: EvaluationSet,
+    responses: Mapping[str, Response],
+    *,
+    folder: Path | None = None,
+    note: Callable[[str], None] | None = None,
+) -> dict[str, dict[str, Verdict]]:
+    """What each judge of a set says of each response, by the name of its number, then by id.
+
+    folder, note: see `judged`.
+    """
+    verdicts: dict[str, dict[str, Verdict]] = {}
+    for number, (name, checker) in enumerate(one.judges.items()):
+        with ExitStack() as stack:
+            log = None
+            if folder is not None:
+                log = VerdictLog(folder / f"verdicts-{number}.jsonl")
+                stack.callback(log.close)
+            known = verdicts[name] = {} if log is None else log.verdicts
+            asked = [id for id in responses if id not in known]
+            found = checker.judge_many(responses[id] for id in asked)
+            for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
+                if log is not None:
+                    log.append(id, verdict)
+                known[id] = verdict
+                if note is not None:
+                    note(f"judging {one.name}: {done} of {len(asked)}")
+    return verdicts
 
 
 def costs_of(trajectory: Trajectory, end_ids: Sequence[int]) -> dict[str, Any]:

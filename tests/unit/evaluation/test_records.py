@@ -95,11 +95,11 @@ def test_summarize_by_hand():
             make("c", length=3, metrics={"premature_commit": 1.0}, reason="wrong", correct=0),
         ]
     )
-    assert (first.set, first.role, first.tokens_per_step) == ("chain", "in_domain", 1)
+    assert (first.set, first.role, first.pace.tokens_per_step) == ("chain", "in_domain", 1)
     assert first.num_documents == 3
     assert first.accuracy.value == pytest.approx(1 / 3)
     assert first.reasons == {"accepted": 1, "wrong": 2}
     assert first.length == 7.0
     assert first.metrics == {"premature_commit": 0.5}  # over the two to which it applies
-    assert (second.tokens_per_step, second.num_forwards, second.metrics) == (2, 8.0, {})
+    assert (second.pace.tokens_per_step, second.num_forwards, second.metrics) == (2, 8.0, {})
     assert second.accuracy.low < 1.0 == second.accuracy.high
