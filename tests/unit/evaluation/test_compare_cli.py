@@ -21,6 +21,12 @@ from tabom.evaluation.records import EvaluationRecord, write_records
 MANIFEST = {"decoding": {"max_new_tokens": 256, "tokens_per_step": 1}, "dtype": "bfloat16"}
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width of whoever runs the tests decides nothing."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def evaluation(
     folder: Path,
     results: dict[str, Sequence[int]],

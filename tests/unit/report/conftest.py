@@ -16,3 +16,9 @@ def make_report() -> Callable[..., Report]:
 @pytest.fixture
 def report(make_report: Callable[..., Report]) -> Report:
     return make_report()
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width of whoever runs the tests decides nothing."""
+    monkeypatch.setenv("COLUMNS", "100")
