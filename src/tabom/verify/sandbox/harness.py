@@ -197,6 +197,7 @@ def run_asserts(job: dict[str, Any], say: Say) -> None:
     except _BAD_SOURCE as error:
         return say("bad_tests", "a test does not compile: " + _brief(error))
     entry, passed = job["entry_point"], set[int]()
+    inside: dict[str, Any] = {}  # where whole tests run: one may use what another has made
     say("at", -1)
     first = _run_statements(job["code"], scope, entry, job["limits"]["example_s"])
     if (entry and entry not in scope) or (first and not entry):
@@ -216,7 +217,7 @@ def run_asserts(job: dict[str, Any], say: Say) -> None:
                 say("value", [number, _plain(value, [_MAX_PARTS])])
                 continue
             passed.clear()
-            inside = {**scope, "__passed__": passed.add}
+            inside.update({**scope, "__passed__": passed.add})
             if entry:
                 inside[entry] = _guarded(scope[entry])
             run(test, inside)

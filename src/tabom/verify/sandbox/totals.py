@@ -17,7 +17,7 @@ def excess(pid: int, *, memory_mb: int) -> str:
     if sum(map(_resident, below)) > memory_mb * _MEGABYTE:
         return f"its processes used more than {memory_mb} MiB together"
     with contextlib.suppress(OSError, IndexError):
-        files = os.statvfs(f"/proc/{below[-1]}/root/tmp")
+        files = os.statvfs(Path(f"/proc/{below[-1]}/root", "tmp"))
         if files.f_files - files.f_ffree > _MAX_FILES:
             return f"it made more than {_MAX_FILES} files"
     return ""
