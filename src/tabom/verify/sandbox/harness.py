@@ -197,7 +197,7 @@ def run_asserts(job: dict[str, Any], say: Say) -> None:
     except _BAD_SOURCE as error:
         return say("bad_tests", "a test does not compile: " + _brief(error))
     entry, passed = job["entry_point"], set[int]()
-    inside: dict[str, Any] = {}  # where whole tests run: one may use what another has made
+    inside: dict[str, Any] = {}  # where tests run: one may use what another has made
     say("at", -1)
     first = _run_statements(job["code"], scope, entry, job["limits"]["example_s"])
     if (entry and entry not in scope) or (first and not entry):
@@ -211,13 +211,13 @@ def run_asserts(job: dict[str, Any], say: Say) -> None:
             # Only the solution's own error in it is the solution's fault.
             is_own = _innermost(error)[0] == "<solution>"
             return say("failed" if is_own else "bad_tests", "the setup raised " + _brief(error))
+        inside.update({**scope, "__passed__": passed.add})
         try:
             if mode == "eval":
-                value = evaluate(test, scope)
+                value = evaluate(test, inside)
                 say("value", [number, _plain(value, [_MAX_PARTS])])
                 continue
             passed.clear()
-            inside.update({**scope, "__passed__": passed.add})
             if entry:
                 inside[entry] = _guarded(scope[entry])
             run(test, inside)
