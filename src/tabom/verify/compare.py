@@ -34,17 +34,21 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Reference:
-    """The gold answer, read once: its shape, the expressions in it and the words it may use."""
+    """The gold answer, read once: its shape, and the words that an answer may use.
+
+    words: those of the reference. known: those of the question, which may stand behind a number.
+    """
 
     text: str
     shape: Shape
     words: frozenset[str]
+    known: frozenset[str]
 
     @classmethod
-    def read(cls, text: str) -> "Reference":
+    def read(cls, text: str, known: frozenset[str]) -> "Reference":
         """The reference as it stands in the data."""
         text = latex.tidy(text)
-        return cls(text, _shape(text), latex.words_in(text))
+        return cls(text, _shape(text), latex.words_in(text), known)
 
     @property
     def is_readable(self) -> bool:
@@ -65,6 +69,82 @@ class Reference:
         """The text as math-verify reads it. Raises UnreadableError."""
         return parse(text, self.words)
 
+    def same(self, wanted: Shape, given: Shape) -> bool:
+        """Whether two shapes are one, part by part."""
+        if wanted.kind == given.kind == "scalar":
+            return self._same_scalar(wanted.text, given.text)
+        if wanted.is_unordered and given.is_unordered:
+            kinds = {wanted.kind, given.kind}
+            return ("union" not in kinds or kinds == {"union"}) and self._same_parts(wanted, given)
+        if wanted.kind == given.kind or {wanted.kind, given.kind} == {"tuple", "matrix"}:
+            one, other = ((s.brackets, s.width) for s in (wanted, given))
+            if wanted.kind != given.kind:  # a point for a column of a matrix
+                point, column = (wanted, given) if wanted.kind == "tuple" else (given, wanted)
+                one, other = (point.brackets, 1), ("()", column.width)
+            return (
+                one == other
+                and len(wanted.parts) == len(given.parts)
+                and all(self.same(w, g) for w, g in zip(wanted.parts, given.parts, strict=True))
+            )
+        if "scalar" in (wanted.kind, given.kind):
+            return self._same_relation(wanted, given)
+        return False
+
+    def _same_parts(self, wanted: Shape, given: Shape) -> bool:
+        """Whether the parts are the same, in any order."""
+        left = list(given.parts)
+        if len(left) != len(wanted.parts):
+            return False
+        for part in wanted.parts:
+            match = next((i for i, other in enumerate(left) if self.same(part, other)), None)
+            if match is None:
+                return False
+            del left[match]
+        return True
+
+    def _same_relation(self, wanted: Shape, given: Shape) -> bool:
+        """An interval for the inequality that it says, and the other way round."""
+        scalar = wanted.text if wanted.kind == "scalar" else given.text
+        if not re.search(r"[<>]|\\[lg]e?q?\b|\\in\b", scalar):
+            return False
+        return _verified(self.expression(wanted.text), self.expression(given.text))
+
+    def _same_scalar(self, wanted: str, given: str) -> bool:
+        wanted = _without_option(wanted)
+        given = _without_option(given)
+        if latex.same_text(wanted, given):
+            return True
+        for same in (latex.same_digits, latex.same_time, latex.same_ratio):
+            if (alike := same(wanted, given)) is not None:
+                return alike
+        names = [_NAMED.match(text) for text in (wanted, given)]
+        left = [
+            text[name.end() :] if name else text
+            for name, text in zip(names, (wanted, given), strict=True)
+        ]
+        if names[0] and names[1] and names[0][1] != names[1][1]:
+            if any(read_quantity(text) for text in left):  # x = 2 for y = 2
+                return False
+        elif not any("=" in text for text in left):
+            wanted, given = left
+        numbers = read_quantity(wanted), read_quantity(given, self.known)
+        if numbers[0] is not None and numbers[1] is not None:
+            return _same_quantity(numbers[0], numbers[1])
+        (wanted, unit), (given, other) = (
+            _split_unit(wanted, self.words),
+            _split_unit(given, self.known),
+        )
+        if not unit.agrees(other) or _other_case(wanted, given):
+            return False
+        if re.fullmatch(r"[A-Z]{2,}", re.sub(r"\W", "", wanted)):  # names of points, in their order
+            return False
+        if "=" not in wanted and "=" in given:
+            parts = given.split("=")  # each step of a chain has its value
+            return all(self._same_scalar(wanted, part) for part in parts)
+        first, second = self.expression(wanted), self.expression(given)
+        alike = _same_number(first[0], second[0], read_quantity(wanted), read_quantity(given))
+        return _verified(first, second) if alike is None else alike
+
 
 def compare(
     gold: str, answer: str, known: frozenset[str], tell_gold: Callable[[], None]
@@ -74,7 +154,7 @@ def compare(
     known: the words of the question, which may stand behind a number.
     tell_gold: called once the reference has been read.
     """
-    reference = Reference.read(gold)
+    reference = Reference.read(gold, known)
     if len(answer) > _MAX_LENGTH:
         return "wrong", f"the answer has {len(answer)} characters"
     given = latex.tidy(without_leads(latex.tidy(answer)))
@@ -90,7 +170,7 @@ def compare(
         return "unverifiable", f"the reference {reference.text[:60]!r} is not read as mathematics"
     tell_gold()
     try:
-        is_same = _same(reference, reference.shape, _shape(given), known)
+        is_same = reference.same(reference.shape, _shape(given))
     except UnreadableError:
         return "wrong", f"the answer {given[:60]!r} is not read whole as mathematics"
     return ("accepted", "") if is_same else ("wrong", detail)
@@ -133,86 +213,6 @@ def _same_choice(reference: str, answer: str) -> bool:
     options = [_OPTION.match(text) for text in (reference, answer)]
     letters = [b[1] if b else o and (o[1] or o[2]) for b, o in zip(bare, options, strict=True)]
     return any(bare) and letters[0] is not None and letters[0] == letters[1]
-
-
-def _same(gold: Reference, wanted: Shape, given: Shape, known: frozenset[str]) -> bool:
-    if wanted.kind == given.kind == "scalar":
-        return _same_scalar(gold, wanted.text, given.text, known)
-    if wanted.is_unordered and given.is_unordered:
-        kinds = {wanted.kind, given.kind}
-        return ("union" not in kinds or kinds == {"union"}) and _same_parts(
-            gold, wanted, given, known
-        )
-    if wanted.kind == given.kind or {wanted.kind, given.kind} == {"tuple", "matrix"}:
-        one, other = ((s.brackets, s.width) for s in (wanted, given))
-        if wanted.kind != given.kind:  # a point for a column of a matrix
-            point, column = (wanted, given) if wanted.kind == "tuple" else (given, wanted)
-            one, other = (point.brackets, 1), ("()", column.width)
-        return (
-            one == other
-            and len(wanted.parts) == len(given.parts)
-            and all(
-                _same(gold, w, g, known) for w, g in zip(wanted.parts, given.parts, strict=True)
-            )
-        )
-    if "scalar" in (wanted.kind, given.kind):
-        return _same_relation(gold, wanted, given)
-    return False
-
-
-def _same_parts(gold: Reference, wanted: Shape, given: Shape, known: frozenset[str]) -> bool:
-    """Whether the parts are the same, in any order."""
-    left = list(given.parts)
-    if len(left) != len(wanted.parts):
-        return False
-    for part in wanted.parts:
-        match = next((i for i, other in enumerate(left) if _same(gold, part, other, known)), None)
-        if match is None:
-            return False
-        del left[match]
-    return True
-
-
-def _same_relation(gold: Reference, wanted: Shape, given: Shape) -> bool:
-    """An interval for the inequality that it says, and the other way round."""
-    scalar = wanted.text if wanted.kind == "scalar" else given.text
-    if not re.search(r"[<>]|\\[lg]e?q?\b|\\in\b", scalar):
-        return False
-    return _verified(gold.expression(wanted.text), gold.expression(given.text))
-
-
-def _same_scalar(gold: Reference, wanted: str, given: str, known: frozenset[str]) -> bool:
-    wanted = _without_option(wanted)
-    given = _without_option(given)
-    if latex.same_text(wanted, given):
-        return True
-    for same in (latex.same_digits, latex.same_time, latex.same_ratio):
-        if (alike := same(wanted, given)) is not None:
-            return alike
-    names = [_NAMED.match(text) for text in (wanted, given)]
-    left = [
-        text[name.end() :] if name else text
-        for name, text in zip(names, (wanted, given), strict=True)
-    ]
-    if names[0] and names[1] and names[0][1] != names[1][1]:
-        if any(read_quantity(text) for text in left):  # x = 2 for y = 2
-            return False
-    elif not any("=" in text for text in left):
-        wanted, given = left
-    numbers = read_quantity(wanted), read_quantity(given, known)
-    if numbers[0] is not None and numbers[1] is not None:
-        return _same_quantity(numbers[0], numbers[1])
-    (wanted, unit), (given, other) = _split_unit(wanted, gold.words), _split_unit(given, known)
-    if not unit.agrees(other) or _other_case(wanted, given):
-        return False
-    if re.fullmatch(r"[A-Z]{2,}", re.sub(r"\W", "", wanted)):  # names of points, in their order
-        return False
-    if "=" not in wanted and "=" in given:
-        parts = given.split("=")  # each step of a chain has its value
-        return all(_same_scalar(gold, wanted, part, known) for part in parts)
-    first, second = gold.expression(wanted), gold.expression(given)
-    alike = _same_number(first[0], second[0], read_quantity(wanted), read_quantity(given))
-    return _verified(first, second) if alike is None else alike
 
 
 def _without_option(text: str) -> str:
