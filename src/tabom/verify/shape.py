@@ -45,12 +45,12 @@ def read_shape(text: str) -> Shape:
     union = _split(text, re.compile(r"\\cup\b"))
     if len(union) > 1:
         return Shape("union", text, parts=tuple(map(read_shape, union)))
-    if text.startswith(r"\{") and _closes(text, 1) == len(text) - 1 and text.endswith(r"\}"):
+    if text.startswith(r"\{") and text.endswith(r"\}") and _wraps(text[1:]):
         inside = text[2:-2]
         if not re.search(r"\\mid|\||:", inside):
             return Shape("set", text, parts=_expanded(_split(inside, re.compile(",|;"))))
         return Shape("scalar", text)
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes(text, 0) == len(text) - 1:
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _wraps(text):
         items = tuple(map(read_shape, _split(text[1:-1], re.compile(","))))
         if len(items) > 1:
             return Shape("tuple", text, text[0] + text[-1], items)
@@ -105,14 +105,6 @@ def _depths(text: str) -> list[int]:
     return depths
 
 
-def _closes(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` is closed; brackets of an interval may differ."""
-    depth = 0
-    for i in range(start, len(text)):
-        if text[i] in "([{":
-            depth += 1
-        elif text[i] in ")]}":
-            depth -= 1
-            if depth == 0:
-                return i
-    return -1
+def _wraps(text: str) -> bool:
+    """Whether the first bracket is closed by the last; those of an interval may differ."""
+    return all(depth > 0 for depth in _depths(text)[1:-1])
