@@ -5,6 +5,8 @@ are common. What belongs to a question (an input, a context, choices, a system m
 turns) is part of the prompt. Options of the prompt source come before all of it.
 """
 
+import json
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +27,12 @@ REFERENCE_COLUMNS = (
 GROUND_TRUTH_COLUMNS = ("ground_truth", "completion", "response", "chosen")
 
 # Prompt column -> columns that belong to it; each that is filled follows after a blank line.
-_QUESTION = ("context", "passage", "choices", "options")
-_BESIDE = {"instruction": ("input", "context"), "question": _QUESTION, "query": _QUESTION}
-_SYSTEM = ("system", "system_prompt")
+_QUESTION = (*("input", "context", "passage", "article", "document"), "choices", "options")
+_BESIDE = dict.fromkeys(("instruction", "question", "query", "problem"), _QUESTION)
+_IN_FRONT = "instruction"  # of a question, where both are there
+# Choices that have a column each: A, option_b, choice1, opc.
+_CHOICE_COLUMN = re.compile(r"(?:[Oo]ption|[Cc]hoice|op)[_ ]?([A-Ha-h1-8])|([A-H])")
+_SYSTEM = ("system", "system_prompt", "system_message")
 _HISTORY = "history"
 
 # Names of the two speakers outside the chat format.
@@ -112,7 +117,8 @@ class RowReader:
             if isinstance(value, bool) or value != value:
                 raise DataError(f"{at}: {column} is {value!r}, expected the prompt's text")
             parts = [str(value)] if str(value).strip() else []
-            parts += [] if is_whole else self._beside(row, column, at)
+            if not is_whole:
+                parts = [*self._in_front(row, column), *parts, *self._beside(row, column, at)]
             if not parts:
                 raise DataError(f"{at}: the prompt is empty")
             messages = [{"role": "user", "content": "\n\n".join(parts)}]
@@ -141,15 +147,23 @@ class RowReader:
         """The column that the flag names, else the first candidate that is filled, else None."""
         if name is not None and name not in row:
             raise DataError(f"{at}: no column {name!r} (--{flag}); {_columns(row)}")
-        found = name or next((c for c in candidates if _is_filled(row.get(c))), None)
+        found = name or next((c for c in candidates if is_filled(row.get(c))), None)
         if found is not None:
             self.used.add(found)
         return found
 
+    def _in_front(self, row: Mapping[str, Any], column: str) -> list[str]:
+        """An instruction that says what to do with the question."""
+        text = row.get(_IN_FRONT)
+        if column == _IN_FRONT or column not in _BESIDE or not isinstance(text, str) or not text:
+            return []
+        self.used.add(_IN_FRONT)
+        return [text]
+
     def _beside(self, row: Mapping[str, Any], column: str, at: str) -> list[str]:
         parts = []
         for name in _BESIDE.get(column, ()):
-            if not _is_filled(row.get(name)):
+            if not is_filled(row.get(name)):
                 continue
             text = row[name]
             if name in ("choices", "options"):
@@ -164,18 +178,22 @@ class RowReader:
                 )
             self.used.add(name)
             parts.append(text)
+        spread = _choice_columns(row) if column in _BESIDE and not _choices_of_one(row) else {}
+        self.used.update(spread)
+        if spread:
+            parts.append("\n".join(f"{label}. {row[name]}" for name, label in spread.items()))
         return parts
 
     def _before(self, row: Mapping[str, Any], messages: Messages, at: str) -> Messages:
         """The system message and the earlier turns that have columns of their own."""
         before: Messages = []
-        name = next((n for n in _SYSTEM if _is_filled(row.get(n))), None)
+        name = next((n for n in _SYSTEM if is_filled(row.get(n))), None)
         if name is not None and messages[0]["role"] != "system":
             if not isinstance(row[name], str):
                 raise DataError(f"{at}: {name} is {str(row[name])[:40]!r}, expected text")
             before.append({"role": "system", "content": row[name]})
             self.used.add(name)
-        if _is_filled(row.get(_HISTORY)):
+        if is_filled(row.get(_HISTORY)):
             before += chat_messages(row[_HISTORY], f"{at}: {_HISTORY}")
             self.used.add(_HISTORY)
         return before
@@ -186,7 +204,8 @@ def _layout_of(row: Mapping[str, Any]) -> Layout:
     return next((layout for layout in LAYOUTS if layout.has <= set(row)), _ANY)
 
 
-def _is_filled(value: Any) -> bool:
+def is_filled(value: Any) -> bool:
+    """Whether a cell says anything: not nothing, NaN, or an empty text, list or mapping."""
     return value is not None and value == value and value not in ("", [], {})
 
 
@@ -195,8 +214,25 @@ def _columns(row: Mapping[str, Any]) -> str:
 
 
 def _choices_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """label -> choice, of one column of choices or of a column for each."""
+    spread = _choice_columns(row)
+    return _choices_of_one(row) or {label: str(row[name]) for name, label in spread.items()}
+
+
+def _choice_columns(row: Mapping[str, Any]) -> dict[str, str]:
+    """column -> label of choices that have a column each; of one kind of name, two or more."""
+    kinds: dict[str, dict[str, str]] = {}
+    for name in row:
+        match = _CHOICE_COLUMN.fullmatch(name)
+        if match is not None and is_filled(row[name]):
+            label = (match[1] or match[2]).upper()
+            kinds.setdefault(name[:-1], {})[name] = label
+    return next((dict(sorted(found.items())) for found in kinds.values() if len(found) > 1), {})
+
+
+def _choices_of_one(row: Mapping[str, Any]) -> dict[str, str]:
     """label -> choice, of a list of texts, {"text": [...], "label": [...]} or {"A": ...}."""
-    value = next((row[n] for n in ("choices", "options") if _is_filled(row.get(n))), None)
+    value = next((row[n] for n in ("choices", "options") if is_filled(row.get(n))), None)
     labels: Any = string.ascii_uppercase
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         labels, value = value.get("label", labels), value["text"]
@@ -219,6 +255,10 @@ def answer_text(value: Any, *, choices: Mapping[str, str] | None = None) -> str:
     # Data sets number the right choice from 0; only its label stands in the prompt.
     if choices and type(value) is int and 0 <= value < len(choices):
         return list(choices)[value]
+    if isinstance(value, Mapping):
+        # One message, the answers of a reading test, or something that only a verifier knows.
+        known = next((value[n] for n in ("content", "text", "value") if n in value), None)
+        return json.dumps(value, default=str) if known is None else answer_text(known)
     if isinstance(value, list | tuple):
         if value and all(isinstance(item, Mapping) for item in value):
             said = chat_messages(value, "answer")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from tabom.collect.columns import Messages, RowReader
+from tabom.collect.columns import Messages, RowReader, is_filled
 from tabom.core import keys
 from tabom.core.configs import Bound, Count, check, expand_home
 from tabom.core.errors import ConfigError, DataError
@@ -134,7 +134,7 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
         row, at = rows[int(i)], f"{where}, row {i}"
         if not isinstance(row, Mapping):
             raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
-        columns |= dict.fromkeys(row)
+        columns |= dict.fromkeys(name for name in row if is_filled(row[name]))
         prompts += _prompts(source, reader, row, at)
     seen: set[str] = set()
     for prompt in prompts:
@@ -236,7 +236,10 @@ def _prompts(
     # Where the conversation is cut: what the assistant says there is the answer to the rest.
     ends = [len(messages) - (messages[-1]["role"] == "assistant")]
     if source.every_turn:
-        ends = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i > 0] or ends
+        inner = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i > 0]
+        # The last turn may be answered in a column of its own, and is that of these answers.
+        is_answered = bool(reference or ground_truth) and ends[0] == len(messages)
+        ends = inner + ends if is_answered else inner or ends
     prompts = []
     for turn, end in enumerate(ends):
         answer = messages[end]["content"] if end < len(messages) else ""

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +46,7 @@ class Row:
     """One row and where it stands: "file, line 7" (from 1) or "file, row 6" (from 0)."""
 
     place: str
-    content: Any  # bytes of JSON that are still to be parsed, or a value
+    content: Any  # bytes of JSON that are still to be parsed, a value, or what is wrong with it
 
     def cells(self) -> dict[str, Any]:
         """The row as a mapping. NaN is no value, as everywhere here: it becomes None.
@@ -53,6 +54,8 @@ class Row:
         Raises: MalformedRowError if the row is not UTF-8, not JSON, no mapping or nested too deep.
         """
         value = self.content
+        if isinstance(value, MalformedRowError):
+            raise value
         try:
             if isinstance(value, bytes):
                 value = json.loads(value.decode(), parse_constant=_constant)
@@ -125,9 +128,17 @@ def _array(file: IO[bytes], path: Path) -> Iterator[Row]:
 def _csv(file: IO[bytes], path: Path) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default is 128 KiB for a cell
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        for number, cells in enumerate(csv.DictReader(text)):
-            # More cells than the head has stand under None, and make the row malformed.
-            yield Row(f"{path}, row {number}", [*cells.values()] if None in cells else cells)
+        lines = csv.reader(text, strict=True)  # else an open quote swallows the rest of the file
+        head = [name.strip() for name in next(lines, [])]
+        if len(set(head)) < len(head):
+            raise ValueError(f"a column stands twice in its head: {', '.join(head)}")
+        for number, cells in enumerate(filter(None, lines)):
+            place = f"{path}, row {number}"
+            if len(cells) > len(head):
+                why = f"{len(cells)} cells under a head of {len(head)} columns"
+                yield Row(place, MalformedRowError(place, "", why))
+            else:
+                yield Row(place, dict(zip_longest(head, cells)))  # a short row lacks its last
 
 
 def _text(file: IO[bytes], path: Path) -> Iterator[Row]:

@@ -45,6 +45,20 @@ def read_all(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> list[Prom
         ({"question": "Why?", "answerKey": "2",
           "choices": {"text": ["no", "yes"], "label": ["1", "2"]}}, "Why?\n\n1. no\n2. yes"),
         ({"question": "True?", "passage": "It rains.", "answer": True}, "True?\n\nIt rains."),
+        ({"problem": "Solve it.", "context": "x is 3.", "answer": 3}, "Solve it.\n\nx is 3."),
+        ({"question": "Whose?", "article": "Ada's.", "options": ["a", "b"], "answer": "A"},
+         "Whose?\n\nAda's.\n\nA. a\nB. b"),
+        ({"instruction": "Be exact.", "question": "How many?", "answer": "3"},
+         "Be exact.\n\nHow many?"),
+        ({"question": "Which?", "A": "x", "B": "y", "C": "z", "answer": "C"},
+         "Which?\n\nA. x\nB. y\nC. z"),
+        ({"question": "Which?", "option_b": "y", "option_a": "x", "answer": "b"},
+         "Which?\n\nA. x\nB. y"),
+        ({"question": "Which?", "opa": "x", "opb": "y", "cop": 1}, "Which?\n\nA. x\nB. y"),
+        ({"question": "Which?", "choice1": "x", "choice2": "y", "answer": "1"},
+         "Which?\n\n1. x\n2. y"),
+        # One letter is no choice, and small ones are variables.
+        ({"question": "a + b?", "a": 3, "b": 4, "A": "x", "answer": 7}, "a + b?"),
         # A `prompt` is a whole one.
         ({"prompt": "p", "context": "c", "answer": "a"}, "p"),
     ],
@@ -63,6 +77,9 @@ def test_known_layouts_are_composed(tmp_path: Path, row: dict[str, Any], prompt:
         ({"question": "q", "choices": {"text": ["n", "y"], "label": ["1", "2"]}, "answerKey": "2"},
          "2"),
         ({"question": "q", "answer": 1}, "1"),
+        ({"question": "q", "A": "x", "B": "y", "answer": 1}, "B"),
+        ({"prompt": "q", "response": {"role": "assistant", "content": "r"}}, "r"),
+        ({"prompt": "q", "answer": {"x": 3}}, '{"x": 3}'),
         ({"prompt": "q", "completion": "c"}, "c"),
         ({"prompt": "q", "response": "r"}, "r"),
         ({"prompt": "q", "chosen": "good", "rejected": "bad"}, "good"),
@@ -137,7 +154,7 @@ def test_columns_that_are_in_no_prompt_and_no_answer_are_named_once(
 ) -> None:
     rows = [
         {"id": 1, "instruction": "i", "input": "x", "output": "o", "level": 3},
-        {"id": 2, "instruction": "i", "output": "o", "hint": "h"},
+        {"id": 2, "instruction": "i", "output": "o", "hint": "h", "context": "", "notes": None},
     ]
     for _ in range(2):
         with caplog.at_level(logging.WARNING):
@@ -174,6 +191,14 @@ def test_every_turn_is_a_prompt_if_asked_for(tmp_path: Path) -> None:
     assert [p.reference for p in (first, last)] == ["good day", "5"]  # of the conversation's end
     (only,) = read_all(tmp_path, {"prompt": "p", "answer": "x"}, every_turn=True)
     assert (only.id, only.prompt, only.ground_truth) == ("row-0", "p", "x")
+    # The last turn may be answered in a column: no answer goes to another turn's question.
+    pairs = {"query": "now", "response": "r", "history": [["one", "two"]]}
+    for row in (pairs, {"messages": CHAT[:3], "answer": "r"}):
+        found = read_all(tmp_path, row, every_turn=True)
+        assert [p.question for p in found] == (
+            ["one", "now"] if row is pairs else ["hello", "how are you"]
+        )
+        assert [p.ground_truth for p in found] == ["two" if row is pairs else "good day", "r"]
     (opened,) = read_all(tmp_path, {"messages": [CHAT[1], CHAT[2]]}, every_turn=True)
     assert (opened.question, opened.ground_truth) == ("how are you", "")
 

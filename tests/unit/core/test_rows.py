@@ -56,6 +56,28 @@ def test_cells_of_csv_are_text(tmp_path: Path) -> None:
         long.cells()
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('prompt,answer\n"open,1\ntwo,2\n', "unexpected end of data"),
+        ("prompt,prompt\none,two\n", "stands twice"),
+        ("prompt, prompt\none,two\n", "stands twice"),
+        ('a,b\n"x"y,2\n', "expected after"),
+    ],
+)
+def test_csv_loses_nothing_in_silence(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"f\.csv: .*{why}"):
+        list(read_rows(path))
+    path.write_text("prompt , answer\n one, 1\n\n")
+    assert [r.cells() for r in read_rows(path)] == [{"prompt": " one", "answer": " 1"}]
+    path.write_text("prompt;answer\none;1,5\n")
+    (row,) = read_rows(path)
+    with pytest.raises(MalformedRowError, match="2 cells under a head of 1"):
+        row.cells()
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_columnar_files(tmp_path: Path, kind: str) -> None:
     table, path = pa.Table.from_pylist(ROWS), tmp_path / f"f.{kind}"
