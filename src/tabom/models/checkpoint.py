@@ -77,13 +77,9 @@ class Checkpoint:
         chosen = ("attn_implementation", "_attn_implementation")
         published = {name: value for name, value in self.config.items() if name not in chosen}
         path = self.folder / "config.json"
-        if published.get("quantization_config") is not None:
-            raise ModelError(
-                f"{path} has a quantization_config: quantised weights are not loaded; take the "
-                "checkpoint as it was published, in bfloat16 or float32"
-            )
         try:
-            require_values(published, {"is_causal": False})  # true: of an autoregressive model
+            # An autoregressive model is causal; quantised weights are tensors of other shapes.
+            require_values(published, {"is_causal": False, "quantization_config": None})
             config = self.family.to_network_config(published)
         except TabomError as error:
             raise ModelError(f"{self.folder}: {error}") from error

@@ -14,15 +14,11 @@ from tabom.core.errors import ModelError
 from tabom.models.folders import ConfigDict
 
 Alignment = Literal["identity", "shift_right"]
-# How the configs of transformers' Llama-like networks call the sizes of a random checkpoint.
+# How the configs of transformers' Llama-like networks call some sizes of a random checkpoint.
 USUAL_SIZES = {
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
     "num_kv_heads": "num_key_value_heads",
-    "vocab_size": "vocab_size",
-    "initializer_range": "initializer_range",
 }
 ADAPTER_PREFIX = "base_model.model."  # PEFT puts it before every name
 
@@ -63,6 +59,7 @@ class Family:
     template: Mapping[str, Any] = field(default_factory=dict)
     """The rest of a published config.json, for random checkpoints."""
     size_names: Mapping[str, str] = field(default_factory=lambda: dict(USUAL_SIZES))
+    """The names of sizes that config.json calls otherwise than we do."""
     published_vocab_size: int | None = None
     """Rows of the published embedding, where tokenizers are smaller than it."""
     tensor_names: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +93,9 @@ class Family:
         """
         require_values(published, self.required)
         plain_rope_theta(published)
-        require_full_attention(published)
+        # A sliding window would hide a part of the canvas.
+        for kind in published.get("layer_types") or ():
+            require_values({"layer_types": kind}, {"layer_types": "full_attention"})
         # Left in, auto_map would be saved, and a later load that trusts remote code run the repo's.
         fields = {k: v for k, v in published.items() if k not in ("auto_map", "model_type")}
         identity = {k: published[k] for k in IDENTITY if k in published}
@@ -116,10 +115,10 @@ class Family:
     def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
         """config.json of a random checkpoint.
 
-        sizes: by the names of `size_names`. special_ids: mask, EOS and pad, as config.json calls
-            them.
+        sizes: by our names, as `write_random_checkpoint` takes them. special_ids: mask, EOS and
+            pad, as config.json calls them.
         """
-        named = {self.size_names[name]: size for name, size in sizes.items()}
+        named = {self.size_names.get(name, name): size for name, size in sizes.items()}
         return {**self.template, **named, **special_ids}
 
     def load_tokenizer(self, folder: Path) -> Any:
@@ -199,13 +198,3 @@ def require_values(
                 f"config.json has {name} = {found!r}, and only {value!r} is implemented; this "
                 "checkpoint is not one of the published layout"
             )
-
-
-def require_full_attention(published: ConfigDict) -> None:
-    """Raise `ModelError` if the config lets layers see a sliding window alone."""
-    kinds = set(published.get("layer_types") or ())
-    if kinds - {"full_attention"}:
-        raise ModelError(
-            f"config.json has layer_types {sorted(kinds)}, and only full_attention is implemented; "
-            "this checkpoint is not one of the published layout"
-        )

@@ -65,36 +65,10 @@ class LladaAttention(llama.LlamaAttention):  # type: ignore[misc]
     """Llama's attention with queries and keys rotated in float32, then cast back."""
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query, key, value = (
-            projection(hidden_states).view(shape).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        rotated_query, rotated_key = llama.apply_rotary_pos_emb(query, key, *position_embeddings)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, llama.eager_attention_forward
-        )
-        rotated_key = rotated_key.to(key.dtype)
-        if past_key_values is not None:
-            rotated_key, value = past_key_values.update(rotated_key, value, self.layer_idx)
-        output, weights = attend(
-            self,
-            rotated_query.to(query.dtype),
-            rotated_key,
-            value,
-            attention_mask,
-            dropout=0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.flatten(-2).contiguous()), weights
+        self, hidden_states: Tensor, asked_BW: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        # The backbone hands the columns asked to every layer; this is a whole one.
+        return _attend(self, hidden_states, None, **kwargs), None
 
 
 # ---- the networks ----
@@ -144,31 +118,37 @@ class MaskedLlada(MaskedLlama):
 def _attend(
     attention: Any,
     normed_BSD: Tensor,
-    asked_BW: Tensor,
+    asked_BW: Tensor | None,
     *,
     position_embeddings: tuple[Tensor, Tensor],
     attention_mask: Tensor | None,
-    past_key_values: None = None,
+    past_key_values: Any = None,
     **kwargs: Any,
 ) -> Tensor:
-    """Self-attention of the columns asked over all columns, `[B, W, D]`."""
+    """Self-attention of the columns asked (None: of all) over all columns, `[B, W, D]`."""
     heads = (-1, attention.head_dim)
-    query_BWHd = attention.q_proj(take_columns(normed_BSD, asked_BW)).unflatten(-1, heads)
+    asked_BWD, asked_embeddings = normed_BSD, position_embeddings
+    if asked_BW is not None:
+        cos_BSd, sin_BSd = position_embeddings
+        asked_BWD = take_columns(normed_BSD, asked_BW)
+        asked_embeddings = take_columns(cos_BSd, asked_BW), take_columns(sin_BSd, asked_BW)
+        if attention_mask is not None and attention_mask.shape[2] > 1:  # [B or 1, 1, S, S]
+            attention_mask = take_columns(attention_mask[:, 0], asked_BW)[:, None]
+    query_BWHd = attention.q_proj(asked_BWD).unflatten(-1, heads)
     key_BSHd = attention.k_proj(normed_BSD).unflatten(-1, heads)
     value_BHSd = attention.v_proj(normed_BSD).unflatten(-1, heads).transpose(1, 2)
     if isinstance(attention, qwen3.Qwen3Attention):
         query_BWHd, key_BSHd = attention.q_norm(query_BWHd), attention.k_norm(key_BSHd)
-    cos_BSd, sin_BSd = position_embeddings
-    cos_BWd, sin_BWd = (take_columns(part, asked_BW) for part in position_embeddings)
-    if attention_mask is not None and attention_mask.shape[2] > 1:  # [B or 1, 1, S, S]
-        attention_mask = take_columns(attention_mask[:, 0], asked_BW)[:, None]
+    key_BHSd = _rotate(key_BSHd, *position_embeddings).transpose(1, 2)
+    if past_key_values is not None:
+        key_BHSd, value_BHSd = past_key_values.update(key_BHSd, value_BHSd, attention.layer_idx)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(
         attention.config._attn_implementation, llama.eager_attention_forward
     )
     output_BWHd, _ = attend(
         attention,
-        _rotate(query_BWHd, cos_BWd, sin_BWd).transpose(1, 2),
-        _rotate(key_BSHd, cos_BSd, sin_BSd).transpose(1, 2),
+        _rotate(query_BWHd, *asked_embeddings).transpose(1, 2),
+        key_BHSd,
         value_BHSd,
         attention_mask,
         dropout=attention.attention_dropout if attention.training else 0.0,

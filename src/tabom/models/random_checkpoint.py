@@ -10,7 +10,6 @@ from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.checkpoint import Checkpoint
 from tabom.models.families import get_family
-from tabom.models.family import USUAL_SIZES
 from tabom.models.loading import write_checkpoint
 
 # Of a folder with a tokenizer, what else may lie there.
@@ -51,9 +50,11 @@ def write_random_checkpoint(
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise ModelError(f"{folder} already holds a model; choose another folder or remove it")
-    unknown = sorted(sizes.keys() - USUAL_SIZES.keys())
+    unknown = sorted(sizes.keys() - {*SIZES, "vocab_size"})
     if unknown:
-        raise ModelError(f"{', '.join(unknown)} is no size; there are {', '.join(USUAL_SIZES)}")
+        raise ModelError(
+            f"{', '.join(unknown)} is no size; there are vocab_size, {', '.join(SIZES)}"
+        )
     row, sizes = get_family(family), {**SIZES, **sizes}
     if sizes["hidden_size"] % sizes["num_heads"] or sizes["num_heads"] % sizes["num_kv_heads"]:
         raise ModelError(

@@ -334,7 +334,7 @@ def test_quantised_weights_and_missing_attention_are_named(checkpoint: Checkpoin
     config = json.loads(path.read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     path.write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"config\.json has a quantization_config"):
+    with pytest.raises(ModelError, match=r"config\.json has quantization_config"):
         load_model(folder, require_tokenizer=False)
 
 

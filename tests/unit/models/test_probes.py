@@ -86,7 +86,7 @@ def test_load_model_runs_the_probes(
     "damage, words",
     [
         (lambda f: f.fill_(1.5e26), "starts at 1.5e"),
-        (lambda f: f[1:].fill_(torch.nan), "not finite"),
+        (lambda f: f[1:].fill_(torch.nan), "does not fall"),
         (lambda f: f[1:].copy_(f[1:].flip(0).clone()), "does not fall"),
         (lambda f: f[-1].fill_(-1e-3), "does not fall"),
     ],

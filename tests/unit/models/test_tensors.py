@@ -162,7 +162,7 @@ def test_toy_weights_under_another_architecture(checkpoint: Checkpoint) -> None:
 def test_sliding_windows_are_refused(family: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(family)
     edit(folder, layer_types=["full_attention", "sliding_attention"], sliding_window=2)
-    refused(folder, "only full_attention is implemented")
+    refused(folder, "layer_types = 'sliding_attention', and only 'full_attention'")
     edit(folder, layer_types=["full_attention", "full_attention"], sliding_window=None)
     load_model(folder, require_tokenizer=False)
 

@@ -84,8 +84,9 @@ def asked_widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     widths: list[int] = []
     attend = networks._attend
 
-    def spy(attention: Any, normed_BSD: Tensor, asked_BW: Tensor, **kwargs: Any) -> Tensor:
-        widths.append(asked_BW.shape[1])
+    def spy(attention: Any, normed_BSD: Tensor, asked_BW: Tensor | None, **kwargs: Any) -> Tensor:
+        if asked_BW is not None:
+            widths.append(asked_BW.shape[1])
         return attend(attention, normed_BSD, asked_BW, **kwargs)
 
     monkeypatch.setattr(networks, "_attend", spy)

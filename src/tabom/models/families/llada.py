@@ -107,7 +107,6 @@ FAMILY = Llada(
         "num_layers": "n_layers",
         "num_heads": "n_heads",
         "num_kv_heads": "n_kv_heads",
-        "vocab_size": "vocab_size",
         "initializer_range": "init_std",
     },
     published_vocab_size=126464,
