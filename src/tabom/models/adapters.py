@@ -18,7 +18,7 @@ from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
 from tabom.models.folders import read_json
-from tabom.models.tensors import difference
+from tabom.models.tensors import difference, headers, shapes
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
@@ -132,19 +132,19 @@ def load_adapter(
     config = _read_config(folder)
     if not isinstance(config.target_modules, str):
         config.target_modules = {_our_target(family, name) for name in config.target_modules}
-    state = _read_state(family, folder)
+    stored = {family.rename(n): tensor for n, tensor in headers(folder / WEIGHTS_FILE).items()}
     config.base_model_name_or_path = model.name_or_path
     config.inference_mode = not trainable
     wrapped = _wrap(model, config, where=f"adapter {folder}")
     slots = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    problem = difference(_shapes(state), _shapes(slots))
+    problem = difference(shapes(stored), shapes(slots))
     if problem:
         wrapped.unload()
         raise ModelError(
             f"adapter {folder} does not fit {model.name_or_path} ({problem}); it belongs to a "
             "model of another architecture or size"
         )
-    set_peft_model_state_dict(wrapped, state)
+    set_peft_model_state_dict(wrapped, {name: tensor.read() for name, tensor in stored.items()})
     model.lm = wrapped
 
 
@@ -198,25 +198,26 @@ _WHY_NOT_HEAD = (
 
 
 def _check_targets(model: MaskedDiffusionModel, targets: tuple[str, ...]) -> None:
-    linear = [name for name, mod in model.base_lm.named_modules() if isinstance(mod, nn.Linear)]
+    modules = model.base_lm.named_modules()
+    linear = [f".{name}" for name, module in modules if isinstance(module, nn.Linear)]
+    known = sorted({name.rpartition(".")[2] for name in linear} - set(FORBIDDEN))
     for target in targets:
-        if target.rpartition(".")[2] in FORBIDDEN:
-            raise ModelError(f"LoRA target {target!r}: {_WHY_NOT_HEAD}")
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            known = sorted({name.rpartition(".")[2] for name in linear} - set(FORBIDDEN))
+        is_there = any(name.endswith(f".{target}") for name in linear)
+        if not is_there or target.rpartition(".")[2] in FORBIDDEN:
             raise ModelError(
-                f"LoRA target {target!r} matches no linear module of {model.name_or_path}; "
-                f"take some of {', '.join(known)}"
+                f"LoRA target {target!r} matches no linear module of {model.name_or_path} that may "
+                f"have an adapter; take some of {', '.join(known)} ({_WHY_NOT_HEAD})"
             )
 
 
 def _read_config(folder: Path) -> Any:
     from peft import LoraConfig
 
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise ModelError(f"adapter folder {folder} has no {name}; pass a PEFT adapter folder")
     fields = read_json(folder / CONFIG_FILE)
+    if not fields:
+        raise ModelError(
+            f"adapter folder {folder} has no {CONFIG_FILE}; pass a PEFT adapter folder"
+        )
     if fields.get("peft_type") != "LORA":
         raise ModelError(f"adapter {folder} is a {fields.get('peft_type')!r}; only LORA is known")
     if fields.get("modules_to_save"):
@@ -231,26 +232,15 @@ def _read_config(folder: Path) -> Any:
     return replace(config, task_type=None)  # a task type would only add generation hooks
 
 
-def _read_state(family: Family, folder: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(str(folder / WEIGHTS_FILE))
-    except SafetensorError as error:
-        raise ModelError(
-            f"{folder / WEIGHTS_FILE} cannot be read ({error}); it may be cut short: copy it again"
-        ) from error
-    return {family.rename(key): tensor for key, tensor in state.items()}
-
-
 def _our_target(family: Family, target: str) -> str:
     """A target module of the published code ("attn_out", "blocks.3.ff_out") by our name."""
-    for published, ours in _layer_names(family).items():
-        if target == published or target.endswith(f".{published}"):
-            layer = re.search(r"\.(\d+)\.", f".{target.removesuffix(published)}")
+    for published, ours in family.tensor_names.items():
+        inside = published.partition(".N.")[2]
+        if inside and f".{target}".endswith(f".{inside}"):
+            layer = re.search(r"\.(\d+)\.", f".{target.removesuffix(inside)}")
             # Alone, the name of a module is enough for PEFT; with its layer, so is ours.
-            return f"layers.{layer[1]}.{ours}" if layer else ours.rpartition(".")[2]
+            name = ours.partition(".N.")[2]
+            return f"layers.{layer[1]}.{name}" if layer else name.rpartition(".")[2]
     return target
 
 
@@ -266,19 +256,6 @@ def _published_targets(family: Family, state: dict[str, Tensor]) -> list[str]:
     return sorted(
         {".".join(p.split(".")[-3:]) if name in outside else name for p, name in names.items()}
     )
-
-
-def _layer_names(family: Family) -> dict[str, str]:
-    """Modules inside a layer, published -> ours, where they differ."""
-    return {
-        published.partition(".N.")[2]: ours.partition(".N.")[2]
-        for published, ours in family.tensor_names.items()
-        if ".N." in published
-    }
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _as_json(value: Any) -> Any:

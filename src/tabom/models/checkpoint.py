@@ -10,7 +10,7 @@ from typing import Any
 from tabom.core.errors import ModelError, TabomError
 from tabom.models.families import detect_family
 from tabom.models.family import Family, require_values
-from tabom.models.folders import ConfigDict, read_config, resolve_folder
+from tabom.models.folders import ConfigDict, one_line, read_config, resolve_folder
 from tabom.models.ids import TokenIds, has_tokenizer, read_tokenizer_facts, resolve_ids
 
 
@@ -56,7 +56,7 @@ class Checkpoint:
             tokenizer = self.family.load_tokenizer(self.folder)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
-                f"{self.folder}: the tokenizer does not load: {_line(error)}"
+                f"{self.folder}: the tokenizer does not load: {one_line(error)}"
             ) from error
         if getattr(tokenizer, "split_special_tokens", False):
             raise ModelError(
@@ -85,7 +85,7 @@ class Checkpoint:
             raise ModelError(f"{self.folder}: {error}") from error
         except Exception as error:  # transformers checks the fields with errors of many kinds
             raise ModelError(
-                f"{path} does not describe a model of family {self.family.name}: {_line(error)}"
+                f"{path} does not describe a model of family {self.family.name}: {one_line(error)}"
             ) from error
         pad, vocab_size = config.pad_token_id, config.vocab_size
         if pad is not None and not 0 <= pad < vocab_size:  # torch would refuse it in other words
@@ -102,7 +102,3 @@ def load_ids(model_name_or_path: str | Path, *, mask_token_id: int | None = None
     Raises: `ModelError` as `resolve_ids`, or if there is no such checkpoint.
     """
     return Checkpoint.find(model_name_or_path, weights=False).ids(mask_token_id=mask_token_id)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

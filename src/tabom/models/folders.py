@@ -36,11 +36,15 @@ def resolve_folder(name: str, *, weights: bool = True) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # many kinds: no network, offline mode, no such repo, gated
-        reason = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"{name!r} is no local folder, and the hub did not give it ({reason}); check the "
-            "name and the network, or download it elsewhere and pass the folder"
+            f"{name!r} is no local folder, and the hub did not give it ({one_line(error)}); check "
+            "the name and the network, or download it elsewhere and pass the folder"
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, without its line breaks and cut short."""
+    return " ".join(str(error).split())[:400]
 
 
 def read_config(folder: Path) -> ConfigDict:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tabom.core.errors import ModelError
 from tabom.models.family import Family
-from tabom.models.folders import ConfigDict, read_json
+from tabom.models.folders import ConfigDict, one_line, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], dict[int, str]]:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exceptions
-            reason = " ".join(str(error).split())[:400]
-            raise ModelError(f"{folder}: the tokenizer does not load: {reason}") from error
+            raise ModelError(f"{folder}: the tokenizer does not load: {one_line(error)}") from error
         added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()}
         return tokenizer.get_vocab(with_added_tokens=True), added
     added = {int(i): text for text, i in read_json(folder / "added_tokens.json").items()}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from tabom.core.errors import ModelError
 from tabom.core.manifest import check_folder
 from tabom.models.adapters import load_adapter
 from tabom.models.checkpoint import Checkpoint
+from tabom.models.config import Dtype
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
+from tabom.models.folders import one_line
 from tabom.models.probes import require_probes
 from tabom.models.tensors import check_tensors, stored_tensors
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def load_model(
@@ -118,7 +118,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
-            f"device {str(device)!r} is not there ({_line(error)}); take cpu or cuda"
+            f"device {str(device)!r} is not there ({one_line(error)}); take cpu or cuda"
         ) from error
     return place
 
@@ -127,8 +127,8 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a flag; "auto" is bfloat16 on CUDA and float32 elsewhere."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+    if dtype not in get_args(Dtype):
+        raise ModelError(f"dtype {dtype!r} is not one of {', '.join(get_args(Dtype))}")
     chosen: torch.dtype = getattr(torch, dtype)
     return chosen
 
@@ -157,12 +157,12 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
             )
     except ImportError as error:  # of a package that the attention needs
         raise ModelError(
-            f"attn_implementation {attn_implementation!r} cannot be used here: {_line(error)}; "
+            f"attn_implementation {attn_implementation!r} cannot be used here: {one_line(error)}; "
             "install what it needs, or take sdpa"
         ) from error
     except Exception as error:  # many kinds: safetensors has its own, torch asserts
         raise ModelError(
-            f"{folder}: the weights do not load: {_line(error)}; a file may be cut short, or "
+            f"{folder}: the weights do not load: {one_line(error)}; a file may be cut short, or "
             "config.json of another checkpoint"
         ) from error
     problem = check_tensors(lm, stored, family=family)
@@ -189,7 +189,3 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]

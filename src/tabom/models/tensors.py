@@ -6,7 +6,6 @@ a head beside a tied embedding untie the two.
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -62,7 +61,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
             )
     found: dict[str, Stored] = {}
     for name in sorted(set(map(str, promised.values()))) or [WEIGHTS]:
-        found |= _headers(folder / name)
+        found |= headers(folder / name)
     places = {name: tensor.path.name for name, tensor in found.items()}
     broken = sorted(name for name, file in promised.items() if places.get(name) != file)
     if broken:
@@ -74,7 +73,8 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     return found
 
 
-def _headers(path: Path) -> dict[str, Stored]:
+def headers(path: Path) -> dict[str, Stored]:
+    """The tensors of one safetensors file. Raises: `ModelError` if it cannot be read."""
     from safetensors import safe_open
 
     try:
@@ -108,6 +108,11 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return reduce(torch.promote_types, (DTYPES[kind] for kind in kinds))
 
 
+def shapes(tensors: Mapping[str, Stored] | Mapping[str, Tensor]) -> dict[str, Shape]:
+    """The shapes of tensors, on disk or not, by their names."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def difference(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> str:
     """What of some tensors is missing, too much or of another shape; "" if nothing is.
 
@@ -135,28 +140,23 @@ def check_tensors(lm: Any, stored: Mapping[str, Stored], *, family: Family) -> s
     Raises: `ModelError` for a rotary table that is not the one in use, and for a head that differs
         from the embedding it is tied to.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in lm.state_dict().items()}
+    wanted = shapes(lm.state_dict())
     ours: dict[str, Stored] = {}
-    counts = Counter(family.rename(name) for name in stored)
+    twice = []
     for name, tensor in sorted(stored.items()):
         mine = family.rename(name)
         if mine not in wanted and ROTARY_TABLE.search(name):
             _require_table(lm, tensor)
-        else:
-            ours[mine] = tensor
+            continue
+        if mine in ours:
+            twice.append(mine)
+        ours[mine] = tensor
     if lm.config.tie_word_embeddings:
         if HEAD in ours and EMBEDDING in ours:
             _require_equal(ours[HEAD], ours[EMBEDDING])
         wanted = {name: shape for name, shape in wanted.items() if name != HEAD or HEAD in ours}
-    twice = sorted(name for name, number in counts.items() if number > 1)
-    return "; ".join(
-        words
-        for words in (
-            difference({name: tensor.shape for name, tensor in ours.items()}, wanted),
-            f"{len(twice)} keys with two names: {', '.join(twice[:4])}" if twice else "",
-        )
-        if words
-    )
+    problem = f"{len(twice)} keys with two names: {', '.join(twice[:4])}" if twice else ""
+    return "; ".join(filter(None, (difference(shapes(ours), wanted), problem)))
 
 
 def _require_table(lm: Any, stored: Stored) -> None:

@@ -255,7 +255,7 @@ def test_missing_files(saved: tuple[Path, Path, torch.Tensor], tmp_path: Path) -
     with pytest.raises(ModelError, match=r"has no adapter_config\.json"):
         load(base, adapter=tmp_path / "nowhere")
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors"):
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors.*missing"):
         load(base, adapter=adapter)
     with pytest.raises(ModelError, match="no adapter to save"):
         save_adapter(load(base), tmp_path / "x")
