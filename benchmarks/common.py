@@ -26,13 +26,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from tabom.core.env import git_commit, hardware, versions
+from tabom.core.env import hardware, versions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 SEED = 0  # of every synthetic input and weight
 Call = Callable[[], Any]
 Ratio = dict[str, float]
+
+
+def git_commit() -> str | None:
+    """The commit of this source tree, "-dirty" added if it was changed; None if not in git."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 # ---- time ----

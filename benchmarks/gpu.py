@@ -22,8 +22,9 @@ import torch
 
 import gpu_collection
 import gpu_training
+from common import git_commit
 from random_models import DREAM, LLADA, build_model, sizes_arguments
-from tabom.core.env import git_commit, hardware, versions
+from tabom.core.env import hardware, versions
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import PUBLISHED_SIZES
 

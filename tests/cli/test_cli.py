@@ -68,7 +68,7 @@ def test_every_flag_says_something(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in VERBS:
         parser = build_parser(verb)
         for action in _actions(parser, verb):
-            text = flags.help_of(action)
+            text = action.help or ""
             assert len(text.split()) >= 2, (verb, action.option_strings or action.dest, text)
 
 

@@ -5,12 +5,12 @@ import os
 
 from tabom.cli import sections
 from tabom.core.errors import ConfigError
+from tabom.stages.collect import Collect
+from tabom.stages.stage import Counts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom collect`."""
-    from tabom.stages.collect import Collect
-
     sections.add(parser, Collect)
     parser.add_argument(
         "--shard",
@@ -19,17 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Collect; a rerun resumes."""
-    from tabom.stages.collect import Collect
-
+def _stage(args: argparse.Namespace) -> Collect:
     rank, world_size = _shard(args.shard)
-    stage = sections.build(Collect, args, rank=rank, world_size=world_size)
-    with sections.ready(stage, args) as report:
-        counts = stage.run(report, overwrite=args.overwrite)
+    return sections.build(Collect, args, rank=rank, world_size=world_size)
+
+
+def _after(stage: Collect, counts: Counts) -> None:
     if counts.get("missing"):
         print(f"not finished: {counts['missing']} trajectories of other shares are missing")
-    return sections.show(stage, counts)
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -41,3 +38,6 @@ def _shard(text: str | None) -> tuple[int, int]:
     if not (slash and rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
         raise ConfigError(f"{given}: expected K/N with K below N, such as 0/8")
     return int(rank), int(size)
+
+
+run = sections.verb(_stage, after=_after)

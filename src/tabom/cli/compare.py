@@ -5,40 +5,25 @@ import shlex
 import sys
 from pathlib import Path
 
+from tabom.cli import flags
+
+_RUNS = (
+    "output folders of `tabom run` or `tabom evaluate`, or NAME=FOLDER; several folders of one "
+    "name are seeds of one arm"
+)
+_IN_DOMAIN = "sets that are in domain, the others are not (default: as recorded)"
+_OUTPUT = "for compare.md, .csv, .json and .html (default: a folder compare in the first)"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom compare`."""
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="output folders of `tabom run` or `tabom evaluate`, or NAME=FOLDER; several folders "
-        "of one name are seeds of one arm",
-    )
-    parser.add_argument(
-        "--base", metavar="ARM", help="the arm to compare with (default: the untrained or first)"
-    )
-    parser.add_argument(
-        "--in_domain",
-        "--in-domain",
-        nargs="+",
-        default=[],
-        metavar="SET",
-        help="sets that are in domain, the others are not (default: as recorded)",
-    )
-    parser.add_argument(
-        "--k", nargs="+", type=int, metavar="K", help="of pass@k (default: powers of two)"
-    )
-    parser.add_argument(
-        "--level", type=float, default=0.95, help="of the intervals (default: 0.95)"
-    )
-    parser.add_argument(
-        "--output_dir",
-        "--output-dir",
-        metavar="DIR",
-        help="where to write compare.md, .csv, .json and .html (default: a folder compare in the "
-        "first)",
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help=_RUNS)
+    add("--base", metavar="ARM", help="what to compare with (default: the untrained or first arm)")
+    add("--in_domain", nargs="+", default=[], metavar="SET", help=_IN_DOMAIN)
+    add("--k", nargs="+", type=int, metavar="K", help="of pass@k (default: powers of two)")
+    add("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    add("--output_dir", metavar="DIR", help=_OUTPUT)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare_folders(
         args.runs,
         base=args.base,
-        in_domain=[name for text in args.in_domain for name in text.split(",") if name],
+        in_domain=flags.words(args.in_domain),
         ks=args.k,
         level=args.level,
     )

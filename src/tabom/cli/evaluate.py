@@ -1,11 +1,17 @@
 """`tabom evaluate`: accuracy of a model, or of a model with an adapter, on held-out prompts."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from tabom.cli import flags, sections
+from tabom.collect.prompts import PromptSource
+from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError
+from tabom.evaluation.benchmarks import names
+from tabom.evaluation.manifest import EVALUATION, HELD_OUT
+from tabom.stages.evaluate import Evaluate
+from tabom.stages.sets import SetConfig
+from tabom.stages.stage import Counts
 
 # Fields of an evaluation set that are flags here, with the flag's name.
 _SET_FLAGS = {
@@ -21,10 +27,6 @@ _SET_FLAGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom evaluate`."""
-    from tabom.collect.prompts import PromptSource
-    from tabom.stages.evaluate import Evaluate
-    from tabom.stages.sets import SetConfig
-
     group = parser.add_argument_group("set", "What is evaluated, where no recipe lists it.")
     group.add_argument(
         "--tasks",
@@ -44,19 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flags.add_field(group, SetConfig, field, flag=flag, dest=f"set_{field}")
     # A recipe alone can list sets, and each has paces of its own.
     sections.add(parser, Evaluate, skip={"sets", "held_out_check", "tokens_per_step"})
-    sections.add_section(parser, PromptSource, "prompts")
+    flags.add_section(parser, PromptSource, "prompts")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate on tasks, on the recipe's sets, or on one set made from the prompt flags."""
-    from tabom.stages.evaluate import Evaluate
-
-    stage = sections.build(Evaluate, args, evaluation=_with_sets(args))
-    with sections.ready(stage, args) as report:
-        counts = stage.run(report, overwrite=args.overwrite)
-    sections.show(stage, counts)
-    _print_held_out(stage.folder)
-    return 0
+def _stage(args: argparse.Namespace) -> Evaluate:
+    return sections.build(Evaluate, args, evaluation=_with_sets(args))
 
 
 def _with_sets(args: argparse.Namespace) -> dict[str, Any]:
@@ -86,9 +80,7 @@ def _with_sets(args: argparse.Namespace) -> dict[str, Any]:
 
 def _task_sets(args: argparse.Namespace, given: dict[str, Any]) -> list[dict[str, Any]]:
     """A set for each task. given: what flags and recipe say of all of them."""
-    from tabom.evaluation.benchmarks import names
-
-    tasks, in_domain = _names(args.tasks), _names(args.in_domain)
+    tasks, in_domain = flags.words(args.tasks), flags.words(args.in_domain)
     for name in in_domain:
         if name not in tasks:
             raise ConfigError(f"in_domain names {name!r}, which is none of {', '.join(tasks)}")
@@ -103,15 +95,11 @@ def _task_sets(args: argparse.Namespace, given: dict[str, Any]) -> list[dict[str
     ]
 
 
-def _print_held_out(folder: Path) -> None:
-    from tabom.core.atomic import read_json
-    from tabom.evaluation.manifest import EVALUATION, HELD_OUT
-
-    manifests = [one for paces in read_json(folder / EVALUATION).values()
-                 for one in paces.values()]  # fmt: skip
-    for note in dict.fromkeys(one[HELD_OUT]["note"] for one in manifests if one.get(HELD_OUT)):
+def _print_held_out(stage: Evaluate, counts: Counts) -> None:
+    paces = read_json(stage.folder / EVALUATION).values()
+    shared = [one.get(HELD_OUT) for by_pace in paces for one in by_pace.values()]
+    for note in dict.fromkeys(found["note"] for found in shared if found):
         print(note)
 
 
-def _names(given: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for text in given for name in text.split(",") if name))
+run = sections.verb(_stage, after=_print_held_out)

@@ -8,12 +8,16 @@ converted by the field's type, never by YAML: `--template '# {prompt}'` is that 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tabom.core import configs
 from tabom.core.errors import ConfigError
 
+_HELP = partial(argparse.HelpFormatter, max_help_position=30, width=100)
+# Fields whose name alone would not say what they belong to, so that a flag says it first.
+_VAGUE = ("path", "function", "args", "num_workers")
 _METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", dict: "YAML"}
 
 
@@ -24,29 +28,19 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_HELP, **options)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """The parsed flags; one that is not known is an error of the verb that was called."""
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """The parsed flags; argparse asks the parser of a verb in the same way."""
         words = map(_underscored, sys.argv[1:] if args is None else args)
-        found, rest = self.parse_known_args(list(words), namespace)
-        # Abbreviations are off: `--learning_rat` must not silently mean another flag.
+        found, rest = super().parse_known_args(list(words), namespace)
+        # An unknown flag is an error here and not at the top, for here its neighbours are known.
         if rest:
-            parser = self._called(found)
             name = rest[0].partition("=")[0]
             what = "flag" if name.startswith("-") else "argument"
-            near = configs.nearest(name, parser._option_string_actions)
-            parser.error(f"there is no {what} {name!r}{near}")
-        return found
-
-    def _called(self, found: argparse.Namespace) -> "Parser":
-        """The parser of the verb that was called: argparse leaves unknown flags to the top one."""
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                verb = getattr(found, action.dest, None)
-                if verb in action.choices:
-                    return action.choices[verb]._called(found)  # type: ignore[no-any-return]
-        return self
+            near = configs.nearest(name, self._option_string_actions)
+            self.error(f"there is no {what} {name!r}{near}")
+        return found, rest
 
     def format_usage(self) -> str:
         """What is needed, and that there is more: never all flags."""
@@ -74,16 +68,6 @@ def _underscored(word: str) -> str:
     return ("--" + name[2:].replace("-", "_") if is_flag else name) + equals + value
 
 
-class _Help(argparse.HelpFormatter):
-    """Help that reads the text under a settings field only when it is shown."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=100)
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return help_of(action).replace("%", "%%")
-
-
 class _Setting(argparse.Action):
     """A flag of a settings field: keeps the value that its text means to the field's type."""
 
@@ -95,9 +79,17 @@ class _Setting(argparse.Action):
             metavar=metavar(self.hint),
             # A flag that was not given leaves no trace, so that a recipe's value stays in force.
             default=argparse.SUPPRESS,
-            help=field,  # a placeholder: the formatter asks `help_of` only if help is shown
             **options,
         )
+
+    @property
+    def help(self) -> str:  # type: ignore[override]
+        """The text under the field, which is read from source only when it is shown."""
+        return describe(self.settings, self.field).replace("%", "%%")
+
+    @help.setter
+    def help(self, value: None) -> None:
+        """argparse says that there is none."""
 
     def __call__(
         self,
@@ -115,7 +107,7 @@ class _Setting(argparse.Action):
 
 def metavar(hint: Any) -> str:
     """How a value of this type is shown: INT, TEXT, a|b|c."""
-    kind = configs.members_of(hint)[0]
+    kind, _ = configs.split(hint)
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if _is_list(kind):
@@ -123,18 +115,11 @@ def metavar(hint: Any) -> str:
     return _METAVARS.get(get_origin(kind) or kind, "TEXT")
 
 
-def help_of(action: argparse.Action) -> str:
-    """What `--help` says about a flag."""
-    if isinstance(action, _Setting):
-        return describe(action.settings, action.field)
-    return action.help or ""
-
-
 def describe(settings: type, field: str) -> str:
     """The text under a settings field, with its bounds and its default."""
     (found,) = (f for f in dataclasses.fields(settings) if f.name == field)
     text = configs.field_help(settings).get(field, "")
-    notes = list(map(str, configs.bounds_of(configs.hints_of(settings)[field])))
+    notes = list(map(str, configs.split(configs.hints_of(settings)[field])[1]))
     if found.default is not dataclasses.MISSING and found.default not in (None, ""):
         default = found.default if isinstance(found.default, tuple) else (found.default,)
         words = ("true" if v is True else "false" if v is False else str(v) for v in default)
@@ -143,25 +128,21 @@ def describe(settings: type, field: str) -> str:
 
 
 def _is_list(hint: Any) -> bool:
-    return get_origin(configs.members_of(hint)[0]) in (list, tuple)
+    return get_origin(configs.split(hint)[0]) in (list, tuple)
 
 
 def add_section(
-    parser: argparse.ArgumentParser,
-    cls: type,
-    section: str,
-    *,
-    rename: Mapping[str, str] | None = None,
-    skip: Iterable[str] = (),
+    parser: argparse.ArgumentParser, cls: type, section: str, *, skip: Iterable[str] = ()
 ) -> None:
     """Add a flag for every field of a settings dataclass.
 
-    section: dotted path of the section in a recipe. rename: field -> flag where names would clash.
+    section: dotted path of the section in a recipe. skip: fields that have no flag.
     """
     group = parser.add_argument_group(section, (cls.__doc__ or "").partition("\n")[0])
     for field in dataclasses.fields(cls):
         if field.name not in skip:
-            flag = (rename or {}).get(field.name, field.name)
+            flag = f"{section}_{field.name}" if field.name in _VAGUE else field.name
+            flag = section if field.name == "type" else flag
             add_field(group, cls, field.name, flag=flag, dest=f"{section}.{field.name}")
 
 
@@ -173,21 +154,13 @@ def add_field(parser: Any, cls: type, name: str, *, flag: str = "", **options: A
     parser.add_argument(f"--{flag or name}", action=_Setting, settings=cls, field=name, **options)
 
 
+_SET = "override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)"
 _COMMON: dict[str, dict[str, Any]] = {
     "recipe": {"help": "a recipe file, or the name of one of the package"},
     "--config": {"metavar": "RECIPE", "help": "a recipe file or a recipe's name"},
-    "--set": {
-        "dest": "overrides",
-        "metavar": "KEY=VALUE",
-        "action": "append",
-        "default": [],
-        "help": "override a recipe value, e.g. --set training.learning_rate=1e-4 (repeatable)",
-    },
+    "--set": {"dest": "overrides", "metavar": "KEY=VALUE", "action": "append", "help": _SET},
     "--output_dir": {"metavar": "DIR", "help": "where to write"},
-    "--overwrite": {
-        "action": "store_true",
-        "help": "replace what another recipe left in output_dir",
-    },
+    "--overwrite": {"action": "store_true", "help": "replace what another recipe left there"},
     "--quiet": {"action": "store_true", "help": "no progress bars"},
 }
 
@@ -202,7 +175,12 @@ def overrides_of(args: argparse.Namespace) -> list[configs.Override]:
     """The overrides that a parsed command line asks for, in the order flags, then --set."""
     # Settings are the arguments with a dotted name; what a verb has of its own has none.
     found: list[configs.Override] = [(k, v) for k, v in vars(args).items() if "." in k]
-    return found + list(getattr(args, "overrides", []))
+    return found + (getattr(args, "overrides", None) or [])
+
+
+def words(given: Iterable[str]) -> tuple[str, ...]:
+    """Names that were separated by spaces or commas, each once."""
+    return tuple(dict.fromkeys(name for text in given for name in text.split(",") if name))
 
 
 def need(value: Any, flag: str, why: str) -> Any:

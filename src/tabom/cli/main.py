@@ -47,13 +47,9 @@ def build_parser(verb: str | None = None) -> Parser:
         sub = verbs.add_parser(name, help=text, description=text)
         if name == verb:
             import_module(module).add_arguments(sub)
-    if verb is not None and _is_own_stage(verb):
+    if verb is not None and ":" in verb:
         import_module(OWN_STAGE).add_arguments(verbs.add_parser(verb))
     return parser
-
-
-def _is_own_stage(verb: str) -> bool:
-    return ":" in verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((a for a in arguments if not a.startswith("-")), None)
     try:
         parser = build_parser(verb)
-        if verb is not None and verb not in VERBS and not _is_own_stage(verb):
+        if verb is not None and verb not in VERBS and ":" not in verb:
             parser.error(f"there is no verb {verb!r}{nearest(verb, VERBS)}")
         args = parser.parse_args(arguments)
         module, _ = VERBS.get(args.verb, (OWN_STAGE, ""))

@@ -2,27 +2,23 @@
 
 import argparse
 
+from tabom.cli import flags
+from tabom.models.config import ModelConfig
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom merge`."""
-    parser.add_argument("model", help="the base: a folder, a hub id, or an embedded model")
-    parser.add_argument("adapter", help="a LoRA adapter folder, ours or of the published code")
-    parser.add_argument("output", help="the folder to write (must be new)")
-    parser.add_argument(
-        "--official",
-        action="store_true",
-        help="do not merge: write the adapter alone, under the names of the published code",
-    )
-    parser.add_argument("--dtype", help="of the merged weights (default: that of the base)")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        help="largest difference of a logit (default: what rounding in the dtype explains)",
-    )
-    parser.add_argument("--device", help="cuda, cpu, ... (found if left out)")
-    parser.add_argument(
-        "--mask_token_id", type=int, help="overrides the id found in the checkpoint"
-    )
+    add = parser.add_argument
+    add("model", help="the base: a folder, a hub id, or an embedded model")
+    add("adapter", help="a LoRA adapter folder, ours or of the published code")
+    add("output", help="the folder to write (must be new)")
+    official = "do not merge: write the adapter alone, under the names of the published code"
+    add("--official", action="store_true", help=official)
+    add("--dtype", help="of the merged weights (default: that of the base)")
+    rounding = "largest difference of a logit (default: what rounding in the dtype explains)"
+    add("--tolerance", type=float, help=rounding)
+    for name in ("device", "mask_token_id"):
+        flags.add_field(parser, ModelConfig, name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from tabom.core.errors import ConfigError
     from tabom.models.merge import export_adapter, merge_checkpoint
 
-    options = {key: getattr(args, key) for key in ("dtype", "device", "tolerance", "mask_token_id")}
+    names = ("dtype", "device", "tolerance", "mask_token_id")
+    options = {name: getattr(args, name, None) for name in names}
     if not args.official:
         check = merge_checkpoint(args.model, args.adapter, args.output, **options)
         print(
@@ -41,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.dtype is not None or args.tolerance is not None:
         raise ConfigError("--official merges nothing; leave --dtype and --tolerance out")
     else:
-        export_adapter(args.model, args.adapter, args.output, mask_token_id=args.mask_token_id)
+        ids = {"mask_token_id": options["mask_token_id"]}
+        export_adapter(args.model, args.adapter, args.output, **ids)
     print(f"output: {args.output}")
     return 0

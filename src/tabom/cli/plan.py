@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tabom.cli.flags import add_common
+from tabom.cli.flags import add_common, overrides_of
 from tabom.core.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and not 0 < value <= most:
             raise ConfigError(f"--{name} {value}: expected a number above 0, at most {most:g}")
     given_dir = [] if args.output_dir is None else [("output_dir", args.output_dir)]
-    recipe = load_recipe(args.recipe, overrides=[*args.overrides, *given_dir])
+    recipe = load_recipe(args.recipe, overrides=[*overrides_of(args), *given_dir])
     stages = plan_study(recipe).stages
     given = _given(args, recipe)
     works = [stage_work(stage, given) for stage in stages]

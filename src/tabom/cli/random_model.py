@@ -3,28 +3,26 @@
 import argparse
 from pathlib import Path
 
-# flag -> (default, help); None: the family's own.
 SIZES = {
-    "vocab_size": (None, "tokens in the vocabulary (default: the family's)"),
-    "hidden_size": (64, "width of the hidden states (default: 64)"),
-    "intermediate_size": (128, "width inside the feed-forward layers (default: 128)"),
-    "num_layers": (2, "number of layers (default: 2)"),
-    "num_heads": (4, "attention heads (default: 4)"),
-    "num_kv_heads": (2, "heads of keys and values (default: 2)"),
-    "mask_token_id": (None, "the mask token, where the tokenizer does not name one"),
-    "seed": (0, "key of the random weights (default: 0)"),
+    "vocab_size": "tokens in the vocabulary (default: the family's)",
+    "hidden_size": "width of the hidden states (default: 64)",
+    "intermediate_size": "width inside the feed-forward layers (default: 128)",
+    "num_layers": "number of layers (default: 2)",
+    "num_heads": "attention heads (default: 4)",
+    "num_kv_heads": "heads of keys and values (default: 2)",
+    "mask_token_id": "the mask token, where the tokenizer does not name one",
+    "seed": "key of the random weights (default: 0)",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom random-model`."""
-    parser.add_argument("folder", help="where to write it (must be new or empty)")
-    parser.add_argument("--family", required=True, help="toy, dream, llada or sdar")
-    parser.add_argument(
-        "--tokenizer", help="folder with the tokenizer's files; left out: a model without one"
-    )
-    for name, (default, text) in SIZES.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="INT", help=text)
+    add = parser.add_argument
+    add("folder", help="where to write it (must be new or empty)")
+    add("--family", required=True, help="toy, dream, llada or sdar")
+    add("--tokenizer", help="folder with the tokenizer's files; left out: a model without one")
+    for name, text in SIZES.items():
+        add(f"--{name}", type=int, default=argparse.SUPPRESS, metavar="INT", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,9 +33,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty; name a new folder")
-    options = {name: getattr(args, name) for name in ("family", *SIZES)}
-    if options["vocab_size"] is None:
-        del options["vocab_size"]
-    write_random_checkpoint(folder, tokenizer_path=args.tokenizer, **options)
+    options = {name: value for name, value in vars(args).items() if name in SIZES}
+    write_random_checkpoint(folder, family=args.family, tokenizer_path=args.tokenizer, **options)
     print(folder)
     return 0

@@ -11,7 +11,7 @@ import yaml
 
 from tabom.cli.flags import describe, metavar
 from tabom.core.atomic import write_text
-from tabom.core.configs import hints_of, members_of
+from tabom.core.configs import hints_of, split
 from tabom.core.errors import ConfigError
 from tabom.core.recipe_file import read_recipe, recipe_names, recipe_path
 
@@ -87,7 +87,7 @@ def _sections(where: str, settings: type, seen: set[type]) -> Iterator[str]:
     yield "| key | value | meaning |\n|---|---|---|\n"
     inside: list[tuple[str, type]] = []
     for field in dataclasses.fields(settings):
-        kind: Any = members_of(hints_of(settings)[field.name])[0]
+        kind, _ = split(hints_of(settings)[field.name])
         own: Any = next((k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k)), None)
         place = f"{where}.{field.name}" if where else field.name
         value = metavar(kind)

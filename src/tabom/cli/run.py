@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabom.cli.flags import add_common
+from tabom.cli.flags import add_common, overrides_of
 
 if TYPE_CHECKING:
     from tabom.report.data import Report
@@ -17,17 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "recipe", "--set", "--output_dir", "--overwrite", "--quiet")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
     parser.add_argument("--num_workers", type=int, help="stages side by side, a process each")
-    parser.add_argument(
-        "--plan", action="store_true", help="list the stages and what is complete, then stop"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, run what is missing, report."""
-    from tabom.stages.preflight import preflight
+    """Run what is missing, and report."""
     from tabom.stages.recipe import load_recipe
     from tabom.stages.run import run_recipe
-    from tabom.stages.study import pending_stages, plan_study
 
     flagged = {
         "output_dir": args.output_dir,
@@ -35,17 +30,7 @@ def run(args: argparse.Namespace) -> int:
         "study.num_workers": args.num_workers,
     }
     given = [(key, value) for key, value in flagged.items() if value is not None]
-    overrides = [*args.overrides, *given]
-    recipe = load_recipe(args.recipe, overrides=overrides)
-    # The same checks as before a run, after the list: it says where a problem lies.
-    if args.plan:
-        plan = plan_study(recipe)
-        todo = pending_stages(plan)
-        for stage in plan.stages:
-            state = "to do" if stage in todo else "complete"
-            print(f"{state:<9} {stage.label:<34} {stage.folder}")
-        preflight(todo)
-        return 0
+    recipe = load_recipe(args.recipe, overrides=[*overrides_of(args), *given])
     report, page = run_recipe(
         recipe,
         command=shlex.join(["tabom", *sys.argv[1:]]),

@@ -6,45 +6,30 @@ sections of the stage's class are taken from --config, with the flags on top.
 
 import argparse
 import dataclasses
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tabom.cli import flags
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.progress import Bars
 from tabom.core.recipe_file import RecipeFile, read_recipe
 from tabom.core.text import told
+from tabom.stages.preflight import preflight
+from tabom.stages.recipe import Recipe
+from tabom.stages.stage import Counts, Stage, load_output
 
-if TYPE_CHECKING:
-    from tabom.core.progress import Report
-    from tabom.stages.stage import Counts, Stage
+S = TypeVar("S", bound=Stage)
 
-S = TypeVar("S", bound="Stage")
-
-# Flags whose plain name would not say what they belong to.
-RENAME = {
-    "prompts": {"path": "prompts_path", "function": "prompts_function", "args": "prompts_args"},
-    "verifier": {
-        "type": "verifier",
-        "function": "verifier_function",
-        "args": "verifier_args",
-        "num_workers": "verifier_workers",
-    },
-}
 _HINTS = {
     "model": "--model_name_or_path",
     "prompts": "--prompts_path, --dataset_name or --prompts_function",
 }
 
 
-def add(
-    parser: argparse.ArgumentParser,
-    stage: type,
-    *,
-    skip: Collection[str] = (),
-) -> None:
+def add(parser: argparse.ArgumentParser, stage: type, *, skip: Collection[str] = ()) -> None:
     """Add the common flags, and those of every field of a stage that decides its result.
 
     An output of an earlier stage is given by its folder. skip: fields of the stage or of its
@@ -57,7 +42,7 @@ def add(
         if field.name in skip:
             continue
         if field.name in sections:
-            add_section(parser, sections[field.name], field.name, skip=skip)
+            flags.add_section(parser, sections[field.name], field.name, skip=skip)
         elif "reads" in field.metadata:
             parser.add_argument(
                 f"--{field.name}",
@@ -69,32 +54,23 @@ def add(
             flags.add_field(parser, stage, field.name, required=is_needed)
 
 
-def add_section(
-    parser: argparse.ArgumentParser, section: type, name: str, *, skip: Collection[str] = ()
-) -> None:
-    """Add the flags of one section."""
-    flags.add_section(parser, section, name, rename=RENAME.get(name), skip=skip)
-
-
-def _flagged(stage: type) -> "list[dataclasses.Field[Any]]":
+def _flagged(stage: type) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(stage) if f.metadata.get("decides", True)]
 
 
-def sections_of(stage: type) -> dict[str, type]:
+def sections_of(stage: type) -> dict[str, Any]:
     """The fields of a stage that are sections of a recipe, with their classes."""
-    found: dict[str, type] = {}
     hints = configs.hints_of(stage)
-    for field in _flagged(stage):
-        for kind in configs.members_of(hints[field.name]):
-            if dataclasses.is_dataclass(kind) and "reads" not in field.metadata:
-                found[field.name] = kind  # type: ignore[assignment]
-    return found
+    kinds = {
+        field.name: configs.split(hints[field.name])[0]
+        for field in _flagged(stage)
+        if "reads" not in field.metadata
+    }
+    return {name: kind for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
 
 
 def recipe_of(args: argparse.Namespace) -> RecipeFile:
     """The recipe of --config (or an empty one) with the flags on top."""
-    from tabom.stages.recipe import Recipe
-
     file = RecipeFile(mapping={}) if args.config is None else read_recipe(args.config)
     file = file.changed(flags.overrides_of(args))
     # Sections that this verb does not need may stand there, but no key that no recipe has.
@@ -113,8 +89,6 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
     Raises: ConfigError naming the flag if a section is missing; StageError if a folder does not
         hold the finished stage that is read from it.
     """
-    from tabom.stages.stage import load_output
-
     file, sections = recipe_of(args), sections_of(stage)
     values = {name: value for name, value in file.mapping.items() if name in sections}
     for field in _flagged(stage):
@@ -132,25 +106,34 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
     return configs.build(stage, values, source=file.file_of)
 
 
-@contextmanager
-def ready(stage: "Stage", args: argparse.Namespace) -> Iterator["Report"]:
-    """A progress bar for the stage, once all is checked that can be known before it starts."""
-    from tabom.core.progress import Bars
-    from tabom.stages.preflight import preflight
+def verb(
+    build: Callable[[argparse.Namespace], S],
+    *,
+    after: Callable[[S, Counts], None] = lambda stage, counts: None,
+) -> Callable[[argparse.Namespace], int]:
+    """The `run` of a verb: checks, runs and shows the stage that its flags describe.
 
-    # A finished stage needs nothing any more, so nothing is asked of this machine.
-    if args.overwrite or not stage.is_complete():
-        preflight([stage])
-    found = Bars(is_quiet=args.quiet)
-    try:
-        yield found
-    finally:
-        found.close()
+    build: gives that stage. after: is told of it when it is done.
+    """
+
+    # A function for each verb and no helper below it, so that few frames lie between the command
+    # and the model.
+    def run(args: argparse.Namespace) -> int:
+        stage = build(args)
+        # A finished stage needs nothing any more, so nothing is asked of this machine.
+        if args.overwrite or not stage.is_complete():
+            preflight([stage])
+        with closing(Bars(is_quiet=args.quiet)) as bars:
+            counts = stage.run(bars, overwrite=args.overwrite)
+        show(stage, counts)
+        after(stage, counts)
+        return 0
+
+    return run
 
 
-def show(stage: "Stage", counts: "Counts") -> int:
-    """Print what a stage did and where it wrote; gives the exit status of a verb that is done."""
+def show(stage: Stage, counts: Counts) -> None:
+    """Print what a stage did and where it wrote."""
     for name, value in told(counts):
         print(f"{name}: {value}")
     print(f"output: {stage.folder}")
-    return 0

@@ -5,12 +5,11 @@ import argparse
 from tabom.cli import sections
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.stages.train import Train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom train`."""
-    from tabom.stages.train import Train
-
     sections.add(parser, Train, skip={"options"})
     parser.add_argument(
         "--option",
@@ -27,10 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train; a rerun resumes from the last checkpoint."""
-    from tabom.stages.train import Train
-
+def _stage(args: argparse.Namespace) -> Train:
     if args.ground_truth == (args.trajectories is not None):
         raise ConfigError("give either --trajectories (with --verdicts) or --ground_truth")
     if not args.ground_truth and args.verdicts is None:
@@ -38,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     # A recipe names prompts too; they decide nothing where trajectories are trained on.
     unused = {} if args.ground_truth else {"prompts": None, "decoding": None}
     options = configs.apply_overrides({}, args.options)
-    stage = sections.build(Train, args, options=options, **unused)
-    with sections.ready(stage, args) as report:
-        counts = stage.run(report, overwrite=args.overwrite)
-    return sections.show(stage, counts)
+    return sections.build(Train, args, options=options, **unused)
+
+
+run = sections.verb(_stage)

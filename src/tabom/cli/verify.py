@@ -1,14 +1,16 @@
 """`tabom verify`: judge stored trajectories; collecting again is never needed."""
 
 import argparse
+from functools import partial
 
 from tabom.cli import sections
+from tabom.stages.verify import Verify
+
+run = sections.verb(partial(sections.build, Verify))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom verify`."""
-    from tabom.stages.verify import Verify
-
     sections.add(parser, Verify)
     parser.add_argument(
         "--unsafe_exec",
@@ -18,13 +20,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="run programs without a sandbox (verifier code; only where this machine may be lost)",
     )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Verify."""
-    from tabom.stages.verify import Verify
-
-    stage = sections.build(Verify, args)
-    with sections.ready(stage, args) as report:
-        counts = stage.run(report, overwrite=args.overwrite)
-    return sections.show(stage, counts)

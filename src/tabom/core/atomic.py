@@ -5,7 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +88,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def only_one(folder: str | os.PathLike[str], *, is_shared: bool = False) -> Iterator[None]:
-    """Hold a folder for this process; the lock ends with the process, however that ends.
-
-    is_shared: beside others that share it.
-    Raises: StageError if another process holds it.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(Path(folder) / LOCK, is_shared=is_shared, is_waiting=False))
-        except BlockingIOError as error:
-            raise StageError(
-                f"{folder}: another run is writing here; wait for it, or take another --output_dir"
-            ) from error
-        yield
+def only_one(
+    folder: str | os.PathLike[str], *, is_shared: bool = False
+) -> AbstractContextManager[None]:
+    """Hold a folder for this process, without waiting for others; see `locked`."""
+    return locked(Path(folder) / LOCK, is_shared=is_shared, is_waiting=False)
 
 
 @contextmanager
@@ -112,12 +102,18 @@ def locked(
     """Hold a lock file, made if need be; the lock ends with the process, however that ends.
 
     is_shared: several may hold it together, but none beside one who holds it alone.
-    Raises: BlockingIOError if it is held by others and `is_waiting` is False.
+    Raises: StageError if it is held by others and `is_waiting` is False.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The file stays behind: were it removed, two processes could lock two files of one name.
     with path.open("w") as file:
         kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
-        fcntl.flock(file, kind if is_waiting else kind | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, kind if is_waiting else kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(
+                f"{path.parent}: another run is writing here; wait for it, or take another "
+                "--output_dir"
+            ) from error
         yield

@@ -77,20 +77,13 @@ def hints_of(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def members_of(hint: Any) -> tuple[Any, ...]:
-    """The types of a union without None, or the one type; without bounds."""
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return tuple(
-        get_args(member)[0] if get_origin(member) is Annotated else member
-        for member in members
-        if member is not type(None)
-    )
-
-
-def bounds_of(hint: Any) -> list[Bound]:
-    """The bounds of a number's type, or of a number that may be left out."""
-    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return [b for m in members if get_origin(m) is Annotated for b in get_args(m)[1:]]
+def split(hint: Any) -> tuple[Any, tuple[Bound, ...]]:
+    """The one type of a field, without None, and the bounds of a number."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (member for member in get_args(hint) if member is not type(None))
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[0], get_args(hint)[1:]
+    return hint, ()
 
 
 @cache
@@ -249,7 +242,7 @@ def from_text(text: str | list[str], hint: Any, where: str) -> Any:
 
 
 def _read(text: str | list[str], hint: Any, where: str) -> Any:
-    kind = members_of(hint)[0]
+    kind, _ = split(hint)
     # A text field has no word for nothing: `null` could be a template or a folder like any other.
     if text in ("null", ["null"]) and kind is not str and type(None) in get_args(hint):
         return None
@@ -290,20 +283,22 @@ def _build(cls: Any, mapping: Any, where: str) -> Any:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """The value as a type: the one place where types are looked at."""
-    kind: Any = get_origin(hint) or hint
-    args = get_args(hint)
+    """The value as a type and in its bounds."""
+    if value is None and type(None) in get_args(hint):
+        return None
+    kind, bounds = split(hint)
+    value = _convert_kind(value, kind, where)
+    for bound in bounds:
+        if value not in bound:
+            raise ConfigError(f"{where} must be {bound}, got {value}", where)
+    return value
+
+
+def _convert_kind(value: Any, hint: Any, where: str) -> Any:
+    """The value as a type that has no bounds: the one place where types are looked at."""
+    kind, args = get_origin(hint) or hint, get_args(hint)
     if kind is Any:
         return value
-    if kind is Annotated:
-        value = _convert(value, args[0], where)
-        for bound in args[1:]:
-            if value not in bound:
-                raise ConfigError(f"{where} must be {bound}, got {value}", where)
-        return value
-    if kind in (Union, types.UnionType):  # of one type and None
-        (member,) = (m for m in args if m is not type(None))
-        return None if value is None else _convert(value, member, where)
     if kind is Literal:
         return _convert_choice(value, args, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):

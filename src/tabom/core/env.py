@@ -1,10 +1,9 @@
-"""Where a result was made: versions, hardware, commit. Looks, and imports nothing heavy."""
+"""Where a result was made: versions and hardware. Looks, and imports nothing heavy."""
 
 import contextlib
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,32 +36,9 @@ def hardware() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_model(),
         "num_cores": os.cpu_count(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus,
     }
-
-
-def git_commit() -> str | None:
-    """The commit of this source tree, "-dirty" added if it was changed; None if not in git."""
-    here = Path(__file__).resolve()
-
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(here.parent), *args],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    # An installed copy may lie inside a repository of the user's: that one's commit is not ours.
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return None
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
 
 
 def _cpu_model() -> str:
@@ -71,10 +47,3 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (ValueError, OSError, AttributeError):
-        return None

@@ -90,10 +90,8 @@ def _hash(paths: list[Path]) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())
         with path.open("rb") as file:
-            if size <= _WHOLE:
-                digest.update(file.read())
-            else:
+            if size > _WHOLE:
                 digest.update(file.read(2**20))
                 file.seek(-(2**20), 2)
-                digest.update(file.read())
+            digest.update(file.read())
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from tabom.core import env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
@@ -86,12 +86,15 @@ def write_manifest(
     Raises: DataError if a listed file is missing.
     """
     folder = Path(folder)
-    names = sorted(_all_files(folder) if files is None else set(files))
+    if files is None:
+        inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        shown = (path for path in inside if not any(part[0] == "." for part in path.parts))
+        files = {path.as_posix() for path in shown} - {MANIFEST}
     manifest = Manifest(
         stage=stage,
         fingerprint=fingerprint,
         counts=dict(counts),
-        files={name: describe_file(folder / name) for name in names},
+        files={name: describe_file(folder / name) for name in sorted(set(files))},
         settings=to_plain(settings),
         versions=env.versions(),
         seconds=round(float(seconds), 3),
@@ -119,58 +122,49 @@ def _read(path: Path, kind: type[M]) -> M | None:
 
 
 def check_manifest(
-    folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any] | None = None
-) -> Literal["complete", "absent"]:
-    """Whether the folder already holds this very stage.
+    folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any]
+) -> Manifest | None:
+    """The manifest of a folder that already holds this very stage.
 
     settings: of the present run, to name what differs in the error.
-    Returns: "complete", or "absent" for a folder that is missing, empty or begun by this same run.
+    Returns: None for a folder that is missing, empty or begun by this same run.
     Raises: StageError if the folder belongs to another stage or another fingerprint.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     there = manifest or _read(folder / STARTED, Mark)
-    if there is None:
-        return "absent"
-    state = "an unfinished run" if manifest is None else "results"
-    if there.stage != stage:
+    state = f"output folder {folder} holds {'results' if manifest else 'an unfinished run'}"
+    if there is not None and there.stage != stage:
+        raise StageError(f"{state} of stage {there.stage!r}, expected {stage!r}; {_WAYS_OUT}")
+    if there is not None and there.fingerprint != fingerprint:
         raise StageError(
-            f"output folder {folder} holds {state} of stage {there.stage!r}, expected {stage!r}; "
-            f"{_WAYS_OUT}"
-        )
-    if there.fingerprint != fingerprint:
-        raise StageError(
-            f"output folder from another recipe: {folder} holds {state} of stage {stage!r} with "
-            f"fingerprint {there.fingerprint}, this run's is {fingerprint}\n"
+            f"output folder from another recipe: {state} of stage {stage!r} with fingerprint "
+            f"{there.fingerprint}, this run's is {fingerprint}\n"
             f"{_differences(there.settings, settings)}\n{_WAYS_OUT}"
         )
-    return "absent" if manifest is None else "complete"
+    return manifest
 
 
 def begin(
     folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any]
-) -> Literal["complete", "started"]:
+) -> Manifest | None:
     """Claim the folder for this stage before the first result is written.
 
-    Returns: "complete" if it holds this very stage already (nothing is touched), else "started".
+    Returns: the manifest if it holds this very stage already (nothing is touched), else None.
     Raises: StageError if it belongs to another run, or holds files that no run of ours left.
     """
-    folder = Path(folder)
-    if check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings) != "absent":
-        return "complete"
-    names = check_ours(folder)
-    if STARTED in names:
-        return "started"
-    folder.mkdir(parents=True, exist_ok=True)
-    mark(folder, stage, fingerprint, settings)
-    return "started"
+    found = check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings)
+    if found is None:
+        check_ours(folder)
+        mark(folder, stage, fingerprint, settings)
+    return found
 
 
-def mark(folder: Path, stage: str, fingerprint: str, settings: Mapping[str, Any]) -> None:
-    """Say what a folder is begun for."""
-    if not (folder / STARTED).is_file() and not (folder / MANIFEST).is_file():
-        found = Mark(stage=stage, fingerprint=fingerprint, settings=dict(settings))
-        write_json(folder / STARTED, found)
+def mark(folder: Folder, stage: str, fingerprint: str, settings: Mapping[str, Any]) -> None:
+    """Say what a folder is begun for, if it does not say so yet."""
+    path = Path(folder) / STARTED
+    if not path.is_file():
+        write_json(path, Mark(stage=stage, fingerprint=fingerprint, settings=dict(settings)))
 
 
 def check_ours(folder: Folder) -> list[str]:
@@ -180,27 +174,19 @@ def check_ours(folder: Folder) -> list[str]:
     Raises: StageError for a file, and for a folder that holds what tabom did not make. To mark
         that as ours would let a later --overwrite delete what is not ours.
     """
-    names = _names(Path(folder))
-    if names and not {MANIFEST, STARTED}.intersection(names):
-        raise StageError(
-            f"output folder {folder} is not empty and was not made by tabom (it holds "
-            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); "
-            "take another --output_dir, or empty it yourself"
-        )
-    return names
-
-
-def holds_results(folder: Folder) -> bool:
-    """Whether there is more in a stage's folder than the mark of its start."""
-    return bool(set(_names(Path(folder))) - {STARTED})
-
-
-def _names(folder: Path) -> list[str]:
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file, expected an output folder; take another path")
     # One snapshot: several ranks may begin at the same moment.
-    names = os.listdir(folder) if folder.exists() else []
-    return sorted(n for n in names if n != LOCK and not n.endswith(TEMPORARY_SUFFIX))
+    found = os.listdir(folder) if folder.exists() else []
+    names = sorted(n for n in found if n != LOCK and not n.endswith(TEMPORARY_SUFFIX))
+    if names and not {MANIFEST, STARTED}.intersection(names):
+        raise StageError(
+            f"output folder {folder} is not empty and was not made by tabom (it holds "
+            f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}), so nothing in it is "
+            "deleted; take another --output_dir, or empty it yourself"
+        )
+    return names
 
 
 def reset(folder: Folder) -> None:
@@ -210,72 +196,56 @@ def reset(folder: Folder) -> None:
     Raises: StageError if the folder carries neither a manifest nor a start mark.
     """
     folder = Path(folder)
-    if not _names(folder):
+    if not check_ours(folder):
         return
-    names = [n for n in os.listdir(folder) if n != LOCK]
-    marks = [n for n in (MANIFEST, STARTED) if n in names]
-    if not marks:
-        raise StageError(
-            f"{folder} carries neither {MANIFEST} nor {STARTED}, so tabom did not make it and "
-            "--overwrite will not delete it; remove it yourself if you mean to"
-        )
     # The marks go last: a reset that is cut short leaves a folder that still is ours.
-    for name in [n for n in names if n not in marks] + marks:
+    for name in sorted(os.listdir(folder), key=lambda name: name in (MANIFEST, STARTED)):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        else:
+        elif name != LOCK:
             path.unlink()
 
 
-def check_file(path: Path, expected: FileFacts) -> None:
-    """Recompute the hash of one file. expected: what its manifest says.
+_checked: set[tuple[str, int, int, FileFacts]] = set()
 
+
+def check_file(path: Path, expected: FileFacts) -> None:
+    """Compare a file with what its manifest says, where its bytes are first read.
+
+    Its hash is computed at most once a process while it keeps its size and time.
     Raises: DataError if the file is missing or changed.
     """
-    found = describe_file(path)
-    if found != expected:
+    found = path.stat() if path.is_file() else None
+    # A study opens one adapter in many stages; reading a large one takes seconds.
+    key = found and (str(path.resolve()), found.st_size, found.st_mtime_ns, expected)
+    if key in _checked:
+        return
+    facts = describe_file(path)
+    if facts != expected:
         raise DataError(
-            f"{path}: changed since the stage wrote it (sha256 {found.sha256[:12]}..., "
-            f"{found.bytes} bytes; expected {expected.sha256[:12]}..., {expected.bytes} bytes); "
+            f"{path}: changed since the stage wrote it (sha256 {facts.sha256[:12]}..., "
+            f"{facts.bytes} bytes; expected {expected.sha256[:12]}..., {expected.bytes} bytes); "
             "copy it again, or run the stage again"
         )
-
-
-_checked: set[tuple[str, int, int, str]] = set()
-
-
-def check_once(path: Path, expected: FileFacts) -> None:
-    """`check_file`, at most once a process for a file that keeps its size and time.
-
-    Call it where a file's bytes are first read. Raises: DataError, see `check_file`.
-    """
-    if not path.is_file():
-        check_file(path, expected)
-    stat = path.stat()
-    # A study opens one adapter in many stages; reading a large one takes seconds.
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, expected.sha256)
-    if key not in _checked:
-        check_file(path, expected)
+    if key is not None:
         _checked.add(key)
 
 
 def check_folder(folder: Folder) -> None:
-    """`check_once` of the files directly in a folder, if a stage of ours wrote it.
+    """`check_file` of the files directly in a folder, if a stage of ours wrote it.
 
     Those in subfolders (shards, checkpoints) are checked by whoever opens them.
     """
-    found = read_manifest(folder) if _is_ours(Path(folder)) else None
+    path = Path(folder) / MANIFEST
+    content = read_json(path) if path.is_file() else None
+    # Other tools have files of that name.
+    is_ours = isinstance(content, dict) and "fingerprint" in content
+    found = read_manifest(folder) if is_ours else None
     for name, expected in (found.files if found else {}).items():
         # A model card is for people, who may add to it.
         if "/" not in name and not name.endswith(".md"):
-            check_once(Path(folder) / name, expected)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether the manifest.json of a folder is of tabom; other tools have files of that name."""
-    content = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-    return isinstance(content, dict) and "fingerprint" in content
+            check_file(Path(folder) / name, expected)
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
@@ -292,43 +262,28 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any] | None) -> str:
-    if here is None:
-        return "  (its settings are in its manifest)"
-    old, new = flatten(there), flatten(to_plain(here))
-    keys = [k for k in {**old, **new} if (k in old) != (k in new) or old[k] != new[k]]
-    if not keys:
-        return "  no setting differs: the model, the data or the code changed"
-
-    def show(flat: Mapping[str, Any], key: str) -> str:
-        return repr(flat[key]) if key in flat else "absent"
-
-    lines = [f"  {k}: {show(old, k)} there, {show(new, k)} here" for k in keys[:_MAX_DIFFERENCES]]
-    if len(keys) > _MAX_DIFFERENCES:
-        lines.append(f"  ... and {len(keys) - _MAX_DIFFERENCES} more")
-    return "\n".join(lines)
-
-
-def _all_files(folder: Path) -> list[str]:
-    relative = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return [
-        r.as_posix()
-        for r in relative
-        if r.as_posix() != MANIFEST and not any(part.startswith(".") for part in r.parts)
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The settings that differ, one a line."""
+    old, new = ({k: repr(v) for k, v in flatten(to_plain(s)).items()} for s in (there, here))
+    lines = [
+        f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
     ]
+    if len(lines) > _MAX_DIFFERENCES:
+        lines[_MAX_DIFFERENCES:] = [f"  ... and {len(lines) - _MAX_DIFFERENCES} more"]
+    return "\n".join(lines) or "  no setting differs: the model, the data or the code changed"
 
 
 def describe_file(path: Path) -> FileFacts:
     """The hash and the size of a file. DataError if it is missing."""
     digest = hashlib.sha256()
-    size = 0
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
+            while block := file.read(2**20):
                 digest.update(block)
-                size += len(block)
+            return FileFacts(sha256=digest.hexdigest(), bytes=file.tell())
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: missing, though the manifest lists it; run the stage again"
         ) from error
-    return FileFacts(sha256=digest.hexdigest(), bytes=size)

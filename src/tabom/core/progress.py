@@ -55,15 +55,8 @@ class Bars:
 
 def _progress() -> "Progress":
     """The look of the rows: name, bar, percent, time gone and left, note."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
     from rich.table import Column
 
     # Labels and notes hold names of the user's: they are text, never rich's markup.
@@ -71,13 +64,13 @@ def _progress() -> "Progress":
     console = Console(stderr=True)
     label = Column(no_wrap=True, overflow="ellipsis", max_width=console.width // 2)
     note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    return Progress(
-        TextColumn("{task.description}", markup=False, table_column=label),
-        BarColumn(bar_width=20 if console.width >= 90 else 6),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False, table_column=note),
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False, table_column=label),
+        progress.BarColumn(bar_width=20 if console.width >= 90 else 6),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}", markup=False, table_column=note),
         console=console,
         transient=True,
         expand=True,

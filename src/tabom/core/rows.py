@@ -20,16 +20,8 @@ from typing import IO, Any
 from tabom.core.errors import DataError
 
 SUFFIXES = (
-    ".jsonl",
-    ".jsonl.gz",
-    ".json",
-    ".json.gz",
-    ".csv",
-    ".csv.gz",
-    ".txt",
-    ".parquet",
-    ".arrow",
-)
+    ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".txt", ".parquet", ".arrow",
+)  # fmt: skip
 MAX_DEPTH = 100  # of lists and objects in a row: what follows walks through them by recursion
 
 

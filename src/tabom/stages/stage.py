@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tabom._version import __version__
 from tabom.core import configs, manifest
-from tabom.core.atomic import only_one
+from tabom.core.atomic import LOCK, only_one
 from tabom.core.errors import DataError, StageError
 from tabom.core.identity import FREE, identity_of_fields
 from tabom.core.progress import Report, silent
@@ -133,10 +133,10 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether the folder holds this stage's result. StageError if it holds another's."""
-        state = manifest.check_manifest(
+        found = manifest.check_manifest(
             self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
         )
-        return state == "complete"
+        return found is not None
 
     def run(self, report: Report = silent, *, overwrite: bool = False) -> Counts:
         """Do the work unless it is done, with the folder locked; the manifest is written last.
@@ -147,12 +147,11 @@ class Stage:
         if overwrite:
             self.make_way()
         with self._lock(is_shared=self.is_shared):
-            if self.is_complete():
-                found = manifest.read_manifest(self.folder)
-                return {} if found is None else dict(found.counts)
-            manifest.begin(
+            found = manifest.begin(
                 self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
             )
+            if found is not None:
+                return dict(found.counts)
             started = time.perf_counter()
             try:
                 counts = self.work(
@@ -220,7 +219,7 @@ class Stage:
         """Leave no half-written result, unless a rerun can go on from it."""
         if not self.folder.is_dir() or not is_first_process():
             return
-        if self.resumes and manifest.holds_results(self.folder):
+        if self.resumes and {*os.listdir(self.folder)} - {manifest.STARTED, LOCK}:
             # The mark may have gone with a folder that was removed under a worker.
             manifest.mark(self.folder, self.kind, self.fingerprint, self.settings)
         else:

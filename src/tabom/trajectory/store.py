@@ -28,8 +28,8 @@ from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import (
     FileFacts,
     Manifest,
+    check_file,
     check_manifest,
-    check_once,
     read_manifest,
     write_manifest,
 )
@@ -210,14 +210,15 @@ def finish(
     known: dict[str, Any] = {"stage": STAGE, "fingerprint": fingerprint, "settings": settings}
     (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
     with locked(folder / PARTIAL / ".finish"):
-        if check_manifest(folder, **known) == "absent":
+        manifest = check_manifest(folder, **known)
+        if manifest is None:
             found = _Found(folder)
             names = found.plan(ids)
             shutil.rmtree(folder / DATA, ignore_errors=True)  # of a finish that was cut short
             files, written = _write_shards(folder, found, names)
             card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA)
             write_text(folder / "README.md", card)
-            write_manifest(
+            manifest = write_manifest(
                 folder,
                 **known,
                 counts={**written, **found.counts, **(counts or {})},
@@ -225,8 +226,6 @@ def finish(
                 files=[*files, "README.md"],
             )
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)
-    manifest = read_manifest(folder)
-    assert manifest is not None
     return manifest
 
 
@@ -361,7 +360,7 @@ class TrajectoryStore:
     def __iter__(self) -> Iterator[Trajectory]:
         for path, facts in self._files.items():
             if facts is not None:
-                check_once(path, facts)
+                check_file(path, facts)
             first_row = 0
             with _parquet(path) as file:
                 for batch in file.iter_batches(batch_size=READ_ROWS, columns=SCHEMA.names):

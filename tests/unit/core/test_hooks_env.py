@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tabom.core.env import git_commit, hardware, versions
+from tabom.core.env import hardware, versions
 from tabom.core.errors import ConfigError
 from tabom.core.hooks import load_function
 
@@ -56,8 +56,6 @@ def test_versions_and_hardware() -> None:
     assert machine["num_cores"] >= 1
     assert machine["gpus"] == []
     assert machine["cpu"]
-    commit = git_commit()
-    assert commit is None or len(commit.removesuffix("-dirty")) == 40
 
 
 def test_core_and_the_write_path_import_nothing_heavy() -> None:

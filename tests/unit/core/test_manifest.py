@@ -21,12 +21,12 @@ def finished(folder: Path) -> m.Manifest:
 
 def test_life_of_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    assert m.check_manifest(folder, **RUN) == "absent"
+    assert m.check_manifest(folder, **RUN, settings=SETTINGS) is None
     assert m.read_manifest(folder) is None
-    assert m.begin(folder, **RUN, settings=SETTINGS) == "started"
-    assert m.check_manifest(folder, **RUN) == "absent"
+    assert m.begin(folder, **RUN, settings=SETTINGS) is None
+    assert m.check_manifest(folder, **RUN, settings=SETTINGS) is None
     (folder / "half").write_text("x")
-    assert m.begin(folder, **RUN, settings=SETTINGS) == "started"  # resumes its own partial
+    assert m.begin(folder, **RUN, settings=SETTINGS) is None  # resumes its own partial
     (folder / "half").unlink()
     written = finished(folder)
     assert written.files == {
@@ -34,8 +34,8 @@ def test_life_of_a_folder(tmp_path: Path) -> None:
     }
     assert m.read_manifest(folder) == written
     assert not (folder / m.STARTED).exists()
-    assert m.check_manifest(folder, **RUN) == "complete"
-    assert m.begin(folder, **RUN, settings=SETTINGS) == "complete"
+    assert m.check_manifest(folder, **RUN, settings=SETTINGS) == written
+    assert m.begin(folder, **RUN, settings=SETTINGS) == written
     assert written.seconds == 1.235
     assert written.created.endswith("+00:00")
     assert {"python", "tabom", "torch"} <= set(written.versions)
@@ -81,14 +81,14 @@ def test_many_differences_are_cut(tmp_path: Path) -> None:
 def test_another_stage_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(StageError, match="of stage 'collect', expected 'train'"):
-        m.check_manifest(tmp_path, stage="train", fingerprint="f1")
+        m.check_manifest(tmp_path, stage="train", fingerprint="f1", settings=SETTINGS)
 
 
 def test_a_folder_that_is_not_ours_is_neither_marked_nor_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
     with pytest.raises(StageError, match=r"not made by tabom \(it holds thesis\.tex\)"):
         m.begin(tmp_path, **RUN, settings={})
-    with pytest.raises(StageError, match="will not delete it"):
+    with pytest.raises(StageError, match="nothing in it is deleted"):
         m.reset(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(StageError, match="is a file"):
@@ -109,7 +109,7 @@ def test_reset_empties_ours_and_follows_no_link(tmp_path: Path) -> None:
     assert (outside / "keep").exists()
     m.reset(folder)
     m.reset(tmp_path / "missing")
-    assert m.begin(folder, stage="train", fingerprint="f2", settings={}) == "started"
+    assert m.begin(folder, stage="train", fingerprint="f2", settings={}) is None
 
 
 def test_a_reset_that_is_cut_short_leaves_our_mark(
@@ -132,10 +132,10 @@ def test_a_reset_that_is_cut_short_leaves_our_mark(
 def test_a_changed_file_is_named_where_it_is_read(tmp_path: Path, damage: str) -> None:
     found = finished(tmp_path)
     path = tmp_path / "sub" / "a.txt"
-    m.check_once(path, found.files["sub/a.txt"])
+    m.check_file(path, found.files["sub/a.txt"])
     path.write_text("hellO") if damage == "change" else path.unlink()
     with pytest.raises(DataError, match=r"sub/a\.txt: (changed|missing)"):
-        m.check_once(path, found.files["sub/a.txt"])
+        m.check_file(path, found.files["sub/a.txt"])
     m.check_folder(tmp_path)  # what lies deeper is checked by whoever opens it
 
 
@@ -180,7 +180,7 @@ def test_a_manifest_with_an_odd_field_names_file_and_field(
 def test_a_broken_start_mark_names_the_file(tmp_path: Path) -> None:
     (tmp_path / m.STARTED).write_text(json.dumps([1]))
     with pytest.raises(DataError, match=r"\.started\.json"):
-        m.check_manifest(tmp_path, **RUN)
+        m.check_manifest(tmp_path, **RUN, settings=SETTINGS)
 
 
 def test_flatten() -> None:

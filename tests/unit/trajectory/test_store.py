@@ -157,21 +157,21 @@ def test_finish_killed_at_any_moment_can_run_again(
 ) -> None:
     everything = [make(i) for i in range(9)]
     TrajectoryWriter(tmp_path).append(everything)
-    name = {
-        "second shard": "replacing",
-        "card": "write_text",
-        "manifest": "write_manifest",
-        "cleaning": "read_manifest",
+    where, name = {
+        "second shard": (store_module, "replacing"),
+        "card": (store_module, "write_text"),
+        "manifest": (store_module, "write_manifest"),
+        "cleaning": (store_module.shutil, "rmtree"),
     }[moment]
-    real, calls = getattr(store_module, name), []
+    real, calls = getattr(where, name), []
 
     def killed(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        if moment != "second shard" or len(calls) > 1:
+        if moment in ("card", "manifest") or len(calls) > 1:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(store_module, name, killed)
+    monkeypatch.setattr(where, name, killed)
     monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 5)
     with pytest.raises(KeyboardInterrupt):
         finish(tmp_path, **RUN)
@@ -298,9 +298,9 @@ def test_a_file_is_hashed_once_a_process(
 ) -> None:
     store = collect(tmp_path, [make(i) for i in range(3)])
     hashed: list[Path] = []
-    real = manifest_module.check_file
+    real = manifest_module.describe_file
     monkeypatch.setattr(
-        manifest_module, "check_file", lambda path, e: (hashed.append(path), real(path, e))
+        manifest_module, "describe_file", lambda path: (hashed.append(path), real(path))[1]
     )
     for _ in range(3):
         assert ids_of(store) == ids_of(TrajectoryStore(tmp_path))

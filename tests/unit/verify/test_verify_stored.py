@@ -54,7 +54,7 @@ def test_code(sandbox, collected, random_toy, tmp_path, capsys):
     # Another number of workers is the same work: nothing is refused, nothing done again.
     again = tmp_path / "verdicts" / "verdicts.parquet"
     time = again.stat().st_mtime_ns
-    flags = ("--verifier", "code", "--verifier_workers", "1")
+    flags = ("--verifier", "code", "--verifier_num_workers", "1")
     assert verify(collected, random_toy, tmp_path / "verdicts", *flags) == reasons
     assert again.stat().st_mtime_ns == time
 
