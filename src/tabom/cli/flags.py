@@ -88,7 +88,7 @@ class _Setting(argparse.Action):
         return describe(self.settings, self.field).replace("%", "%%")
 
     @help.setter
-    def help(self, value: None) -> None:
+    def help(self, value: str | None) -> None:
         """argparse says that there is none."""
 
     def __call__(
