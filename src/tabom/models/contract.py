@@ -6,6 +6,7 @@ of one call with a cache.
 
 import re
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -264,6 +265,9 @@ class MaskedDiffusionModel(nn.Module):
             )
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         said = [message["content"] for message in messages]
+        for role in (str(message.get("role")) for message in messages):
+            if self.special_text_in(role) is not None:
+                raise ModelError(f"{self.name_or_path}: the role {role[:60]!a} is a special token")
         # What is said is put in afterwards where it holds the text of a special token.
         is_apart = any(map(self.special_text_in, said))
         marks = [f"\ue000{i}\ue001" for i in range(len(said))]
@@ -288,26 +292,58 @@ class MaskedDiffusionModel(nn.Module):
                 f"the tokenizer of {self.name_or_path} does not take this prompt: {last[:60]!a} "
                 f"({type(error).__name__}: {error})"
             ) from error
+        if self.ids.mask in ids:  # it would be decoded as a slot of the response
+            raise ModelError(
+                f"{self.name_or_path}: a prompt holds the mask token: {said[-1][:60]!a}"
+            )
         return [int(i) for i in ids]
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a text from outside; one that reads like a special token stays a text.
 
         Else a mask token in an answer would become a label, and one in a prompt would be decoded.
-        Raises: what the tokenizer raises for a text that it does not take.
+        Raises: ModelError for a text that is the mask token itself, whatever is done; what the
+            tokenizer raises for a text that it does not take.
         """
         is_apart = self.special_text_in(text) is not None
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=is_apart)
-        return [int(i) for i in ids["input_ids"]]
+        ids = self._plain_ids([text], is_apart=is_apart)
+        if self._control_ids.isdisjoint(ids):
+            return ids
+        # A checkpoint may not call its mask special, and then nothing splits it: cut inside it.
+        controls = [t for i, t in self._special_texts().items() if i in self._control_ids]
+        pattern = "|".join(map(re.escape, controls)) or "(?!)"
+        cuts = [0, *(match.start() + 1 for match in re.finditer(pattern, text)), len(text)]
+        ids = self._plain_ids([text[i:j] for i, j in pairwise(cuts)], is_apart=True)
+        if self.ids.mask in ids:
+            raise ModelError(f"{self.name_or_path}: {text[:60]!a} holds the mask token")
+        return ids
+
+    def _plain_ids(self, parts: list[str], *, is_apart: bool) -> list[int]:
+        ids: list[int] = []
+        for part in parts:
+            found = self.tokenizer(part, add_special_tokens=False, split_special_tokens=is_apart)
+            ids += map(int, found["input_ids"])
+        return ids
+
+    @property
+    def _control_ids(self) -> set[int]:
+        """The ids that end a response, and the one that stands for what is still to be said."""
+        return {self.ids.mask, *self.ids.eos}
 
     def special_text_in(self, text: str) -> str | None:
         """A special token (mask, end, role, ...) whose text stands in the text; None if none does.
 
         Tokenizers turn such text into the token's id unless they are told otherwise.
         """
+        return next((t for t in self._special_texts().values() if t in text), None)
+
+    def _special_texts(self) -> dict[int, str]:
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
-        texts = (str(token) for token in added.values() if getattr(token, "special", True))
-        return next((special for special in texts if special in text), None)
+        return {
+            i: str(token)
+            for i, token in added.items()
+            if getattr(token, "special", True) or i in self._control_ids
+        }
 
     def decode_response(self, response_ids: list[int]) -> str:
         """Text up to the first end token; mask tokens and other specials are left out."""

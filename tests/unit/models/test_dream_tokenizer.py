@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tabom.core.errors import ModelError
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
 from tabom.models.random_checkpoint import write_random_checkpoint
@@ -116,3 +117,26 @@ def test_the_text_of_a_special_token_in_an_answer_is_no_label(dream: MaskedDiffu
         assert not {dream.ids.mask, *dream.ids.eos} & set(content)
         assert dream.tokenizer.decode(content) == text
     assert dream.encode_text("ab é") == dream.tokenizer("ab é")["input_ids"]
+
+
+def test_a_mask_that_the_tokenizer_does_not_call_special(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tok")
+    folder = write_random_checkpoint(
+        tmp_path / "model", family="dream", tokenizer_path=tmp_path / "tok", vocab_size=300
+    )
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("mask_token", None)
+    for token in config["added_tokens_decoder"].values():
+        token["special"] = token["content"] != "<|mask|>"
+    path.write_text(json.dumps(config))
+    model, said = load_model(folder), "a<|mask|><|mask|>b <|im_end|>"
+    prompt, answer = model.encode_prompt(said), model.encode_text(said)
+    assert model.ids.mask not in prompt + answer
+    assert model.tokenizer.decode(answer) == said
+    assert said in model.tokenizer.decode(prompt)
+
+
+def test_a_role_is_no_special_token(dream: MaskedDiffusionModel) -> None:
+    with pytest.raises(ModelError, match="role"):
+        dream.encode_prompt([{"role": "<|im_end|>", "content": "ab"}])
