@@ -13,35 +13,24 @@ from tabom.stages.evaluate import Evaluate
 from tabom.stages.sets import SetConfig
 from tabom.stages.stage import Counts
 
+_TASKS = (
+    "gsm8k, math500, humaneval, mbpp, ifeval (the paper's prompts and metrics), or any task of "
+    "lm-eval's own that generates; separated by space or comma; left out: prompts"
+)
+_IN_DOMAIN = "tasks that are in domain, the others are not (default: all)"
 # Fields of an evaluation set that are flags here, with the flag's name.
-_SET_FLAGS = {
-    "tokens_per_step": "tokens_per_step",
-    "num_samples": "num_samples",
-    "setting": "setting",
-    "limit": "num_documents",
-    "chat_template": "chat_template",
-    "cut": "cut",
-    "max_prompt_tokens": "max_prompt_tokens",
-}
+_SET_FIELDS = (
+    "tokens_per_step", "num_samples", "setting", "limit", "chat_template", "cut",
+    "max_prompt_tokens",
+)  # fmt: skip
+_SET_FLAGS = {name: name for name in _SET_FIELDS} | {"limit": "num_documents"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom evaluate`."""
     group = parser.add_argument_group("set", "What is evaluated, where no recipe lists it.")
-    group.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        help="gsm8k, math500, humaneval, mbpp, ifeval (the paper's prompts and metrics), or any "
-        "task of lm-eval's own that generates; separated by space or comma; left out: prompts",
-    )
-    group.add_argument(
-        "--in_domain",
-        nargs="+",
-        default=[],
-        metavar="TASK",
-        help="tasks that are in domain, the others are not (default: all)",
-    )
+    group.add_argument("--tasks", nargs="+", metavar="TASK", help=_TASKS)
+    group.add_argument("--in_domain", nargs="+", default=[], metavar="TASK", help=_IN_DOMAIN)
     for field, flag in _SET_FLAGS.items():
         flags.add_field(group, SetConfig, field, flag=flag, dest=f"set_{field}")
     # A recipe alone can list sets, and each has paces of its own.

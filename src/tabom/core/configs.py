@@ -138,10 +138,14 @@ def _parsed(override: str) -> tuple[str, Any]:
     path = path.strip()
     if not equals or not all(path.split(".")):
         raise ConfigError(f"override {override!r}: expected 'section.key=value'")
+    return path, _yaml(text, f"override {override!r}")
+
+
+def _yaml(text: str, where: str) -> Any:
     try:
-        return path, parse_yaml(text)
+        return parse_yaml(text)
     except ConfigError as error:
-        raise ConfigError(f"override {override!r}: {text!r} is not valid YAML ({error})") from error
+        raise ConfigError(f"{where}: {text!r} is not valid YAML ({error})") from error
 
 
 def _slot(target: Any, key: str, path: str) -> Any:
@@ -252,12 +256,7 @@ def _read(text: str | list[str], hint: Any, where: str) -> Any:
         return next((choice for choice in get_args(kind) if str(choice) == text), text)
     if kind is bool:
         return _WORDS.get(text.lower(), text)
-    if kind in (int, float, str, Path):
-        return text
-    try:
-        return parse_yaml(text)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {text!r}: {error}") from error
+    return text if kind in (int, float, str, Path) else _yaml(text, where)
 
 
 def _build(cls: Any, mapping: Any, where: str) -> Any:

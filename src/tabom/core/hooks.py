@@ -39,13 +39,12 @@ def load_function(name: str) -> Callable[..., Any]:
         target: Any = importlib.import_module(module_name)
     except Exception as error:
         why = f"importing {module_name!r} failed: {type(error).__name__}: {error}"
-        if isinstance(error, ModuleNotFoundError):
-            missing = error.name or ""
-            if f"{module_name}.".startswith(f"{missing}."):  # itself, and not what it imports
-                why = (
-                    f"there is no module {missing!r}; put it beside the recipe, in the working "
-                    "folder or on PYTHONPATH, or install it"
-                )
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):  # itself, not what it imports
+            why = (
+                f"there is no module {missing!r}; put it beside the recipe, in the working folder "
+                "or on PYTHONPATH, or install it"
+            )
         raise ConfigError(f"function {name!r}: {why}") from error
     # Dots after the colon reach into classes and objects of the module.
     for part in path.split("."):

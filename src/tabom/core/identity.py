@@ -7,7 +7,6 @@ decides and not the place: the name of the file stands beside a hash.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,18 +34,14 @@ def identity(obj: Any) -> Any:
     Returns: as `core.plain.to_plain`, without free fields and with contents in place of paths.
     Raises: DataError if a file that decides the result is not there.
     """
-    if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
-        if isinstance(obj, Mapping):
-            return {str(key): identity(value) for key, value in obj.items()}
-        if isinstance(obj, (list, tuple)):
-            return [identity(value) for value in obj]
-        return to_plain(obj)
-    if isinstance(own := getattr(obj, "fingerprint", None), str):
+    return to_plain(obj, of_settings=_decisive)
+
+
+def _decisive(settings: Any) -> Any:
+    if isinstance(own := getattr(settings, "fingerprint", None), str):
         return own
     # Training has a rule that spans its fields: the global batch counts, not how it is cut.
-    if hasattr(obj, "decisive"):
-        return obj.decisive()
-    return identity_of_fields(obj)
+    return settings.decisive() if hasattr(settings, "decisive") else identity_of_fields(settings)
 
 
 def identity_of_fields(obj: Any) -> dict[str, Any]:

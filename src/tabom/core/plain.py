@@ -5,23 +5,26 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 
-def to_plain(obj: Any) -> Any:
+def to_plain(obj: Any, *, of_settings: Callable[[Any], Any] | None = None) -> Any:
     """The object as dicts, lists, strings, numbers, booleans and None.
 
     obj: dataclasses, mappings, sequences, sets, paths, enums, numpy scalars and arrays, nested.
+    of_settings: what is written for a dataclass; None: the mapping of its fields.
     Returns: a JSON-able copy. JSON has no NaN and no infinity: NaN (no value) becomes None,
         infinities become the strings "inf" and "-inf".
     Raises: TypeError for anything else: what it is cannot be written down.
     """
+    plain = partial(to_plain, of_settings=of_settings)
     if obj is None or isinstance(obj, bool):
         return obj
     if isinstance(obj, enum.Enum):
-        return to_plain(obj.value)
+        return plain(obj.value)
     if isinstance(obj, str):  # half a character of a response that was cut cannot be written
         return obj.encode("utf-8", "replace").decode()
     if isinstance(obj, int):
@@ -32,16 +35,18 @@ def to_plain(obj: Any) -> Any:
     if isinstance(obj, PurePath):
         return obj.as_posix()
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return {f.name: to_plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
+        if of_settings is not None:
+            return of_settings(obj)
+        return {f.name: plain(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
     if isinstance(obj, Mapping):
-        return {str(key): to_plain(value) for key, value in obj.items()}
+        return {str(key): plain(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
-        return [to_plain(value) for value in obj]
+        return [plain(value) for value in obj]
     if isinstance(obj, (set, frozenset)):
-        return sorted((to_plain(value) for value in obj), key=canonical_json)
+        return sorted((plain(value) for value in obj), key=canonical_json)
     # numpy is known by its name and never imported: settings alone have no need of it.
     if type(obj).__module__.partition(".")[0] == "numpy" and hasattr(obj, "tolist"):
-        return to_plain(obj.tolist())
+        return plain(obj.tolist())
     raise TypeError(f"{type(obj).__name__} has no plain JSON form: {obj!r}")
 
 
