@@ -91,13 +91,7 @@ class _Setting(argparse.Action):
     def help(self, value: str | None) -> None:
         """argparse says that there is none."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         try:
             value = configs.from_text(values, self.hint, self.option_strings[0])
         except ConfigError as error:

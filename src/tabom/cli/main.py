@@ -64,17 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _ = VERBS.get(args.verb, (OWN_STAGE, ""))
         return int(import_module(module).run(args))
     except TabomError as error:
-        print(f"tabom {verb}: error: {error}", file=sys.stderr)
-        return 2
+        why = str(error)
     except BrokenPipeError:
         return 1
     except OSError as error:  # no space, no permission, a vanished folder
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"tabom {verb}: error: {place}{error.strerror or error}", file=sys.stderr)
-        return 2
+        why = f"{error.filename}: " if error.filename else ""
+        why += error.strerror or str(error)
     except KeyboardInterrupt:
         print(f"\ntabom {verb}: interrupted; run it again to go on", file=sys.stderr)
         return 130
+    print(f"tabom {verb}: error: {why}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from tabom.core import env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
 from tabom.core.configs import build
 from tabom.core.errors import ConfigError, DataError, StageError
-from tabom.core.plain import to_plain
 
 MANIFEST = "manifest.json"
 STARTED = ".started.json"
@@ -70,11 +69,9 @@ class Manifest(Mark):
 
 def write_manifest(
     folder: Folder,
+    mark: Mark,
     *,
-    stage: str,
-    fingerprint: str,
-    counts: Mapping[str, int | float],
-    settings: Mapping[str, Any],
+    counts: Mapping[str, Any],
     seconds: float,
     files: Iterable[str] | None = None,
 ) -> Manifest:
@@ -91,11 +88,9 @@ def write_manifest(
         shown = (path for path in inside if not any(part[0] == "." for part in path.parts))
         files = {path.as_posix() for path in shown} - {MANIFEST}
     manifest = Manifest(
-        stage=stage,
-        fingerprint=fingerprint,
+        **vars(mark),
         counts=dict(counts),
         files={name: describe_file(folder / name) for name in sorted(set(files))},
-        settings=to_plain(settings),
         versions=env.versions(),
         seconds=round(float(seconds), 3),
     )
@@ -121,12 +116,10 @@ def _read(path: Path, kind: type[M]) -> M | None:
         raise DataError(f"{path}: tabom did not write this ({error}); was it edited?") from error
 
 
-def check_manifest(
-    folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any]
-) -> Manifest | None:
+def check_manifest(folder: Folder, mark: Mark) -> Manifest | None:
     """The manifest of a folder that already holds this very stage.
 
-    settings: of the present run, to name what differs in the error.
+    mark: of the present run; its settings serve to name what differs.
     Returns: None for a folder that is missing, empty or begun by this same run.
     Raises: StageError if the folder belongs to another stage or another fingerprint.
     """
@@ -134,37 +127,27 @@ def check_manifest(
     manifest = read_manifest(folder)
     there = manifest or _read(folder / STARTED, Mark)
     state = f"output folder {folder} holds {'results' if manifest else 'an unfinished run'}"
-    if there is not None and there.stage != stage:
-        raise StageError(f"{state} of stage {there.stage!r}, expected {stage!r}; {_WAYS_OUT}")
-    if there is not None and there.fingerprint != fingerprint:
+    if there is not None and there.stage != mark.stage:
+        raise StageError(f"{state} of stage {there.stage!r}, expected {mark.stage!r}; {_WAYS_OUT}")
+    if there is not None and there.fingerprint != mark.fingerprint:
         raise StageError(
-            f"output folder from another recipe: {state} of stage {stage!r} with fingerprint "
-            f"{there.fingerprint}, this run's is {fingerprint}\n"
-            f"{_differences(there.settings, settings)}\n{_WAYS_OUT}"
+            f"output folder from another recipe: {state} of stage {mark.stage!r} with fingerprint "
+            f"{there.fingerprint}, this run's is {mark.fingerprint}\n"
+            f"{_differences(there.settings, mark.settings)}\n{_WAYS_OUT}"
         )
     return manifest
 
 
-def begin(
-    folder: Folder, *, stage: str, fingerprint: str, settings: Mapping[str, Any]
-) -> Manifest | None:
-    """Claim the folder for this stage before the first result is written.
+def begin(folder: Folder, mark: Mark) -> Manifest | None:
+    """Claim the folder for this run before the first result is written.
 
     Returns: the manifest if it holds this very stage already (nothing is touched), else None.
     Raises: StageError if it belongs to another run, or holds files that no run of ours left.
     """
-    found = check_manifest(folder, stage=stage, fingerprint=fingerprint, settings=settings)
-    if found is None:
-        check_ours(folder)
-        mark(folder, stage, fingerprint, settings)
+    found = check_manifest(folder, mark)
+    if found is None and STARTED not in check_ours(folder):
+        write_json(Path(folder) / STARTED, mark)
     return found
-
-
-def mark(folder: Folder, stage: str, fingerprint: str, settings: Mapping[str, Any]) -> None:
-    """Say what a folder is begun for, if it does not say so yet."""
-    path = Path(folder) / STARTED
-    if not path.is_file():
-        write_json(path, Mark(stage=stage, fingerprint=fingerprint, settings=dict(settings)))
 
 
 def check_ours(folder: Folder) -> list[str]:
@@ -264,7 +247,7 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The settings that differ, one a line."""
-    old, new = ({k: repr(v) for k, v in flatten(to_plain(s)).items()} for s in (there, here))
+    old, new = ({k: repr(v) for k, v in flatten(s).items()} for s in (there, here))
     lines = [
         f"  {key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
         for key in {**old, **new}

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tabom._version import __version__
 from tabom.core import configs, manifest
-from tabom.core.atomic import LOCK, only_one
+from tabom.core.atomic import LOCK, only_one, write_json
 from tabom.core.errors import DataError, StageError
 from tabom.core.identity import FREE, identity_of_fields
 from tabom.core.progress import Report, silent
@@ -116,6 +116,11 @@ class Stage:
         return configs.fingerprint(self.settings)
 
     @property
+    def mark(self) -> manifest.Mark:
+        """What the folder is begun for."""
+        return manifest.Mark(stage=self.kind, fingerprint=self.fingerprint, settings=self.settings)
+
+    @property
     def output(self) -> Output:
         """What later stages are given of this one."""
         return Output(kind=self.kind, folder=self.folder, fingerprint=self.fingerprint)
@@ -133,10 +138,7 @@ class Stage:
 
     def is_complete(self) -> bool:
         """Whether the folder holds this stage's result. StageError if it holds another's."""
-        found = manifest.check_manifest(
-            self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
-        )
-        return found is not None
+        return manifest.check_manifest(self.folder, self.mark) is not None
 
     def run(self, report: Report = silent, *, overwrite: bool = False) -> Counts:
         """Do the work unless it is done, with the folder locked; the manifest is written last.
@@ -147,9 +149,7 @@ class Stage:
         if overwrite:
             self.make_way()
         with self._lock(is_shared=self.is_shared):
-            found = manifest.begin(
-                self.folder, stage=self.kind, fingerprint=self.fingerprint, settings=self.settings
-            )
+            found = manifest.begin(self.folder, self.mark)
             if found is not None:
                 return dict(found.counts)
             started = time.perf_counter()
@@ -198,14 +198,7 @@ class Stage:
         # Atomic writes make missing folders, so a removed one comes back with the last file alone.
         if not (self.folder / manifest.STARTED).is_file():
             raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
-        manifest.write_manifest(
-            self.folder,
-            stage=self.kind,
-            fingerprint=self.fingerprint,
-            counts=counts,
-            settings=self.settings,
-            seconds=seconds,
-        )
+        manifest.write_manifest(self.folder, self.mark, counts=counts, seconds=seconds)
         shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
     def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
@@ -221,7 +214,8 @@ class Stage:
             return
         if self.resumes and {*os.listdir(self.folder)} - {manifest.STARTED, LOCK}:
             # The mark may have gone with a folder that was removed under a worker.
-            manifest.mark(self.folder, self.kind, self.fingerprint, self.settings)
+            if not (self.folder / manifest.STARTED).is_file():
+                write_json(self.folder / manifest.STARTED, self.mark)
         else:
             manifest.reset(self.folder)
             shutil.rmtree(self.folder)

@@ -28,6 +28,7 @@ from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import (
     FileFacts,
     Manifest,
+    Mark,
     check_file,
     check_manifest,
     read_manifest,
@@ -207,10 +208,10 @@ def finish(
         DataError if one id has two contents.
     """
     folder = Path(folder)
-    known: dict[str, Any] = {"stage": STAGE, "fingerprint": fingerprint, "settings": settings}
+    mark = Mark(stage=STAGE, fingerprint=fingerprint, settings=dict(settings))
     (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
     with locked(folder / PARTIAL / ".finish"):
-        manifest = check_manifest(folder, **known)
+        manifest = check_manifest(folder, mark)
         if manifest is None:
             found = _Found(folder)
             names = found.plan(ids)
@@ -220,7 +221,7 @@ def finish(
             write_text(folder / "README.md", card)
             manifest = write_manifest(
                 folder,
-                **known,
+                mark,
                 counts={**written, **found.counts, **(counts or {})},
                 seconds=seconds,
                 files=[*files, "README.md"],

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,25 +9,25 @@ from tabom.core import manifest as m
 from tabom.core.errors import DataError, StageError
 
 SETTINGS = {"decoding": {"policy": "entropy", "steps": 8}, "arms": [{"name": "a"}], "seeds": [1, 2]}
-RUN = {"stage": "collect", "fingerprint": "f1"}
+RUN = m.Mark(stage="collect", fingerprint="f1", settings=SETTINGS)
 
 
 def finished(folder: Path) -> m.Manifest:
-    m.begin(folder, **RUN, settings=SETTINGS)
+    m.begin(folder, RUN)
     (folder / "sub").mkdir()
     (folder / "sub" / "a.txt").write_text("hello")
     (folder / ".hidden").write_text("x")
-    return m.write_manifest(folder, **RUN, counts={"num_x": 1}, settings=SETTINGS, seconds=1.23456)
+    return m.write_manifest(folder, RUN, counts={"num_x": 1}, seconds=1.23456)
 
 
 def test_life_of_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    assert m.check_manifest(folder, **RUN, settings=SETTINGS) is None
+    assert m.check_manifest(folder, RUN) is None
     assert m.read_manifest(folder) is None
-    assert m.begin(folder, **RUN, settings=SETTINGS) is None
-    assert m.check_manifest(folder, **RUN, settings=SETTINGS) is None
+    assert m.begin(folder, RUN) is None
+    assert m.check_manifest(folder, RUN) is None
     (folder / "half").write_text("x")
-    assert m.begin(folder, **RUN, settings=SETTINGS) is None  # resumes its own partial
+    assert m.begin(folder, RUN) is None  # resumes its own partial
     (folder / "half").unlink()
     written = finished(folder)
     assert written.files == {
@@ -34,8 +35,8 @@ def test_life_of_a_folder(tmp_path: Path) -> None:
     }
     assert m.read_manifest(folder) == written
     assert not (folder / m.STARTED).exists()
-    assert m.check_manifest(folder, **RUN, settings=SETTINGS) == written
-    assert m.begin(folder, **RUN, settings=SETTINGS) == written
+    assert m.check_manifest(folder, RUN) == written
+    assert m.begin(folder, RUN) == written
     assert written.seconds == 1.235
     assert written.created.endswith("+00:00")
     assert {"python", "tabom", "torch"} <= set(written.versions)
@@ -46,14 +47,14 @@ def test_another_recipe_is_refused_with_both_values(tmp_path: Path, done: bool) 
     if done:
         finished(tmp_path)
     else:
-        m.begin(tmp_path, **RUN, settings=SETTINGS)
+        m.begin(tmp_path, RUN)
     other = {
         "decoding": {"policy": "random", "steps": 8, "k": 2},
         "arms": [{"name": "b"}],
         "seeds": [1],
     }
     with pytest.raises(StageError) as caught:
-        m.begin(tmp_path, stage="collect", fingerprint="f2", settings=other)
+        m.begin(tmp_path, replace(RUN, fingerprint="f2", settings=other))
     text = str(caught.value)
     assert text.startswith("output folder from another recipe")
     assert ("results" if done else "an unfinished run") in text
@@ -69,30 +70,30 @@ def test_another_recipe_is_refused_with_both_values(tmp_path: Path, done: bool) 
 def test_equal_settings_with_another_fingerprint_say_so(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(StageError, match="no setting differs: the model, the data or the code"):
-        m.check_manifest(tmp_path, stage="collect", fingerprint="f2", settings=SETTINGS)
+        m.check_manifest(tmp_path, replace(RUN, fingerprint="f2"))
 
 
 def test_many_differences_are_cut(tmp_path: Path) -> None:
-    m.begin(tmp_path, **RUN, settings={str(i): i for i in range(30)})
+    m.begin(tmp_path, replace(RUN, settings={str(i): i for i in range(30)}))
     with pytest.raises(StageError, match=r"\.\.\. and 22 more"):
-        m.check_manifest(tmp_path, stage="collect", fingerprint="f2", settings={})
+        m.check_manifest(tmp_path, replace(RUN, fingerprint="f2", settings={}))
 
 
 def test_another_stage_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(StageError, match="of stage 'collect', expected 'train'"):
-        m.check_manifest(tmp_path, stage="train", fingerprint="f1", settings=SETTINGS)
+        m.check_manifest(tmp_path, replace(RUN, stage="train"))
 
 
 def test_a_folder_that_is_not_ours_is_neither_marked_nor_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
     with pytest.raises(StageError, match=r"not made by tabom \(it holds thesis\.tex\)"):
-        m.begin(tmp_path, **RUN, settings={})
+        m.begin(tmp_path, RUN)
     with pytest.raises(StageError, match="nothing in it is deleted"):
         m.reset(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(StageError, match="is a file"):
-        m.begin(tmp_path / "thesis.tex", **RUN, settings={})
+        m.begin(tmp_path / "thesis.tex", RUN)
     with pytest.raises(StageError, match="is a file"):
         m.reset(tmp_path / "thesis.tex")
 
@@ -109,7 +110,7 @@ def test_reset_empties_ours_and_follows_no_link(tmp_path: Path) -> None:
     assert (outside / "keep").exists()
     m.reset(folder)
     m.reset(tmp_path / "missing")
-    assert m.begin(folder, stage="train", fingerprint="f2", settings={}) is None
+    assert m.begin(folder, replace(RUN, stage="train", fingerprint="f2", settings={})) is None
 
 
 def test_a_reset_that_is_cut_short_leaves_our_mark(
@@ -147,7 +148,7 @@ def test_only_what_we_wrote_is_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.json"):
         m.check_folder(tmp_path)
     with pytest.raises(DataError, match=r"nope\.bin: missing"):
-        m.write_manifest(tmp_path, **RUN, counts={}, settings={}, seconds=0, files=["nope.bin"])
+        m.write_manifest(tmp_path, RUN, counts={}, seconds=0, files=["nope.bin"])
 
 
 @pytest.mark.parametrize("content", ["[]", '{"stage": "x"}', "{"])
@@ -180,7 +181,7 @@ def test_a_manifest_with_an_odd_field_names_file_and_field(
 def test_a_broken_start_mark_names_the_file(tmp_path: Path) -> None:
     (tmp_path / m.STARTED).write_text(json.dumps([1]))
     with pytest.raises(DataError, match=r"\.started\.json"):
-        m.check_manifest(tmp_path, **RUN, settings=SETTINGS)
+        m.check_manifest(tmp_path, RUN)
 
 
 def test_flatten() -> None:

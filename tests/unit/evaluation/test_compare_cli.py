@@ -14,7 +14,7 @@ import pytest
 
 from tabom.cli.main import main
 from tabom.core.atomic import write_json
-from tabom.core.manifest import write_manifest
+from tabom.core.manifest import Mark, write_manifest
 from tabom.evaluation.manifest import EVALUATION, differences
 from tabom.evaluation.records import EvaluationRecord, write_records
 
@@ -64,9 +64,8 @@ def evaluation(
     folder.mkdir(parents=True)
     write_records(folder / "records.parquet", records)
     write_json(folder / EVALUATION, {name: {schedule or str(speed): one} for name in results})
-    write_manifest(
-        folder, stage="evaluate", fingerprint="x", counts={}, settings={"x": 1}, seconds=1.0
-    )
+    mark = Mark(stage="evaluate", fingerprint="x", settings={"x": 1})
+    write_manifest(folder, mark, counts={}, seconds=1.0)
     return folder
 
 

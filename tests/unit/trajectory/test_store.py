@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tabom.core import manifest as manifest_module
 from tabom.core.errors import DataError, StageError
-from tabom.core.manifest import begin, check_file, read_manifest
+from tabom.core.manifest import Mark, begin, check_file, read_manifest
 from tabom.trajectory import store as store_module
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.schema import SCHEMA, to_arrow
@@ -36,7 +36,7 @@ def ids_of(store: TrajectoryStore) -> list[str]:
 
 
 def collect(folder: Path, trajectories: list[Trajectory], **options: Any) -> TrajectoryStore:
-    begin(folder, stage="collect", fingerprint="f1", settings=SETTINGS)
+    begin(folder, Mark(stage="collect", fingerprint="f1", settings=SETTINGS))
     TrajectoryWriter(folder).append(trajectories)
     finish(folder, **RUN, **options)
     return TrajectoryStore(folder)
@@ -47,7 +47,7 @@ def test_from_writers_to_a_store(
 ) -> None:
     monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 10)
     everything = [make(i) for i in range(25)]
-    begin(tmp_path, stage="collect", fingerprint="f1", settings=SETTINGS)
+    begin(tmp_path, Mark(stage="collect", fingerprint="f1", settings=SETTINGS))
     for part in (everything[15:], everything[:16]):  # id 15 was collected twice
         TrajectoryWriter(tmp_path).append(part)
     manifest = finish(tmp_path, **RUN)
@@ -197,7 +197,8 @@ def test_an_unfinished_or_missing_collection(tmp_path: Path, make: Make) -> None
     from tabom.core.manifest import write_manifest
 
     shutil.rmtree(tmp_path / "partial")
-    write_manifest(tmp_path, stage="train", fingerprint="f", counts={}, settings={}, seconds=0)
+    mark = Mark(stage="train", fingerprint="f", settings={})
+    write_manifest(tmp_path, mark, counts={}, seconds=0)
     with pytest.raises(StageError, match="holds stage 'train', expected 'collect'"):
         TrajectoryStore(tmp_path)
 
