@@ -60,56 +60,54 @@ def special_tokens(model: MaskedDiffusionModel) -> list[dict[str, Any]]:
 
 
 def measure_call(
-    model: MaskedDiffusionModel, sizes: ModelSizes, *, batch_size: int, length: int
+    model: MaskedDiffusionModel, sizes: ModelSizes, batch_size: int, length: int
 ) -> dict[str, float]:
     """The time of one model call with every row through the head, the better of two.
 
     Returns: batch_size, length, seconds, and the FLOP/s that it reaches.
     """
     ids_BS = torch.full((batch_size, length), model.ids.mask, device=model.device)
-    best = float("inf")
+    times = []
     with torch.inference_mode():
         for _ in range(2):
             started = time.perf_counter()
             hidden_BSD = model.hidden_states(ids_BS, None)
             float((hidden_BSD @ model.head_weight_VD.T).amax())  # reading it waits for the device
-            best = min(best, time.perf_counter() - started)
-    num_tokens = batch_size * length
-    flops = forward_flops(sizes, num_tokens=num_tokens, context=length, num_rows=num_tokens)
-    return {
-        "batch_size": batch_size,
-        "length": length,
-        "seconds": best,
-        "flops_per_second": flops / best,
-    }
+            times.append(time.perf_counter() - started)
+    num, best = ids_BS.numel(), min(times)
+    flops = forward_flops(sizes, num_tokens=num, context=length, num_rows=num) / best
+    return {"batch_size": batch_size, "length": length, "seconds": best, "flops_per_second": flops}
 
 
 def _tokenizer(model: MaskedDiffusionModel) -> ProbeResult:
-    detail = "none in the folder: prompts cannot be encoded; copy the checkpoint's files"
-    if model.tokenizer is not None:  # loading refuses one that is larger than the embedding
-        name, num = type(model.tokenizer).__name__, len(model.tokenizer)
-        detail = f"{name}, {num} tokens for {model.vocab_size} embedding rows"
-    return ProbeResult(name="tokenizer", passed=model.tokenizer is not None, detail=detail)
+    if model.tokenizer is None:
+        detail = "none in the folder: prompts cannot be encoded; copy the checkpoint's files"
+        return ProbeResult("tokenizer", False, detail)
+    # Loading refuses a tokenizer that is larger than the embedding.
+    name, num = type(model.tokenizer).__name__, len(model.tokenizer)
+    detail = f"{name}, {num} tokens for {model.vocab_size} embedding rows"
+    return ProbeResult("tokenizer", True, detail)
 
 
 def _template(
     model: MaskedDiffusionModel, prompt: str | None
 ) -> tuple[dict[str, Any] | None, ProbeResult]:
-    reason = ""
+    problem = ""
     for text in (SAMPLE, _own_words(model)) if prompt is None else (prompt,):
         try:
             ids = model.encode_prompt(text)
         except TabomError as error:
-            reason = reason or str(error)
+            problem = problem or str(error)
             continue
         rendered = str(model.tokenizer.decode(ids, skip_special_tokens=False))
-        has_mask = model.ids.mask in ids
         detail = f"{len(ids)} tokens for the sample prompt {text!r}"
-        if has_mask:
-            detail = f"the template puts the mask token {model.ids.mask} into a prompt"
+        if model.ids.mask in ids:
+            problem = f"the template puts the mask token {model.ids.mask} into a prompt"
+        else:
+            problem = ""
         template = {"prompt": text, "rendered": rendered, "num_tokens": len(ids)}
-        return template, ProbeResult(name="chat_template", passed=not has_mask, detail=detail)
-    return None, ProbeResult(name="chat_template", passed=False, detail=reason)
+        return template, ProbeResult("chat_template", not problem, problem or detail)
+    return None, ProbeResult("chat_template", False, problem)
 
 
 def _own_words(model: MaskedDiffusionModel) -> str:
@@ -121,12 +119,8 @@ def _own_words(model: MaskedDiffusionModel) -> str:
 def _adapter(model: MaskedDiffusionModel) -> ProbeResult:
     matrices = [p for name, p in model.lm.named_parameters() if ".lora_B." in name]
     num_zero = sum(not bool(p.any()) for p in matrices)
-    return ProbeResult(
-        name="adapter",
-        passed=0 < len(matrices) > num_zero,
-        detail=f"{len(matrices)} adapted modules"
-        + (f", {num_zero} of them change nothing (lora_B is 0)" if num_zero else ""),
-    )
+    detail = f"{len(matrices)} adapted modules, {num_zero} of them change nothing (lora_B is 0)"
+    return ProbeResult("adapter", len(matrices) > num_zero == 0, detail)
 
 
 def _decoding(model: MaskedDiffusionModel) -> ProbeResult:
@@ -135,10 +129,7 @@ def _decoding(model: MaskedDiffusionModel) -> ProbeResult:
     try:
         (decoded,) = Decoder(model, DecodingConfig(max_new_tokens=NUM_SLOTS)).decode([request])
     except TabomError as error:
-        return ProbeResult(name="decoding", passed=False, detail=str(error))
-    num = decoded.trajectory.num_revealed
-    return ProbeResult(
-        name="decoding",
-        passed=num == NUM_SLOTS,
-        detail=f"{num} of {NUM_SLOTS} slots revealed in {decoded.trajectory.num_forwards} forwards",
-    )
+        return ProbeResult("decoding", False, str(error))
+    num, forwards = decoded.trajectory.num_revealed, decoded.trajectory.num_forwards
+    detail = f"{num} of {NUM_SLOTS} slots revealed in {forwards} forwards"
+    return ProbeResult("decoding", num == NUM_SLOTS, detail)

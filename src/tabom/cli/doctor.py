@@ -2,25 +2,50 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tabom.cli import speak
+from tabom.cli import flags, speak
+from tabom.core import configs
+from tabom.core.configs import Count
 from tabom.core.errors import ConfigError, ModelError
 from tabom.models.config import ModelConfig
 
 if TYPE_CHECKING:
+    from tabom.models.costs import Memory
     from tabom.models.devices import Device
     from tabom.models.sizes import ModelSizes
+    from tabom.training.config import TrainingConfig
 
 RESERVED_GIB = 1.0  # the device's runtime, and the gaps that allocators leave
-NUMBERS = {
-    "batch_size": (32, "responses decoded together"),
-    "per_device_train_batch_size": (4, "responses trained on together"),
-    "prompt_tokens": (150, "prompt length"),
-    "max_new_tokens": (256, "response slots"),
-}
 WINDOW = 32  # rows that training asks of a response, as the objectives do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What memory and speed are estimated for."""
+
+    device_name: str | None = None
+    """Estimate for this device as well, e.g. H200."""
+    batch_size: Count = 32
+    """Responses decoded together."""
+    per_device_train_batch_size: Count = 4
+    """Responses trained on together."""
+    prompt_tokens: Count = 150
+    """Tokens of a prompt."""
+    max_new_tokens: Count = 256
+    """Response slots."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which model is looked at, and for what."""
+
+    model: ModelConfig
+    """The model."""
+    use: Use = field(default_factory=Use)
+    """What it shall be used for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="sizes and memory from config.json alone; the weights need not be here",
     )
-    parser.add_argument("--device_name", help="estimate for this device as well, e.g. H200")
     parser.add_argument("--prompt", metavar="TEXT", help="the sample that the template is shown on")
-    for flag, (default, text) in NUMBERS.items():
-        parser.add_argument(
-            f"--{flag}",
-            type=int,
-            default=default,
-            help=f"of the estimate: {text} (default: {default})",
-        )
+    flags.add_section(parser, Use, "use")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
 
 
@@ -50,28 +68,25 @@ def run(args: argparse.Namespace) -> int:
     from tabom.models.devices import find_device, present_device
     from tabom.models.sizes import context_problem, read_sizes
 
-    for name in NUMBERS:
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    base = speak.settings_of(args).model
+    settings = configs.build(Settings, configs.apply_overrides({}, flags.overrides_of(args)))
+    base, use = settings.model, settings.use
     if args.config_only and base.adapter is not None:
         raise ConfigError("--config_only loads nothing, so --adapter has no meaning with it")
     devices = [present_device()]
-    if args.device_name is not None and args.device_name.lower() != "cpu":
-        devices.append(find_device(args.device_name))
+    if use.device_name is not None and use.device_name.lower() != "cpu":
+        devices.append(find_device(use.device_name))
+    found: dict[str, Any] = {"model": {"name_or_path": base.model_name_or_path}, "checks": []}
     if args.config_only:
         sizes = read_sizes(base.model_name_or_path)
-        found: dict[str, Any] = {"model": {}, "checks": []}
     else:
-        found, sizes = _look(args, base)
-    found["model"] = {"name_or_path": base.model_name_or_path, **found["model"]}
+        sizes = _look(base, use, args.prompt, found)
     problem = context_problem(
-        sizes.max_positions, prompt_tokens=args.prompt_tokens, max_new_tokens=args.max_new_tokens
+        sizes.max_positions, prompt_tokens=use.prompt_tokens, max_new_tokens=use.max_new_tokens
     )
     found |= {
         "sizes": sizes,
         "warnings": [] if problem is None else [problem],
-        "estimates": [_estimate(args, sizes, device) for device in devices],
+        "estimates": [_estimate(use, sizes, device) for device in devices],
         "versions": versions(),
         "hardware": hardware(),
     }
@@ -82,94 +97,86 @@ def run(args: argparse.Namespace) -> int:
     return 0 if all(result["passed"] for result in found["checks"]) else 1
 
 
-def _look(args: argparse.Namespace, base: ModelConfig) -> tuple[dict[str, Any], "ModelSizes"]:
-    """Load the model and check it."""
+def _look(base: ModelConfig, use: Use, prompt: str | None, found: dict[str, Any]) -> "ModelSizes":
+    """Load the model and check it; what is seen goes into `found`."""
     from tabom.cli import checkup
     from tabom.models.loading import load_model
     from tabom.models.probes import ProbeError
     from tabom.models.sizes import sizes_of
 
+    name, options = base.model_name_or_path, base.options
     try:
-        model = load_model(
-            base.model_name_or_path,
-            adapter=base.adapter,
-            require_tokenizer=False,
-            **base.options,
-        )
+        model = load_model(name, adapter=base.adapter, require_tokenizer=False, **options)
     except ProbeError as error:  # shown below, with all else
         model = error.model
     except ModelError as error:
         if "weights do not load" not in str(error):
             raise
         raise ModelError(f"{error} (--config_only needs no weights)") from error
-    results, template = checkup.check(model, prompt=args.prompt)
-    sizes = sizes_of(model.base_lm, family=model.family.name, source=base.model_name_or_path)
+    sizes = sizes_of(model.base_lm, family=model.family.name, source=name)
+    results, template = checkup.check(model, prompt=prompt)
+    found["model"] |= {
+        "adapter": base.adapter,
+        "alignment": model.family.alignment,
+        "attention": model.family.attention,
+        "attn_implementation": model.attn_implementation,
+        "dtype": str(model.head_weight_VD.dtype).removeprefix("torch."),
+        "device": str(model.device),
+    }
     # A CPU is given one short row: the whole batch would take it minutes.
-    is_cpu = model.device.type == "cpu"
-    call = checkup.measure_call(
-        model,
-        sizes,
-        batch_size=1 if is_cpu else args.batch_size,
-        length=min(args.prompt_tokens + args.max_new_tokens, 64 if is_cpu else 2**20),
-    )
-    found = {
-        "model": {
-            "adapter": base.adapter,
-            "alignment": model.family.alignment,
-            "attention": model.family.attention,
-            "attn_implementation": model.attn_implementation,
-            "dtype": str(model.head_weight_VD.dtype).removeprefix("torch."),
-            "device": str(model.device),
-        },
+    is_cpu, length = model.device.type == "cpu", use.prompt_tokens + use.max_new_tokens
+    shape = (1, min(length, 64)) if is_cpu else (use.batch_size, length)
+    found |= {
         "special_tokens": checkup.special_tokens(model),
         "template": template,
         "checks": [vars(result) for result in results],
-        "call": call,
+        "call": checkup.measure_call(model, sizes, *shape),
     }
-    return found, sizes
+    return sizes
 
 
-def _estimate(args: argparse.Namespace, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
+def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
     """Peaks of decoding and training in several settings, the largest batches, and the speed."""
     from tabom.decoding.config import DecodingConfig
-    from tabom.models.costs import Batch, Machine, Memory, largest_batch
+    from tabom.models.costs import Batch, Machine, largest_batch
     from tabom.models.devices import GIB
     from tabom.stages.estimate import response_counts, training_memory
     from tabom.training.config import TrainingConfig
 
-    machine, length = Machine(sizes=sizes, device=device), args.prompt_tokens + args.max_new_tokens
+    machine, num_slots = Machine(sizes=sizes, device=device), use.max_new_tokens
 
-    def decode(size: int) -> Memory:
-        num_rows = size * args.max_new_tokens
-        return machine.decoding_memory(Batch(size=size, length=length, num_rows=num_rows))
+    def peak(size: int, *, num_rows: int, config: "TrainingConfig | None") -> "Memory":
+        length = use.prompt_tokens + num_slots
+        batch = Batch(size=size, length=length, num_rows=size * num_rows)
+        if config is None:
+            return machine.decoding_memory(batch)
+        return training_memory(machine, config, batch)
 
-    def train(rows: int, **settings: Any) -> Callable[[int], Memory]:
-        config = TrainingConfig(**settings)
-        return lambda size: training_memory(
-            machine, config, Batch(size=size, length=length, num_rows=rows * size)
-        )
-
-    again = {"gradient_checkpointing": True}
+    lora, whole = TrainingConfig(), TrainingConfig(use_peft=False)
     room = (device.memory_gib - RESERVED_GIB) * GIB
     uses = []
-    for name, peak in (
-        ("decode", decode),
-        ("train LoRA", train(WINDOW)),
-        ("train LoRA, checkpointing", train(WINDOW, **again)),
-        ("train LoRA, all slots masked", train(args.max_new_tokens)),
-        ("all weights", train(WINDOW, use_peft=False)),
-        ("all weights, checkpointing", train(WINDOW, use_peft=False, **again)),
+    for name, num_rows, config in (
+        ("decode", num_slots, None),
+        ("train LoRA", WINDOW, lora),
+        ("train LoRA, checkpointing", WINDOW, replace(lora, gradient_checkpointing=True)),
+        ("train LoRA, all slots masked", num_slots, lora),
+        ("all weights", WINDOW, whole),
+        ("all weights, checkpointing", WINDOW, replace(whole, gradient_checkpointing=True)),
     ):
-        size = args.batch_size if peak is decode else args.per_device_train_batch_size
-        memory = peak(size)
+        size = use.batch_size if config is None else use.per_device_train_batch_size
+        peak_of = partial(peak, num_rows=num_rows, config=config)
+        total = sum(peak_of(size).values())
         uses.append(
             {"use": name, "batch": size}
-            | {f"{part}_bytes": value for part, value in vars(memory).items()}
-            | {"total_bytes": memory.total, "fits": memory.total <= room}
-            | {"largest_batch": largest_batch(room, peak)}
+            | {f"{part}_bytes": value for part, value in peak_of(size).items()}
+            | {"total_bytes": total, "fits": total <= room}
+            | {"largest_batch": largest_batch(room, peak_of)}
         )
-    decoding = DecodingConfig(max_new_tokens=args.max_new_tokens)
-    counts = response_counts(decoding, prompt=args.prompt_tokens, block_length=sizes.block_length)
+    counts = response_counts(
+        DecodingConfig(max_new_tokens=num_slots),
+        prompt=use.prompt_tokens,
+        block_length=sizes.block_length,
+    )
     flops = counts.flops(sizes)
     return {
         "device": device,

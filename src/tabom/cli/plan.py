@@ -4,27 +4,23 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from tabom.cli.flags import add_common, overrides_of
-from tabom.core.errors import ConfigError, ModelError
+from tabom.cli import flags
+from tabom.core import configs
+from tabom.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from tabom.stages.estimate import Given
+    from tabom.stages.estimate import Assumptions, Given
     from tabom.stages.recipe import Recipe
 
 GIB = 2**30
-NUMBERS: dict[str, tuple[type, float, str]] = {
-    "mfu": (float, 1.0, "share of the device's peak that the run reaches (default: 0.4)"),
-    "acceptance_rate": (float, 1.0, "share that the verifier accepts (default: 0.4; all: 1)"),
-    "prompt_tokens": (int, 1e9, "mean prompt length; measured if left out and the data are here"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom plan`."""
-    add_common(parser, "recipe", "--set", "--output_dir")
-    parser.add_argument("--device_name", help="e.g. H200; this machine if left out")
-    for name, (kind, _, text) in NUMBERS.items():
-        parser.add_argument(f"--{name}", type=kind, help=text)
+    from tabom.stages.estimate import Assumptions
+
+    flags.add_common(parser, "recipe", "--set", "--output_dir")
+    flags.add_section(parser, Assumptions, "assumptions")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
 
 
@@ -32,47 +28,45 @@ def run(args: argparse.Namespace) -> int:
     """Lay out the stages, estimate each, print."""
     from tabom.cli.layout import records
     from tabom.core.plain import to_plain
-    from tabom.stages.estimate import Work, stage_work
+    from tabom.stages.estimate import Assumptions, Work, stage_work
     from tabom.stages.preflight import problems
     from tabom.stages.recipe import load_recipe
     from tabom.stages.study import plan_study
 
-    for name, (_, most, _) in NUMBERS.items():
-        value = getattr(args, name)
-        if value is not None and not 0 < value <= most:
-            raise ConfigError(f"--{name} {value}: expected a number above 0, at most {most:g}")
+    said = {name.partition(".")[2]: v for name, v in vars(args).items() if "." in name}
+    assumed = configs.build(Assumptions, said)
     given_dir = [] if args.output_dir is None else [("output_dir", args.output_dir)]
-    recipe = load_recipe(args.recipe, overrides=[*overrides_of(args), *given_dir])
-    stages = plan_study(recipe).stages
-    given = _given(args, recipe)
-    works = [stage_work(stage, given) for stage in stages]
-    states = [stage.is_complete() for stage in stages]
-    total = sum((w for w, done in zip(works, states, strict=True) if not done), Work())
-    notes = _notes(args, recipe, given, max((w.memory_bytes for w in works), default=0))
-    stopped_by = problems(s for s, done in zip(stages, states, strict=True) if not done)
+    recipe = load_recipe(args.recipe, overrides=[*(args.overrides or []), *given_dir])
+    given = _given(recipe, assumed)
+    found = [(s, stage_work(s, given), s.is_complete()) for s in plan_study(recipe).stages]
+    total = sum((work for _, work, is_done in found if not is_done), Work())
+    most_bytes = max((work.memory_bytes for _, work, _ in found), default=0)
+    notes = _notes(recipe, assumed, given, most_bytes)
+    stopped_by = problems(stage for stage, _, is_done in found if not is_done)
     if args.json:
-        found = {
+        plan = {
             "recipe": recipe.name,
             "model": {"name_or_path": recipe.model.model_name_or_path, **vars(given.machine.sizes)},
             "device": given.machine.device,
             "mfu": given.machine.mfu,
             "stages": [
-                {"kind": s.kind, "label": s.label, "folder": str(s.folder), "is_complete": done}
+                {"kind": s.kind, "label": s.label, "folder": str(s.folder), "is_complete": is_done}
                 | vars(work)
-                for s, work, done in zip(stages, works, states, strict=True)
+                for s, work, is_done in found
             ],
             "total": total,
             "assumptions": notes,
             "problems": stopped_by,
         }
-        print(json.dumps(to_plain(found), ensure_ascii=False))
+        print(json.dumps(to_plain(plan), ensure_ascii=False))
         return 0
     rows = [
-        {"stage": s.label, "state": "complete" if done else "to do", **vars(work)}
-        for s, work, done in zip(stages, works, states, strict=True)
+        {"stage": stage.label, "state": "complete" if is_done else "to do", **vars(work)}
+        for stage, work, is_done in found
     ]
     rows.append({"stage": "total to do", "state": "", **vars(total)})
-    print(f"{recipe.name}: {len(stages)} stages, {sum(states)} complete, in {recipe.output_dir}")
+    num_done = sum(is_done for _, _, is_done in found)
+    print(f"{recipe.name}: {len(found)} stages, {num_done} complete, in {recipe.output_dir}")
     print(records(rows, num_left=2))
     print("\nThis takes for granted:\n" + "\n".join(f"- {note}" for note in notes))
     if stopped_by:
@@ -80,46 +74,42 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(args: argparse.Namespace, recipe: "Recipe") -> "Given":
+def _given(recipe: "Recipe", assumed: "Assumptions") -> "Given":
+    """The assumptions, with what the model, the device and the prompts say themselves."""
+    from functools import partial
+
     from tabom.models.checkpoint import Checkpoint
-    from tabom.models.costs import MFU, Machine
+    from tabom.models.costs import Machine
     from tabom.models.devices import find_device
     from tabom.models.sizes import read_sizes
     from tabom.stages.estimate import ACCEPTANCE_RATE, Given, measure_prompts
 
-    name = recipe.model.model_name_or_path
+    name, evaluation = recipe.model.model_name_or_path, recipe.evaluation
     try:
         tokenizer = Checkpoint.find(name, weights=False).tokenizer(is_required=False)
     except ModelError:
         tokenizer = None
-    if not getattr(tokenizer, "chat_template", None):
-        tokenizer = None
-    common = {"tokenizer": tokenizer, "prompt_tokens": args.prompt_tokens}
+    measure = partial(measure_prompts, tokenizer=tokenizer, prompt_tokens=assumed.prompt_tokens)
     rate = 1.0 if recipe.verifier.type == "accept_all" else ACCEPTANCE_RATE
-    device = find_device(args.device_name)
+    device = find_device(assumed.device_name)
     return Given(
-        machine=Machine(sizes=read_sizes(name), device=device, mfu=args.mfu or MFU),
-        acceptance_rate=args.acceptance_rate or rate,
+        machine=Machine(sizes=read_sizes(name), device=device, mfu=assumed.mfu),
+        acceptance_rate=assumed.acceptance_rate or rate,
         num_slots=recipe.decoding.max_new_tokens,
         num_samples=recipe.collection.num_samples,
-        train=measure_prompts(
-            recipe.prompts, seed=recipe.seeds[0], what="training prompts", **common
-        ),
+        train=measure(recipe.prompts, seed=recipe.seeds[0], what="training prompts"),
         sets={
-            item.name: measure_prompts(
-                item.source(recipe.evaluation.data_dir),
-                seed=recipe.evaluation.seed,
+            item.name: measure(
+                item.source(evaluation.data_dir),
+                seed=evaluation.seed,
                 what=f"evaluation set {item.name}",
-                **common,
             )
-            for item in recipe.evaluation.sets
+            for item in evaluation.sets
         },
     )
 
 
-def _notes(
-    args: argparse.Namespace, recipe: "Recipe", given: "Given", most_bytes: int
-) -> list[str]:
+def _notes(recipe: "Recipe", assumed: "Assumptions", given: "Given", most_bytes: int) -> list[str]:
     """What the estimate assumes, and what will not fit."""
     from tabom.core.text import parameters
     from tabom.models.sizes import context_problem
@@ -129,7 +119,7 @@ def _notes(
     prompts = {"training prompts": given.train}
     prompts |= {f"prompts of set {name}": found for name, found in given.sets.items()}
     why = "accept_all" if recipe.verifier.type == "accept_all" else "assumed"
-    why = "--acceptance_rate" if args.acceptance_rate else why
+    why = "--acceptance_rate" if assumed.acceptance_rate else why
     notes = [
         f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}, sizes from "
         f"{sizes.source}",

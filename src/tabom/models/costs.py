@@ -96,22 +96,9 @@ def lora_parameters(sizes: ModelSizes, *, r: int, target_modules: Iterable[str])
     return sizes.num_layers * r * sum(ends[name] for name in names)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Peak bytes on one device, by what they hold.
-
-    weights: of the base. trained: adapter (or float32 gradients and moments of all weights).
-    activations: of the layers, kept or in flight. logits: of the head.
-    """
-
-    weights: int
-    trained: int
-    activations: int
-    logits: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.trained + self.activations + self.logits
+# Peak bytes on one device, by what they hold: "weights" of the base, "trained" (an adapter, or
+# gradients and moments of all weights), "activations" of the layers and "logits" of the head.
+Memory = dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,17 +138,16 @@ class Machine:
             once: the model's own, logits, weights.
         """
         sizes, width = self.sizes, self.device.bytes_per_value
-        if max_logit_bytes is None:
-            max_logit_bytes = LOGIT_BYTES["gpu" if self.device.is_gpu else "cpu"]
-        row = 4 * sizes.vocab_size
-        chunk = min(row * batch.num_rows, max(max_logit_bytes, row))
+        row, most = 4 * sizes.vocab_size, LOGIT_BYTES["gpu" if self.device.is_gpu else "cpu"]
+        most = most if max_logit_bytes is None else max_logit_bytes
+        chunk = min(row * batch.num_rows, max(most, row))
         in_flight = batch.size * batch.length * _in_flight(sizes, width)
-        return Memory(
-            weights=width * sizes.num_parameters,
-            trained=0,
-            activations=in_flight + width * sizes.hidden_size * batch.num_rows,
-            logits=2 * chunk + chunk * width // 4,
-        )
+        return {
+            "weights": width * sizes.num_parameters,
+            "trained": 0,
+            "activations": in_flight + width * sizes.hidden_size * batch.num_rows,
+            "logits": 2 * chunk + chunk * width // 4,
+        }
 
     def training_memory(
         self,
@@ -186,12 +172,12 @@ class Machine:
         trained = BYTES_PER_TRAINED * (lora_parameters or 0)
         if is_full:  # gradients and two moments in the weights' own dtype
             trained = 3 * width * sizes.num_parameters
-        return Memory(
-            weights=width * sizes.num_parameters,
-            trained=trained,
-            activations=batch.size * batch.length * (kept + _in_flight(sizes, width)),
-            logits=2 * min(HEAD_TILE_BYTES, dense) + min(dense, max_buffer_bytes),
-        )
+        return {
+            "weights": width * sizes.num_parameters,
+            "trained": trained,
+            "activations": batch.size * batch.length * (kept + _in_flight(sizes, width)),
+            "logits": 2 * min(HEAD_TILE_BYTES, dense) + min(dense, max_buffer_bytes),
+        }
 
 
 def kept_per_token(sizes: ModelSizes, *, bytes_per_value: int, is_full: bool) -> int:
@@ -219,4 +205,4 @@ def largest_batch(num_bytes: float, peak: Callable[[int], Memory]) -> int:
     peak: memory by batch size, which grows with it.
     """
     sizes = range(1, LARGEST_BATCH + 1)
-    return bisect.bisect_right(sizes, num_bytes, key=lambda size: peak(size).total)
+    return bisect.bisect_right(sizes, num_bytes, key=lambda size: sum(peak(size).values()))

@@ -20,7 +20,7 @@ NUM_TOKENS, NUM_PADS = 8, 3
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ProbeResult:
     """One probe: its name, whether it passed, and what was seen."""
 
@@ -58,9 +58,7 @@ def run_probes(model: MaskedDiffusionModel) -> list[ProbeResult]:
         with torch.inference_mode():
             for probe in PROBES:
                 problem, rule = probe(model), (probe.__doc__ or "").split("\n")[0]
-                results.append(
-                    ProbeResult(name=probe.__name__, passed=not problem, detail=problem or rule)
-                )
+                results.append(ProbeResult(probe.__name__, not problem, problem or rule))
     finally:
         model.train(was_training)
     return results

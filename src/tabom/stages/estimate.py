@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.core.configs import Count, Share
 from tabom.core.errors import DataError
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.counts import DecodeCounts
-from tabom.models.costs import Batch, Machine, Memory, lora_parameters, step_flops
+from tabom.models.costs import MFU, Batch, Machine, Memory, lora_parameters, step_flops
 from tabom.models.sizes import ModelSizes
 from tabom.stages.collect import Collect
 from tabom.stages.evaluate import Evaluate
@@ -25,6 +26,20 @@ ACCEPTANCE_RATE = 0.4  # the paper kept 22 % (code) to 43 % (mathematics) of wha
 NUM_MEASURED = 256
 # Of a data set that is not here: a usual benchmark, and a mathematics question with its template.
 ASSUMED_PROMPTS, ASSUMED_TOKENS = 1000, 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What a plan takes for granted."""
+
+    device_name: str | None = None
+    """The device, e.g. H200; this machine if left out."""
+    mfu: Share = MFU
+    """Share of the device's peak that the run reaches."""
+    acceptance_rate: Share | None = None
+    """Share that the verifier accepts; if left out 0.4, or all under accept_all."""
+    prompt_tokens: Count | None = None
+    """Mean prompt length; measured if left out and the data are here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +96,8 @@ class Work:
     memory_bytes: int = 0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(
-            num_items=self.num_items + other.num_items,
-            forwards=self.forwards + other.forwards,
-            flops=self.flops + other.flops,
-            seconds=self.seconds + other.seconds,
-            memory_bytes=max(self.memory_bytes, other.memory_bytes),
-        )
+        summed = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return Work(**summed | {"memory_bytes": max(self.memory_bytes, other.memory_bytes)})
 
 
 def stage_work(stage: Stage, given: Given) -> Work:
@@ -121,15 +131,14 @@ def decode_work(
     num, num_slots = prompts.number, decoding.max_new_tokens
     padded = prompts.padded_mean(batch_size, is_sorted=True)
     one = response_counts(decoding, prompt=padded, block_length=machine.sizes.block_length)
-    flops = num * one.flops(machine.sizes)
-    size = min(batch_size, num)
+    flops, size = num * one.flops(machine.sizes), min(batch_size, num)
     largest = Batch(size=size, length=prompts.longest + num_slots, num_rows=size * num_slots)
     return Work(
         num_items=num,
         forwards=float(num * one.num_calls),
         flops=flops,
         seconds=machine.seconds(flops, calls=math.ceil(num / batch_size) * one.num_calls),
-        memory_bytes=machine.decoding_memory(largest).total,
+        memory_bytes=sum(machine.decoding_memory(largest).values()),
     )
 
 
@@ -201,7 +210,7 @@ def _train(stage: Train, given: Given) -> Work:
         forwards=float(num_seen),
         flops=flops,
         seconds=machine.seconds(flops, calls=2 * num_steps),
-        memory_bytes=training_memory(machine, config, largest).total,
+        memory_bytes=sum(training_memory(machine, config, largest).values()),
     )
 
 
@@ -239,8 +248,8 @@ def measure_prompts(
 
     Files and functions are read. A data set of the hub is not fetched for an estimate: the number
     is the limit of the source, or assumed.
-    tokenizer: with the chat template, or None if it is not here. prompt_tokens: the user's own
-        number, taken instead. what: how errors call the source.
+    tokenizer: with the chat template, or None if it is not here; one without a template is of no
+        use. prompt_tokens: the user's own number, taken instead. what: how errors call the source.
     Raises: DataError if a file or function does not give prompts.
     """
     tokens: tuple[int, ...] = (prompt_tokens or ASSUMED_TOKENS,)
@@ -254,7 +263,7 @@ def measure_prompts(
         prompts = load_prompts(source, seed=seed)
     except DataError as error:
         raise DataError(f"{what}: {error}") from error
-    if prompt_tokens is None and tokenizer is not None:
+    if prompt_tokens is None and getattr(tokenizer, "chat_template", None) is not None:
         tokens = tuple(_num_tokens(p.prompt, tokenizer) for p in prompts[:NUM_MEASURED])
         how = f"{sum(tokens) / len(tokens):.0f} tokens, measured on {len(tokens)}"
     return Prompts(number=len(prompts), tokens=tokens, note=how)
