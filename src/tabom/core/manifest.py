@@ -13,13 +13,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tabom.core import env
+from tabom.core import configs, env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
 from tabom.core.configs import build
 from tabom.core.errors import ConfigError, DataError, StageError
 
 MANIFEST = "manifest.json"
 STARTED = ".started.json"
+_SEAL = "seal"  # its key in a JSON file: no other file holds a hash of these
 _MAX_DIFFERENCES = 8
 _WAYS_OUT = "take another --output_dir, or pass --overwrite to delete what is there and start again"
 
@@ -94,7 +95,7 @@ def write_manifest(
         versions=env.versions(),
         seconds=round(float(seconds), 3),
     )
-    write_json(folder / MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
     (folder / STARTED).unlink(missing_ok=True)
     return manifest
 
@@ -111,9 +112,40 @@ def _read(path: Path, kind: type[M]) -> M | None:
     if not path.is_file():
         return None
     try:
-        return build(kind, read_json(path))
+        content = read_json(path)
+        is_mapping = isinstance(content, dict)
+        found = build(kind, _unsealed(content) if is_mapping else content)
     except ConfigError as error:
         raise DataError(f"{path}: tabom did not write this ({error}); was it edited?") from error
+    _check_seal(path, content)  # after what says more
+    return found
+
+
+def write_sealed(path: Path, content: Any) -> None:
+    """Write a mapping, or a dataclass, as JSON with the fingerprint of what it says."""
+    plain = to_plain(content)
+    write_json(path, {**plain, _SEAL: configs.fingerprint(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote, or a JSON mapping without a seal; the seal is left out.
+
+    Raises: DataError if the file is damaged, or says something else than what was written.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: tabom did not write this; restore it or delete it")
+    _check_seal(path, content)
+    return _unsealed(content)
+
+
+def _unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != _SEAL}
+
+
+def _check_seal(path: Path, content: Mapping[str, Any]) -> None:
+    if _SEAL in content and content[_SEAL] != configs.fingerprint(_unsealed(content)):
+        raise DataError(f"{path}: changed since it was written; restore it, or run the stage again")
 
 
 def check_manifest(folder: Folder, mark: Mark) -> Manifest | None:

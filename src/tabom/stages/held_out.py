@@ -39,7 +39,7 @@ def check_held_out(recipe: Recipe, *, known: dict[str, Any] | None = None) -> di
     compared = configs.fingerprint(
         identity([recipe.prompts, recipe.seeds, config]), config.held_out_check
     )
-    if known is not None and known.get("fingerprint") == compared:
+    if known and known.get("fingerprint") == compared:
         return known
     # Without the template: an instruction around every prompt would be shared by all.
     prompts = (p for seed in recipe.seeds for p in load_prompts(recipe.prompts, seed=seed))

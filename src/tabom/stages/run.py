@@ -6,15 +6,17 @@ from pathlib import Path
 import yaml
 
 from tabom.core import configs
-from tabom.core.atomic import only_one, read_json, write_json, write_text
+from tabom.core.atomic import only_one, write_json, write_text
 from tabom.core.errors import StageError
+from tabom.core.manifest import write_sealed
+from tabom.core.plain import fingerprint
 from tabom.report.build import build_report
 from tabom.report.data import Report
 from tabom.stages.held_out import check_held_out
 from tabom.stages.pool import run_stages
 from tabom.stages.preflight import preflight
 from tabom.stages.recipe import Recipe, load_recipe
-from tabom.stages.runs import HELD_OUT, RECIPE
+from tabom.stages.runs import HELD_OUT, RECIPE, read_held_out
 from tabom.stages.study import Plan, pending_stages, plan_study
 from tabom.stages.summary import summarize_study
 
@@ -35,8 +37,7 @@ def run_recipe(
     plan = plan_study(recipe)
     # Another recipe's results are refused before all else.
     preflight(plan.stages if overwrite else pending_stages(plan))
-    known = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else None
-    found = check_held_out(recipe, known=known)
+    found = check_held_out(recipe, known=read_held_out(root))
     if not is_quiet and any(s["num_exact"] + s["num_near"] for s in found["sets"]):
         print("\n".join(found["notes"]), file=sys.stderr)
     with only_one(root):  # before anything there is removed or written
@@ -49,7 +50,7 @@ def run_recipe(
         settings = yaml.safe_dump(configs.to_plain(recipe), sort_keys=False, allow_unicode=True)
         # Written before the first stage, so that a run that fails can be looked into and go on.
         write_text(root / RECIPE, settings)
-        write_json(root / HELD_OUT, found)
+        write_sealed(root / HELD_OUT, {**found, "recipe": fingerprint(settings)})
         run_stages(
             todo,
             num_workers=recipe.study.num_workers,
@@ -64,6 +65,9 @@ def report_folder(folder: str | Path) -> tuple[Report, Path]:
     folder = Path(folder)
     if not (folder / RECIPE).is_file():
         raise StageError(f"{folder}: no {RECIPE} there; give the output folder of `tabom run`")
+    written = read_held_out(folder).get("recipe")
+    if written not in (None, fingerprint((folder / RECIPE).read_text("utf-8", "replace"))):
+        print(f"{folder / RECIPE}: changed since the run; the report goes by it", file=sys.stderr)
     recipe = load_recipe(str(folder / RECIPE), overrides=[("output_dir", str(folder))])
     plan = plan_study(recipe)
     missing = [stage.label for stage in plan.stages if not stage.is_complete()]
@@ -77,7 +81,6 @@ def report_folder(folder: str | Path) -> tuple[Report, Path]:
 
 def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[Report, Path]:
     root = Path(recipe.output_dir)
-    held_out = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else {}
-    report = summarize_study(recipe, plan, command=command, held_out=held_out)
+    report = summarize_study(recipe, plan, command=command, held_out=read_held_out(root))
     write_json(root / SUMMARY, report.to_json())
     return report, build_report(report, path=root / REPORT)

@@ -10,6 +10,7 @@ from typing import Any
 from tabom.core import configs
 from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, StageError
+from tabom.core.manifest import read_sealed
 from tabom.evaluation.comparison import Comparison, compare
 from tabom.evaluation.manifest import EVALUATION
 from tabom.evaluation.manifest import HELD_OUT as CHECK
@@ -78,7 +79,7 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     seeds = (re.fullmatch(r"seed-(-?\d+)", path.name) for path in root.glob("seed-*"))
     for seed in sorted(int(match[1]) for match in seeds if match):
         places += [(root / f"seed-{seed}" / arm.slug, arm, seed) for arm in arms if arm.is_trained]
-    check = read_json(root / HELD_OUT) if (root / HELD_OUT).is_file() else {}
+    check = read_held_out(root)
     runs = [
         load_evaluation(
             folder / "evaluate", arm=prefix + arm.name, seed=seed, is_base=not arm.is_trained,
@@ -90,6 +91,11 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     if not runs:
         raise StageError(f"{root}: a run without any evaluation; finish it: tabom run {root}")
     return runs
+
+
+def read_held_out(root: Path) -> dict[str, Any]:
+    """What the held-out check of a study found; {} if it was not run. DataError if damaged."""
+    return read_sealed(root / HELD_OUT) if (root / HELD_OUT).is_file() else {}
 
 
 def load_evaluation(

@@ -11,7 +11,7 @@ import numpy as np
 
 from tabom.core import configs, env
 from tabom.core.atomic import read_json
-from tabom.core.manifest import read_manifest
+from tabom.core.manifest import check_file, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
 from tabom.evaluation.comparison import FORGETTING, NET_LOSS, Comparison, compare
@@ -197,11 +197,16 @@ def _entropy_curves(by_arm: Mapping[str, list[_Measured]]) -> list[Curve]:
     return curves
 
 
+METRICS = "metrics.jsonl"  # what a training logged
+
+
 def _training_logs(plan: Plan) -> list[TrainingLog]:
     logs = []
     for run in plan.runs:
-        path = None if run.train is None else run.train.folder / "metrics.jsonl"
-        if path is not None and path.is_file():
+        path = None if run.train is None else run.train.folder / METRICS
+        found = read_manifest(path.parent) if path is not None else None
+        if path is not None and found is not None and METRICS in found.files:
+            check_file(path, found.files[METRICS])
             rows = [cells for cells in map(_cells, read_rows(path)) if "loss" in cells]
             points = [{k: v for k, v in r.items() if isinstance(v, int | float)} for r in rows]
             logs.append(TrainingLog(arm=run.arm.name, seed=run.seed, points=points))

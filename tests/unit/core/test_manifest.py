@@ -189,3 +189,34 @@ def test_flatten() -> None:
     assert m.flatten(nested) == {
         "a.b": 1, "a.c": [], "d.0.e": 2, "d.1": 3, "f": [1, 2], "g": {},
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"), [('"num_kept": 3', '"num_kept": 8'), ("sha256", "sha257"), ('"created": "20', '"created": "21')]
+)
+def test_a_manifest_that_says_something_else_is_refused(
+    tmp_path: Path, there: str, instead: str
+) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    m.write_manifest(tmp_path, **RUN, counts={"num_kept": 3}, settings={}, seconds=0)
+    assert m.read_manifest(tmp_path) is not None
+    path = tmp_path / m.MANIFEST
+    text = path.read_text()
+    assert there in text
+    path.write_text(text.replace(there, instead, 1))
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        m.read_manifest(tmp_path)
+
+
+def test_sealed_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    m.write_sealed(path, {"a": [1, 1e22, float("nan")], "b": "é"})
+    assert m.read_sealed(path) == {"a": [1, 1e22, None], "b": "é"}
+    path.write_text(path.read_text().replace("é", "e"))
+    with pytest.raises(DataError, match=r"x\.json: changed"):
+        m.read_sealed(path)
+    path.write_text('{"a": 1}')  # of a time before seals
+    assert m.read_sealed(path) == {"a": 1}
+    path.write_text("[]")
+    with pytest.raises(DataError, match=r"x\.json"):
+        m.read_sealed(path)

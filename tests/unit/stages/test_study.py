@@ -39,7 +39,9 @@ def finished(tiny_recipe: Path, tmp_path: Path) -> tuple[Recipe, Report]:
     return recipe, report
 
 
-def test_a_study_end_to_end(finished: tuple[Recipe, Report]) -> None:
+def test_a_study_end_to_end(
+    finished: tuple[Recipe, Report], capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, report = finished
     root = Path(recipe.output_dir)
     plan = plan_study(recipe)
@@ -82,6 +84,27 @@ def test_a_study_end_to_end(finished: tuple[Recipe, Report]) -> None:
     again, path = report_folder(moved)
     assert path == moved / "report.html"
     assert again.comparison.arms == ["No-SFT", "TABOM", "TABOM-8"]
+    assert "changed since the run" not in capsys.readouterr().err
+
+    # Nor does it show anything else than what the run left.
+    logged = moved / "seed-0/tabom/train/metrics.jsonl"
+    counted = moved / "seed-0/verify/manifest.json"
+    checked = moved / "held_out.json"
+    for path, there, instead in (
+        (logged, '"step": 3', '"step": 2'),
+        (counted, '"accepted": 24', '"accepted": 25'),
+        (checked, "none occurs", "some occur"),
+    ):
+        text = path.read_text()
+        assert there in text
+        path.write_text(text.replace(there, instead))
+        with pytest.raises(DataError, match=rf"{path.name}: changed since"):
+            report_folder(moved)
+        path.write_text(text)
+    recipe_yaml = moved / "recipe.yaml"
+    recipe_yaml.write_text(recipe_yaml.read_text().replace("name: No-SFT", "name: Base"))
+    assert "Base" in report_folder(moved)[0].comparison.arms
+    assert "recipe.yaml: changed since the run" in capsys.readouterr().err
 
 
 def test_overwrite_replaces_only_what_differs(finished: tuple[Recipe, Report]) -> None:
