@@ -192,13 +192,18 @@ def test_flatten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "instead"), [('"num_kept": 3', '"num_kept": 8'), ("sha256", "sha257"), ('"created": "20', '"created": "21')]
+    ("there", "instead"),
+    [
+        ('"num_kept": 3', '"num_kept": 8'),
+        ("sha256", "sha257"),
+        ('"created": "20', '"created": "21'),
+    ],
 )
 def test_a_manifest_that_says_something_else_is_refused(
     tmp_path: Path, there: str, instead: str
 ) -> None:
     (tmp_path / "a.txt").write_text("a")
-    m.write_manifest(tmp_path, **RUN, counts={"num_kept": 3}, settings={}, seconds=0)
+    m.write_manifest(tmp_path, RUN, counts={"num_kept": 3}, seconds=0)
     assert m.read_manifest(tmp_path) is not None
     path = tmp_path / m.MANIFEST
     text = path.read_text()
