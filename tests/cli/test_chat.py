@@ -218,7 +218,7 @@ def test_chat_remembers_until_reset(
     first, second, note, third = capsys.readouterr().out.splitlines()
     assert first == third
     assert first != second
-    assert note == "nothing was said"
+    assert note == "what was said is forgotten"
 
 
 def test_chat_settings_and_mistakes_do_not_end_it(

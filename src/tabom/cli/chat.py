@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -78,12 +79,12 @@ class Chat:
             raise ConfigError(f"{line!r}: {error}") from error
         if name == "/reset":
             self.said = []
-            write("nothing was said\n")
+            write("what was said is forgotten\n")
         elif name == "/settings":
             changes = [f"decoding.{word}" for word in words]
             self.speaker.settings = self.speaker.settings.changed(changes)
             for key, value in vars(self.speaker.settings.decoding).items():
-                write(f"{key}={'null' if value is None else value}\n")
+                write(f"{key}={value if isinstance(value, str) else json.dumps(value)}\n")
         elif name == "/help":
             write(HELP + "\n")
         elif name != "/quit":

@@ -190,10 +190,10 @@ def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]
 def _print(found: dict[str, Any]) -> None:
     """The same for people."""
     from tabom.cli.layout import records
-    from tabom.core.text import number, parameters, safe
+    from tabom.core.text import number, safe
 
     rows = {**found["model"], **vars(found["sizes"])}
-    rows["num_parameters"] = parameters(rows["num_parameters"])
+    rows["num_parameters"] = number(rows["num_parameters"])
     print(records([{"model": key, "": value} for key, value in rows.items() if value], num_left=2))
     if found["checks"]:
         print("\n" + records(found["special_tokens"], num_left=4))

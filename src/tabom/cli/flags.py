@@ -9,16 +9,24 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tabom.core import configs
 from tabom.core.errors import ConfigError
 
-_HELP = partial(argparse.HelpFormatter, max_help_position=30, width=100)
 # Fields whose name alone would not say what they belong to, so that a flag says it first.
 _VAGUE = ("path", "function", "args", "num_workers")
-_METAVARS = {int: "INT", float: "NUMBER", bool: "true|false", dict: "YAML"}
+_METAVARS: dict[Any, str] = {int: "INT", float: "NUMBER", bool: "true|false", dict: "YAML"}
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help of at most 100 columns, in which a flag without a metavar shows its type."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, max_help_position=30, width=100, **options)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return _METAVARS.get(action.type, "TEXT")
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_HELP, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """The parsed flags; argparse asks the parser of a verb in the same way."""

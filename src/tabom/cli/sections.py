@@ -121,10 +121,13 @@ def verb(
     def run(args: argparse.Namespace) -> int:
         stage = build(args)
         # A finished stage needs nothing any more, so nothing is asked of this machine.
-        if args.overwrite or not stage.is_complete():
+        is_done = not args.overwrite and stage.is_complete()
+        if not is_done:
             preflight([stage])
         with closing(Bars(is_quiet=args.quiet)) as bars:
             counts = stage.run(bars, overwrite=args.overwrite)
+        if is_done:
+            print("complete already; what it found:")
         show(stage, counts)
         after(stage, counts)
         return 0

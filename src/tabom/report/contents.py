@@ -112,13 +112,13 @@ def _tests(comparison: Comparison) -> Table:
         says = SAYS[(t.gained > t.lost) - (t.gained < t.lost) if is_told else 0]
         change = SHARE.bracket(t.change, sign=True)
         counts = [t.num_documents, t.gained, t.lost]
-        rows.append([t.arm, _seed(t.seed), _task(t), *counts, change, f"{t.p:.3g}", says])
-    heads = ["arm", "seed", "task", "prompts", "gained", "lost", "change", "p", "says"]
+        rows.append([t.arm, _seed(t.seed), _set(t), *counts, change, f"{t.p:.3g}", says])
+    heads = ["arm", "seed", "set", "prompts", "gained", "lost", "change", "p", "says"]
     note = (
         "Tango's interval of the change and the p of McNemar's exact test; a change is called "
         "higher or lower only if both say so."
     )
-    title = f"Task by task, against {comparison.base}"
+    title = f"Set by set, against {comparison.base}"
     return Table(heads, rows, title=title, note=note, num_left=3)
 
 
@@ -127,17 +127,17 @@ def _costs(comparison: Comparison) -> Table:
     for c in comparison.costs:
         numbers = [fixed(c.tokens_per_forward, 2), fixed(c.num_forwards, 1)]
         rows.append([c.arm, c.set, c.pace, *numbers, SHARE.number(c.accuracy)])
-    heads = ["arm", "task", "tokens a step, or schedule", "tokens per forward", "forwards",
+    heads = ["arm", "set", "tokens a step, or schedule", "tokens per forward", "forwards",
              "accuracy"]  # fmt: skip
     return Table(heads, rows, title="Accuracy against pace", num_left=3)
 
 
 def _boundaries(comparison: Comparison) -> Table:
     rows = [
-        [b.arm, _seed(b.seed), _task(b), b.k, len(b.gained), len(b.lost), b.both, b.neither]
+        [b.arm, _seed(b.seed), _set(b), b.k, len(b.gained), len(b.lost), b.both, b.neither]
         for b in comparison.boundaries
     ]
-    heads = ["arm", "seed", "task", "samples", "only the arm", "only the base", "both", "neither"]
+    heads = ["arm", "seed", "set", "samples", "only the arm", "only the base", "both", "neither"]
     note = "Prompts solved within equally many samples of the arm's model and of the base."
     return Table(heads, rows, title="Knowledge boundary", note=note, num_left=3)
 
@@ -175,15 +175,19 @@ def settings_tables(report: Report) -> list[Table]:
     sets = report.comparison.sets
     contents = {
         "Versions": report.versions.items(),
-        "Hardware": report.hardware.items(),
-        "Evaluation sets": [(s.name, f"{s.role}, {s.num_documents:,} prompts") for s in sets],
-        "Objective of each arm": [(a.name, f"{a.data}, {_flat(a.objective)}") for a in report.arms],
+        "Hardware": [(_spaced(name), value) for name, value in report.hardware.items()],
+        "Evaluation sets": [
+            (s.name, f"{_spaced(s.role)}, {s.num_documents:,} prompts") for s in sets
+        ],
+        "Objective of each arm": [
+            (a.name, _spaced([a.data, a.objective]) if a.objective else "not trained")
+            for a in report.arms
+        ],
     }
     tables = [
-        Table(["what", "value"], [(k, _flat(v).replace("_", " ")) for k, v in rows], title=title,
-              num_left=2)
+        Table(["what", "value"], [(k, _flat(v)) for k, v in rows], title=title, num_left=2)
         for title, rows in contents.items()
-    ]  # fmt: skip
+    ]
     return [table for table in (*tables, _seed_table(report)) if table]
 
 
@@ -208,7 +212,7 @@ def _seed(seed: int | None) -> str:
     return "–" if seed is None else str(seed)
 
 
-def _task(item: Any) -> str:
+def _set(item: Any) -> str:
     """The set and the pace of a test or a boundary."""
     return item.set if item.pace == "1" else f"{item.set}, {pace_text(item.pace)}"
 
@@ -221,7 +225,14 @@ def _flat(value: Any) -> str:
     """A version, an objective or a piece of hardware as one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
-    return ", ".join(map(_flat, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _spaced(value: Any) -> str:
+    """The same for our own names, which have underscores; those of others stay as they are."""
+    return _flat(value).replace("_", " ")
 
 
 def estimates_csv(comparison: Comparison) -> str:

@@ -31,7 +31,7 @@ class Diagnose(Stage):
     model: ModelConfig
     base_evaluation: Output = field(metadata=reads("evaluate"))
     """What `tabom evaluate` wrote for the base: the accepted responses of its sets in domain, at
-    the first speed of each, are asked about."""
+    the first pace of each, are asked about."""
     trained: Output | None = field(default=None, metadata=reads("train"))
     """What `tabom train` wrote; left out: the base alone."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)

@@ -80,8 +80,12 @@ class Evaluate(Stage):
             folder=self.folder / UNFINISHED,
             progress=report,
         )
+        documents = {result.name: result.questions for result in results if result.questions}
+        for one in config.sets:
+            if one.prompts is not None:
+                documents[one.name] = tuple(one.questions(seed=config.seed, data_dir=None))
+        is_asked = config.held_out_check != "off"
         held_out = held_out_of(
-            {result.name: result.questions for result in results if result.questions},
-            trained=trainings(self.model, trained),
+            documents, trained=trainings(self.model, trained) if is_asked else ()
         )
         return write_evaluation(self.folder, results, model=model, held_out=held_out)

@@ -39,7 +39,7 @@ def problems(stages: "Iterable[Stage]") -> list[str]:
 
     Imports torch (the objectives need it), so it is asked only when there is work to do.
     """
-    found: dict[str, None] = {}
+    found: dict[str, list[str]] = {}
     done: set[str] = set()
     for stage in stages:
         for check in stage.checks():
@@ -51,8 +51,9 @@ def problems(stages: "Iterable[Stage]") -> list[str]:
             try:
                 check.test(*check.arguments)
             except TabomError as error:
-                found[f"{check.where}: {error}"] = None
-    return list(found)
+                # Several places may suffer from one thing, such as a model that is not here.
+                found.setdefault(str(error), []).append(check.where)
+    return [f"{', '.join(dict.fromkeys(places))}: {what}" for what, places in found.items()]
 
 
 def preflight(stages: "Iterable[Stage]") -> None:

@@ -76,7 +76,8 @@ def report_folder(folder: str | Path) -> tuple[Report, Path]:
             f"{folder}: {len(missing)} stages are not complete (first: {missing[0]}); "
             f"finish the run first: tabom run {folder / RECIPE}"
         )
-    return _report(recipe, plan, f"tabom report {folder}")
+    # What makes the same results again; the page is only written anew.
+    return _report(recipe, plan, f"tabom run {folder / RECIPE}")
 
 
 def _report(recipe: Recipe, plan: Plan, command: str) -> tuple[Report, Path]:

@@ -119,7 +119,12 @@ def load_evaluation(
     found = [one[CHECK] for paces in manifests.values() for one in paces.values() if CHECK in one]
     notes = [one["note"] for one in found]
     if check and not is_base:
-        found, notes = [*found, *(check.get("sets") or ())], [*notes, *(check.get("notes") or ())]
+        # The study's check is about all prompts of all seeds, and so takes in what one arm saw.
+        whole = check.get("sets") or ()
+        names = {one["name"] for one in whole}
+        rest = [one for one in found if one.get("name") not in names]
+        found = [*rest, *whole]
+        notes = [*(one["note"] for one in rest), *(check.get("notes") or ())]
     return EvaluatedRun(
         arm=arm,
         seed=seed,

@@ -86,7 +86,6 @@ def summarize_study(
             training=_training_logs(plan),
         ),
         examples=_examples(recipe, by_arm),
-        notes=held_out.get("notes") or (),
     )
 
 

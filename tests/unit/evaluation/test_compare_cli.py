@@ -106,7 +106,7 @@ def test_two_evaluations_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (first[6], first[7][:7]) == ("25.0", "-50.0 [")
     assert first[10:12] == ["50.0", ""]  # forgotten: 75 - 25; too few documents for an interval
     assert (first[12], first[13][:1]) == ("50.0", "[")
-    heads, maths, code = table(out, "Task by task, against No-SFT")
+    heads, maths, code = table(out, "Set by set, against No-SFT")
     assert maths[:6] == ["TABOM", "–", "math", "4", "2", "0"]
     assert code[:6] == ["TABOM", "–", "code", "4", "0", "2"]
     assert (maths[7], maths[8]) == ("0.5", "open")
@@ -121,7 +121,7 @@ def test_two_evaluations_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [t["lost"] for t in content["tests"]] == [0, 2]
     page = (out / "compare.html").read_text()
     assert "No-SFT against TABOM" in page
-    assert "Task by task, against No-SFT" in page
+    assert "Set by set, against No-SFT" in page
 
 
 def test_an_interval_beside_an_exact_test_that_disagrees_is_called_open(
@@ -132,7 +132,7 @@ def test_an_interval_beside_an_exact_test_that_disagrees_is_called_open(
     arm = evaluation(tmp_path / "arm", {"m": [1] * 5 + [0] * 35})
     shown = compare(capsys, base, arm)
     assert "not separable from base" in " ".join(shown.out.split())
-    (line,) = table(base / "compare", "Task by task, against base")[1:]
+    (line,) = table(base / "compare", "Set by set, against base")[1:]
     assert line[6].startswith("+12.5 [+")
     assert line[7:] == ["0.0625", "open"]
     page = (base / "compare" / "compare.html").read_text()
@@ -194,7 +194,7 @@ def test_seeds_roles_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     line = table(base / "compare", "Accuracy")[1]
     assert line[:2] == ["TABOM", "2"]
     assert (line[2], line[3][:7]) == ("87.5", "+37.5 [")
-    tests = table(base / "compare", "Task by task, against No-SFT")
+    tests = table(base / "compare", "Set by set, against No-SFT")
     assert tests[2][:6] == ["TABOM", "1", "m", "4", "1", "0"]
     assert "the base 'x' is none of the arms" in compare(capsys, base, "--base", "x", status=2).err
     err = compare(capsys, base, "--in_domain", "x", status=2).err
@@ -271,7 +271,7 @@ def test_tokens_a_step_and_thresholds_of_one_arm_stand_in_one_table(
         "m %", "In-domain %", "m, 2 a step %", "In-domain, 2 a step %",
         "m, threshold 0.9 %", "In-domain, threshold 0.9 %",
     ]  # fmt: skip
-    tests = {line[2]: line for line in table(out, "Task by task, against No-SFT")}
+    tests = {line[2]: line for line in table(out, "Set by set, against No-SFT")}
     assert tests["m, threshold 0.9"][3:6] == ["4", "2", "0"]
     assert {r["pace"] for r in rows(out / "compare.csv")} == {"", "2", "threshold 0.9"}
 

@@ -208,6 +208,15 @@ def test_a_missing_part_leaves_its_section_out(make_report, missing, lost):
     assert ">None<" not in html
 
 
+def test_names_of_others_keep_their_underscores(make_report):
+    hardware = {"platform": "x86_64", "num_cores": 2, "gpus": []}
+    arms = [dataclasses.replace(arm, objective={}, data="none") for arm in make_report().arms]
+    html = render(make_report(hardware=hardware, arms=arms))
+    assert "x86_64" in html
+    assert "num cores" in html
+    assert ">not trained<" in html
+
+
 def test_the_least_report_makes_a_page():
     html = render(Report(name="nothing yet"))
     assert Page(html).errors == []

@@ -191,9 +191,10 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         def checks(self):
             yield Check("a", refuse, ("tracker",))
             yield Check("b", refuse, ("optimiser",))
+            yield Check("c", lambda what: refuse("tracker"), (1,))
 
     stages = [Odd(folder=tmp_path / name) for name in ("x", "y")]
-    with pytest.raises(ConfigError, match=r"(?s)2 things.*a: no tracker.*b: no optimiser"):
+    with pytest.raises(ConfigError, match=r"(?s)2 things.*a, c: no tracker.*b: no optim"):
         preflight(stages)
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tabom.core.atomic import read_json
 from tabom.core.errors import DataError
+from tabom.evaluation.manifest import EVALUATION, HELD_OUT
 from tabom.stages.held_out import (
     TRAINED_ON,
     held_out_of,
@@ -44,6 +46,12 @@ def test_a_training_leaves_what_it_saw(tiny_recipe: Path, tmp_path: Path) -> Non
     texts = read_trained_on(plan.runs[1].train.folder)  # type: ignore[union-attr]
     assert len(texts) == 24
     assert not any(text.startswith("ab") for text in texts)
+    # An evaluation looks for its prompts there, whether a study has looked or not.
+    evaluation = plan.runs[1].evaluate
+    evaluation.run()
+    for paces in read_json(evaluation.folder / EVALUATION).values():
+        for found in paces.values():
+            assert found[HELD_OUT]["num_training"] == 24
 
 
 def test_the_question_is_without_its_template() -> None:
