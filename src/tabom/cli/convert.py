@@ -10,7 +10,7 @@ from tabom.cli import flags
 from tabom.core.errors import ConfigError
 from tabom.trajectory.convert import FORMATS
 
-NATIVE, EXPORT = "native", "tabom_jsonl"
+NATIVE = "native"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("destination", help="the folder of a collection, or a .jsonl file")
     formats = (NATIVE, *FORMATS)
     add("--from", dest="format", choices=formats, required=True, help="format of the source")
-    add("--to", choices=(NATIVE, EXPORT), help="follows from --from and may be left out")
     model = "checkpoint that made the trajectories: its tokenizer and ids (no weights are read)"
     add("--model_name_or_path", metavar="MODEL", help=model)
     add("--mask_token_id", type=int, metavar="ID", help="overrides the checkpoint's mask id")
@@ -38,18 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what was read, written and dropped."""
-    is_export = args.format == NATIVE
-    if (
-        args.to not in (None, EXPORT if is_export else NATIVE)
-        or (args.accept_all and is_export)
-        or (args.verdicts and not is_export)
-    ):
-        raise ConfigError(
-            f"--from {args.format}: a file becomes {NATIVE} (with --accept_all if you like), and a "
-            f"collection becomes {EXPORT} (with --verdicts); convert twice for file to file"
-        )
     if Path(args.source).resolve() == Path(args.destination).resolve():
         raise ConfigError(f"{args.destination} is the source, too; name another destination")
+    is_export = args.format == NATIVE
+    is_file = args.destination.endswith((".jsonl", ".jsonl.gz"))
+    if is_export != is_file or (args.accept_all if is_export else args.verdicts):
+        raise ConfigError(
+            f"--from {args.format}: a file becomes the folder of a collection (with --accept_all "
+            f"if you like), and a collection ({NATIVE}) becomes a .jsonl or .jsonl.gz file (with "
+            "--verdicts); convert twice for file to file"
+        )
     return _export(args) if is_export else _import(args)
 
 
@@ -86,8 +83,6 @@ def _export(args: argparse.Namespace) -> int:
     path = Path(args.destination)
     if path.exists() and not args.overwrite:
         raise ConfigError(f"{path} exists; name another file, or pass --overwrite")
-    if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ConfigError(f"{path}: name the file .jsonl or .jsonl.gz")
     name = args.model_name_or_path
     end_ids = () if name is None else load_ids(name, mask_token_id=args.mask_token_id).eos
     verdicts = None

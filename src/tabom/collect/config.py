@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from tabom.core.configs import Count, check
+from tabom.core.configs import Count, Settings
 from tabom.core.identity import FREE
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectionConfig:
+class CollectionConfig(Settings):
     """Settings of a collection that do not change its trajectories, and how many are drawn."""
 
     batch_size: Count = field(default=32, metadata=FREE)
@@ -19,6 +19,3 @@ class CollectionConfig:
     torch_compile: bool = field(default=False, metadata=FREE)
     """Compile the layers first: minutes at the start, then faster where every batch has one shape,
     above all on a GPU."""
-
-    def __post_init__(self) -> None:
-        check(self)

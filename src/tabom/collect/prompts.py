@@ -11,7 +11,7 @@ import numpy as np
 
 from tabom.collect.columns import Messages, RowReader, is_filled
 from tabom.core import keys
-from tabom.core.configs import Bound, Count, check, expand_home
+from tabom.core.configs import Bound, Count, Settings, expand_home
 from tabom.core.errors import ConfigError, DataError
 from tabom.core.hooks import load_function
 from tabom.core.identity import FILE
@@ -24,7 +24,7 @@ _QUIET = {"id", "task", "test", "tests", "test_list", "entry_point", "test_setup
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSource:
+class PromptSource(Settings):
     """Names the prompts of a run. Exactly one of path, dataset_name and function."""
 
     path: str | None = field(default=None, metadata=FILE)
@@ -64,7 +64,7 @@ class PromptSource:
     """Take rows in an order drawn with the run's seed."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         expand_home(self, "path", "dataset_name")
         given = [n for n in ("path", "dataset_name", "function") if getattr(self, n) is not None]
         if len(given) != 1:

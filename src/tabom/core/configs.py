@@ -215,15 +215,16 @@ def build(
         raise ConfigError(f"{file}: {error}" if file else str(error), error.key) from error
 
 
-def check(settings: Any) -> None:
-    """Hold a settings object that code made to its types and bounds, as `build` does.
+class Settings:
+    """Base of the settings dataclasses: one that code makes is held to its types, as `build` does.
 
-    `__post_init__` of every settings class calls it.
     Raises: ConfigError naming the field, what it may be and what was found.
     """
-    cls: Any = type(settings)
-    for name, hint in hints_of(cls).items():
-        _convert(getattr(settings, name), hint, name)
+
+    def __post_init__(self) -> None:
+        cls: Any = type(self)
+        for name, hint in hints_of(cls).items():
+            _convert(getattr(self, name), hint, name)
 
 
 def expand_home(settings: Any, *names: str) -> None:

@@ -124,7 +124,7 @@ def _read(path: Path, kind: type[M]) -> M | None:
 
 def write_sealed(path: Path, content: Any) -> None:
     """Write a mapping, or a dataclass, as JSON with the fingerprint of what it says."""
-    plain = to_plain(content)
+    plain = configs.to_plain(content)
     write_json(path, {**plain, _SEAL: configs.fingerprint(plain)})
 
 

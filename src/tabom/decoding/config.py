@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from tabom.core.configs import Bound, Count, NonNegative, Share, check
+from tabom.core.configs import Bound, Count, NonNegative, Settings, Share
 from tabom.core.errors import ConfigError
 
 OwnPolicy = Literal["entropy", "confidence", "margin", "random"]
@@ -26,7 +26,7 @@ OPTIONS_OF: dict[Schedule, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodingConfig:
+class DecodingConfig(Settings):
     """Settings of the decoding loop."""
 
     policy: Policy = "entropy"
@@ -100,7 +100,7 @@ class DecodingConfig:
         return bool(getattr(self, name) != getattr(DecodingConfig, name))
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         self._check_policy()
         for schedule, names in OPTIONS_OF.items():
             for name in names:

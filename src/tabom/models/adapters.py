@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from tabom.core.configs import Bound, Count, check
+from tabom.core.configs import Bound, Count, Settings
 from tabom.core.errors import ConfigError, ModelError
 from tabom.core.keys import fold, text_key
 from tabom.core.manifest import check_folder
@@ -25,7 +25,7 @@ FORBIDDEN = ("lm_head", "embed_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
+class LoraSettings(Settings):
     """LoRA settings; defaults follow the paper's released adapters (r = alpha = 16, q and v).
 
     r: rank. alpha: the update is scaled by alpha / r. dropout: on the adapter's input.
@@ -38,7 +38,7 @@ class LoraSettings:
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not self.target_modules:
             raise ConfigError("target_modules is empty; name modules such as q_proj, v_proj")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tabom.core.configs import check, expand_home
+from tabom.core.configs import Settings, expand_home
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FOLDER, FREE
 
@@ -16,7 +16,7 @@ Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The base model."""
 
     model_name_or_path: str = field(metadata=FOLDER)
@@ -35,7 +35,7 @@ class ModelConfig:
     """Let prompts and their slots go beyond the positions that config.json allows."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         # An empty path is the current folder to `pathlib`.
         if not self.model_name_or_path.strip():
             raise ConfigError("model_name_or_path is empty; name a folder or a hub id")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import PromptSource
 from tabom.core import configs
-from tabom.core.configs import Bound, Count, Share, check
+from tabom.core.configs import Bound, Count, Settings, Share
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 from tabom.core.recipe_file import read_recipe
@@ -58,7 +58,7 @@ class ArmConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnosticsConfig:
+class DiagnosticsConfig(Settings):
     """What is measured beside accuracy."""
 
     num_trajectories: Annotated[int, Bound(">=", 0)] = 64
@@ -71,22 +71,19 @@ class DiagnosticsConfig:
     """Contexts in one forward."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if not self.mask_ratios:
             raise ConfigError("mask_ratios: expected one or more shares, got none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
+class StudyConfig(Settings):
     """How the stages of a study are spread over this machine."""
 
     num_workers: Count = 1
     """Stages that run side by side, each in a process of its own."""
     threads_per_worker: Count | None = None
     """Torch threads of each; null leaves torch's own choice."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

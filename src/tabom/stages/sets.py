@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tabom.collect.prompts import PromptSource, load_prompts, prompts_content
 from tabom.core import configs, keys
-from tabom.core.configs import Bound, Count, check
+from tabom.core.configs import Bound, Count, Settings
 from tabom.core.errors import ConfigError
 from tabom.core.hooks import load_function
 from tabom.core.identity import FREE, identity, identity_of_fields
@@ -32,7 +32,7 @@ _STRAY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetConfig:
+class SetConfig(Settings):
     """One evaluation set: held-out prompts with a verifier, a benchmark, or a task of lm-eval's."""
 
     name: str
@@ -73,7 +73,7 @@ class SetConfig:
     setting says."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         where = f"evaluation.sets.{self.name}"
         if not self.name.strip() or not self.name.isprintable():
             raise ConfigError(f"evaluation.sets: {self.name!r} cannot name a set")
@@ -152,7 +152,7 @@ class SetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """What every arm is measured on."""
 
     sets: tuple[SetConfig, ...] = ()
@@ -173,9 +173,6 @@ class EvaluationConfig:
     """A folder of further task files for lm-eval."""
     unsafe_exec: bool = False
     """Run the programs of benchmarks and tasks without a sandbox."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def decisive(self) -> dict[str, Any]:
         """What decides the result: for a benchmark also its documents, wherever they lie."""

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tabom.core.configs import Bound, Count, NonNegative, check
+from tabom.core.configs import Bound, Count, NonNegative, Settings
 from tabom.core.errors import ConfigError
 from tabom.core.plain import to_plain
 
@@ -31,7 +31,7 @@ _OURS = frozenset({"torch_compile", "gradient_checkpointing", "group_by_length"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """How a model is trained. Defaults are the paper's (its batch of 4 is per device)."""
 
     learning_rate: NonNegative = 2e-5
@@ -114,7 +114,7 @@ class TrainingConfig:
     removes the checkpoints that are there."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.max_steps == 0:
             raise ConfigError("max_steps is 0; set at least 1, or -1 to train by epochs")
         if self.max_steps < 1 and self.num_train_epochs <= 0:

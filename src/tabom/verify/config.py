@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tabom.core.configs import Count, check
+from tabom.core.configs import Count, Settings
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
 
@@ -11,7 +11,7 @@ CheckerType = Literal["exact", "number", "math", "code", "python", "function", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifierConfig:
+class VerifierConfig(Settings):
     """Settings of the checker."""
 
     type: CheckerType = "exact"
@@ -29,7 +29,7 @@ class VerifierConfig:
     """Processes of math and code; null is one a core. It changes no verdict."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.type == "function" and not self.function:
             raise ConfigError(
                 "verifier.type function needs verifier.function, such as my_tasks.checks:is_right"

@@ -13,21 +13,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any
 
-from tabom.core.configs import Bound, check
+from tabom.core.configs import Bound, Settings
 from tabom.core.errors import ConfigError
 
 _START_S = 120.0  # for a worker's first answer: it imports sympy, perhaps from a slow disk
 
 
 @dataclass(frozen=True, kw_only=True)
-class MathArgs:
+class MathArgs(Settings):
     """The `args` of a verifier of type math."""
 
     timeout_s: Annotated[float, Bound(">", 0)] = 10.0
     """Seconds after which a comparison is given up."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 def require_math_verify() -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tabom.core.configs import (
     Bound,
     Count,
+    Settings,
     Share,
     apply_overrides,
     build,
-    check,
     field_help,
     fingerprint,
     from_text,
@@ -310,7 +310,7 @@ def test_a_flag_of_another_type_is_named(name: str, text: str, message: str) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounded:
+class Bounded(Settings):
     steps: Count = 1
     """How many."""
     top_p: Share | None = None
@@ -318,9 +318,6 @@ class Bounded:
     in two lines."""
     lr: Annotated[float, Bound(">=", 0), Bound("<", 1)] = 0.0
     policy: Literal["a", "b"] | None = "a"
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ def test_a_collection_there_and_back_has_the_same_trajectories(
     convert(capsys, tmp_path / file, tmp_path / "back", "--from", "tabom_jsonl", *model)
     assert [says(t) for t in TrajectoryStore(tmp_path / "back")] == [says(t) for t in originals]
     before = (tmp_path / file).read_bytes()
-    again = [store, tmp_path / file, "--from", "native", "--to", "tabom_jsonl"]
+    again = [store, tmp_path / file, "--from", "native"]
     assert "exists; name another file, or pass --overwrite" in convert(capsys, *again, status=2)
     convert(capsys, tmp_path / "back", *again[1:], "--overwrite")
     assert (tmp_path / file).read_bytes() == before
@@ -202,8 +202,8 @@ def test_what_cannot_be(
     store = make_store(tmp_path / "store", [make(1)])
     err = convert(capsys, store, tmp_path / "o.jsonl", "--from", "native", "--accept_all", status=2)
     assert "--accept_all" in err
-    err = convert(capsys, source, tmp_path / "o.jsonl", *flags, "--to", "tabom_jsonl", status=2)
-    assert "a file becomes native" in err
+    err = convert(capsys, source, tmp_path / "o.jsonl", *flags, status=2)
+    assert "a file becomes the folder" in err
     err = convert(capsys, source, tmp_path / "o", *flags, "--verdicts", "v", status=2)
     assert "--verdicts" in err
     err = convert(capsys, store, store, "--from", "native", "--overwrite", status=2)

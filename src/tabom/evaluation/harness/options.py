@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tabom.core import configs
-from tabom.core.configs import Count, check
+from tabom.core.configs import Count, Settings
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.settings import Cut, ending, get_setting, options_for
@@ -25,7 +25,7 @@ _TASK_KEYS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarnessConfig:
+class HarnessConfig(Settings):
     """What can be given as `--model_args`: these, the fields of `ModelConfig` and of decoding."""
 
     model: ModelConfig
@@ -48,7 +48,7 @@ class HarnessConfig:
     """A folder with the documents of our benchmarks (read by their task files)."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         self.ending  # noqa: B018  checks them against the setting
         if self.setting is None:
             # Whether the block divides the budget is known once a task's budget is.

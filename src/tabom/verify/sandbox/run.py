@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any, BinaryIO, Literal
 
-from tabom.core.configs import Bound, Count, check
+from tabom.core.configs import Bound, Count, Settings
 from tabom.verify.asserts import BAD_SOURCE, Check, VacuousError, decoded, take_apart
 from tabom.verify.sandbox.command import sandbox_command
 from tabom.verify.sandbox.filter import open_filter
@@ -30,7 +30,7 @@ _NOT_DUMPABLE = (4, 0, 0, 0, 0)  # of prctl: PR_SET_DUMPABLE, 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Settings):
     """What a program may use."""
 
     timeout_s: Annotated[float, Bound(">", 0)] = 10.0
@@ -43,9 +43,6 @@ class Limits:
     """Largest file, in MiB."""
     tmp_mb: Count = 64
     """The one writable folder, which is memory, in MiB."""
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @dataclass(frozen=True)
