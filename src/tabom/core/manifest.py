@@ -17,7 +17,6 @@ from tabom.core import configs, env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
 from tabom.core.configs import build
 from tabom.core.errors import ConfigError, DataError, StageError
-from tabom.core.plain import to_plain
 
 MANIFEST = "manifest.json"
 STARTED = ".started.json"
