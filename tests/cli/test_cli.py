@@ -297,6 +297,20 @@ def test_a_random_model_has_the_flags_that_its_errors_name(
     assert config["mask_token_id"] == 2
 
 
+def test_run_plan_lists_the_stages_and_tells_what_would_stop_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", "toy-quick", "--plan", "--output_dir", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("to do")
+    assert str(out / "seed-0" / "collect") in lines[0]
+    assert not out.exists()
+    wrong = ["--set", "training.report_to=nosuch"]
+    assert main(["run", "toy-quick", "--plan", "--output_dir", str(out), *wrong]) == 2
+    assert "nosuch" in capsys.readouterr().err
+
+
 def test_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model_name_or_path" in refused(capsys, "collect", "--output_dir", tmp_path / "o")
     err = refused(capsys, "collect", "--model_name_or_path", "toy-base", "--output_dir", "o")

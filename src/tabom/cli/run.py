@@ -17,12 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "recipe", "--set", "--output_dir", "--overwrite", "--quiet")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
     parser.add_argument("--num_workers", type=int, help="stages side by side, a process each")
+    parser.add_argument(
+        "--plan", action="store_true", help="list the stages and what is complete, then stop"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, and report."""
+    from tabom.stages.preflight import preflight
     from tabom.stages.recipe import load_recipe
     from tabom.stages.run import run_recipe
+    from tabom.stages.study import pending_stages, plan_study
 
     flagged = {
         "output_dir": args.output_dir,
@@ -31,6 +36,14 @@ def run(args: argparse.Namespace) -> int:
     }
     given = [(key, value) for key, value in flagged.items() if value is not None]
     recipe = load_recipe(args.recipe, overrides=[*overrides_of(args), *given])
+    if args.plan:
+        plan = plan_study(recipe)
+        todo = pending_stages(plan)
+        for stage in plan.stages:
+            state = "to do" if stage in todo else "complete"
+            print(f"{state:<9} {stage.label:<34} {stage.folder}")
+        preflight(todo)  # after the list, which says where a problem lies
+        return 0
     report, page = run_recipe(
         recipe,
         command=shlex.join(["tabom", *sys.argv[1:]]),
