@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import usual
 from synthetic import make_batch
 from tabom.models import costs
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import sizes_of
 from tabom.objectives.presets import build_objective
@@ -238,7 +238,7 @@ def adapter(model: MaskedDiffusionModel) -> Iterator[str]:
     linears = [(a, name, getattr(a, name)) for a in attentions for name in ("q_proj", "v_proj")]
     try:
         if has_peft:
-            attach_lora(model, LoraSettings(r=LORA_R, alpha=LORA_R))
+            attach_lora(model, r=LORA_R, alpha=LORA_R)
         else:
             for attention, name, linear in linears:
                 setattr(attention, name, _LocalLora(linear))

@@ -20,7 +20,7 @@ from torch import Tensor
 from common import SEED, Call, assert_close, claim, paired, peak_memory, ratio, run_benchmark, say
 from random_models import build_model
 from synthetic import make_batch
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.costs import step_flops
 from tabom.models.sizes import ModelSizes, sizes_of
 from tabom.objectives.presets import build_objective
@@ -77,7 +77,7 @@ class Steps:
     ) -> None:
         model = build_model("dream", seed=SEED, attn_implementation=attention, **sizes)
         self.sizes: ModelSizes = sizes_of(model.base_lm)
-        attach_lora(model, LoraSettings(), seed=SEED)
+        attach_lora(model, seed=SEED)
         generator = torch.Generator().manual_seed(SEED)
         for name, parameter in model.lm.named_parameters():
             if ".lora_B." in name:  # zero at first, and then A would have no gradient to compare

@@ -153,11 +153,11 @@ def test_generate_reads_files_in_order_whatever_the_batch(
 def test_generate_with_an_adapter(random_toy: Path, tmp_path: Path, capsys: Capture) -> None:
     import torch
 
-    from tabom.models.adapters import LoraSettings, attach_lora, save_adapter
+    from tabom.models.adapters import attach_lora, save_adapter
     from tabom.models.loading import load_model
 
     model = load_model(random_toy, device="cpu")
-    attach_lora(model, LoraSettings(r=2))
+    attach_lora(model, r=2)
     for name, parameter in model.lm.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.constant_(parameter, 0.5)

@@ -104,11 +104,11 @@ def test_an_adapter_that_changes_nothing_fails(
 ) -> None:
     import torch
 
-    from tabom.models.adapters import LoraSettings, attach_lora, save_adapter
+    from tabom.models.adapters import attach_lora, save_adapter
     from tabom.models.loading import load_model
 
     model = load_model(random_toy, device="cpu")
-    attach_lora(model, LoraSettings(r=2))
+    attach_lora(model, r=2)
     save_adapter(model, tmp_path / "fresh")
     text = run(capsys, "doctor", random_toy, "--adapter", tmp_path / "fresh", status=1)
     assert "4 adapted modules, 4 of them change nothing" in text

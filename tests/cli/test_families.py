@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tabom.cli.main import main
-from tabom.models.adapters import LoraSettings, attach_lora, save_adapter
+from tabom.models.adapters import attach_lora, save_adapter
 from tabom.models.loading import load_model
 from tabom.models.random_checkpoint import write_random_checkpoint
 from tabom.toyworld.alphabet import CHARACTERS
@@ -118,7 +118,7 @@ def model_of(golden: Path, tmp_path: Path) -> Callable[[str], Path]:
 def base_adapter(model_folder: Path, folder: Path) -> Path:
     """An adapter as trained on the published code: its names, r 16, q and v."""
     model = load_model(model_folder)
-    attach_lora(model, LoraSettings())
+    attach_lora(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:

@@ -96,17 +96,13 @@ def _template(
     for text in (SAMPLE, _own_words(model)) if prompt is None else (prompt,):
         try:
             ids = model.encode_prompt(text)
-        except TabomError as error:
+        except TabomError as error:  # also of a template that puts the mask token in
             problem = problem or str(error)
             continue
         rendered = str(model.tokenizer.decode(ids, skip_special_tokens=False))
         detail = f"{len(ids)} tokens for the sample prompt {text!r}"
-        if model.ids.mask in ids:
-            problem = f"the template puts the mask token {model.ids.mask} into a prompt"
-        else:
-            problem = ""
         template = {"prompt": text, "rendered": rendered, "num_tokens": len(ids)}
-        return template, ProbeResult("chat_template", not problem, problem or detail)
+        return template, ProbeResult("chat_template", True, detail)
     return None, ProbeResult("chat_template", False, problem)
 
 

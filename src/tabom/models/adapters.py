@@ -4,15 +4,14 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tabom.core.configs import Bound, Count, Settings
-from tabom.core.errors import ConfigError, ModelError
+from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
 from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
@@ -24,45 +23,38 @@ WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings(Settings):
-    """LoRA settings; defaults follow the paper's released adapters (r = alpha = 16, q and v).
+def attach_lora(
+    model: MaskedDiffusionModel,
+    *,
+    r: int = 16,
+    alpha: float = 16,
+    dropout: float = 0.0,
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj"),
+    seed: int = 0,
+) -> None:
+    """Put a fresh adapter on `model` in place; afterwards only its parameters train.
+
+    The defaults are those of the paper's released adapters.
 
     r: rank. alpha: the update is scaled by alpha / r. dropout: on the adapter's input.
     target_modules: last parts of module names, or ("all-linear",) for all but the head.
-    """
-
-    r: Count = 16
-    alpha: Annotated[float, Bound(">", 0)] = 16
-    dropout: Annotated[float, Bound(">=", 0), Bound("<", 1)] = 0.0
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.target_modules:
-            raise ConfigError("target_modules is empty; name modules such as q_proj, v_proj")
-
-
-def attach_lora(model: MaskedDiffusionModel, settings: LoraSettings, *, seed: int = 0) -> None:
-    """Put a fresh adapter on `model` in place; afterwards only its parameters train.
-
     seed: the initial A matrices are a function of seed and module name alone (B is zero), so they
         do not depend on the device, on other modules or on the global generator.
-    Raises: `ModelError` if a target matches no module, is the head or the embedding, or if an
-        adapter is already there.
+    Raises: `ModelError` if a target matches no module, is the head or the embedding, if PEFT does
+        not take the settings, or if an adapter is already there.
     """
     from peft import LoraConfig
 
     _require_bare(model)
-    targets: Any = list(settings.target_modules)
-    if settings.target_modules == ("all-linear",):
+    targets: Any = list(target_modules)
+    if target_modules == ("all-linear",):
         targets = "all-linear"
     else:
-        _check_targets(model, settings.target_modules)
+        _check_targets(model, target_modules)
     config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
         target_modules=targets,
         base_model_name_or_path=model.name_or_path,
     )

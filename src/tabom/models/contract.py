@@ -285,7 +285,7 @@ class MaskedDiffusionModel(nn.Module):
                 if part in marks:
                     ids += self.encode_text(said[marks.index(part)])
                 elif part:
-                    ids += self.tokenizer(part, add_special_tokens=False)["input_ids"]
+                    ids += self._plain_ids([part], is_apart=False)
         except Exception as error:  # the template raises what it likes, tokenizers bare Exceptions
             last = said[-1] if said else ""
             raise ModelError(
@@ -296,7 +296,7 @@ class MaskedDiffusionModel(nn.Module):
             raise ModelError(
                 f"{self.name_or_path}: a prompt holds the mask token: {said[-1][:60]!a}"
             )
-        return [int(i) for i in ids]
+        return ids
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of a text from outside; one that reads like a special token stays a text.

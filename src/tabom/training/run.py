@@ -13,7 +13,7 @@ from tabom.core import env
 from tabom.core.atomic import read_json, write_json, write_text
 from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.core.plain import to_plain
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import sizes_of
 from tabom.objectives.compose import Objective, describe
@@ -196,13 +196,14 @@ def train(
 
 def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None:
     if config.use_peft and not checkpoints.is_adapter(model):
-        settings = LoraSettings(
+        attach_lora(
+            model,
             r=config.lora_r,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target_modules=config.lora_target_modules,
+            seed=config.seed,
         )
-        attach_lora(model, settings, seed=config.seed)
     if not config.use_peft and checkpoints.is_adapter(model):
         raise ConfigError(
             "use_peft is false, which trains all weights, but the model carries an adapter; "

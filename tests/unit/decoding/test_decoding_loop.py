@@ -19,7 +19,7 @@ from tabom.decoding.answers import Answers, RowStats
 from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoded, Decoder, DecodeRequest
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
 from tabom.models.ids import TokenIds
@@ -391,7 +391,7 @@ def test_adapters_act_while_decoding(models: Models, requests_of: Requests, tmp_
     model = load_model(models("toy").name_or_path, require_tokenizer=False)
     config, requests = DecodingConfig(max_new_tokens=8), requests_of([5, 3])
     plain = list(Decoder(model, config).in_order(requests))
-    attach_lora(model, LoraSettings(r=4), seed=1)
+    attach_lora(model, r=4, seed=1)
     fresh = list(Decoder(model, config).in_order(requests))
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -17,7 +17,7 @@ from tabom.core.errors import ModelError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
 from tabom.decoding.requests import DecodeRequest
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.compiled import compile_layers
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
@@ -78,7 +78,7 @@ def test_an_adapter_trains_alike(
 ) -> None:
     grads = []
     for index, model in enumerate(pair("llada", num_layers=2)):
-        attach_lora(model, LoraSettings(r=2, target_modules=("q_proj", "v_proj", "o_proj")))
+        attach_lora(model, r=2, target_modules=("q_proj", "v_proj", "o_proj"))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 nn.init.constant_(parameter, 0.1)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tabom.core.errors import ConfigError, ModelError
 from tabom.models import checkpoint as checkpoints
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.costs import (
     Batch,
@@ -141,7 +141,7 @@ def test_training_flops_are_those_torch_counts(
     adapter = None
     if is_lora:
         targets = ("q_proj", "v_proj", "down_proj")
-        attach_lora(model, LoraSettings(r=3, target_modules=targets))
+        attach_lora(model, r=3, target_modules=targets)
         adapter = lora_parameters(sizes, r=3, target_modules=targets)
         # So that the lowest layer passes a gradient on like every other.
         model.base_lm.enable_input_require_grads()  # type: ignore[operator]
@@ -176,7 +176,7 @@ def test_sizes_of_a_model_and_of_its_config_agree(
     assert sizes.body_weights == linear
     assert sizes.num_parameters == sum(p.numel() for p in model.lm.parameters())
     assert sizes.head_weights == model.head_weight_VD.numel()
-    attach_lora(model, LoraSettings())
+    attach_lora(model)
     assert sizes_of(model.base_lm) == sizes
 
 
@@ -187,7 +187,7 @@ def test_lora_parameters_are_counted(
     model = loaded(family)
     targets = ("q_proj", "v_proj", "o_proj", "down_proj")
     expected = lora_parameters(sizes_of(model.lm), r=5, target_modules=targets)
-    attach_lora(model, LoraSettings(r=5, target_modules=targets))
+    attach_lora(model, r=5, target_modules=targets)
     assert expected == sum(p.numel() for n, p in model.lm.named_parameters() if ".lora_" in n)
 
 
@@ -253,7 +253,7 @@ def test_activations_are_those_autograd_keeps(
         model = loaded(family, num_layers=num_layers, dtype=dtype)
         sizes = sizes_of(model.lm)
         if not is_full:
-            attach_lora(model, LoraSettings(r=2))
+            attach_lora(model, r=2)
         found.append(kept_bytes(model, autocasts=dtype == "bfloat16"))
     measured = (found[0] - found[1]) / 2 / 64
     width = 2 if dtype == "bfloat16" else 4

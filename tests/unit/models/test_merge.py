@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from tabom.cli.main import main
 from tabom.core.errors import ModelError
 from tabom.models.adapters import (
-    LoraSettings,
     attach_lora,
     load_adapter,
     merge_adapter,
@@ -43,7 +42,7 @@ def write_adapter(
 ) -> Path:
     """A LoRA adapter with values in both matrices, like one that was trained."""
     model = load(base)
-    attach_lora(model, LoraSettings(r=4, alpha=8, target_modules=targets))
+    attach_lora(model, r=4, alpha=8, target_modules=targets)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

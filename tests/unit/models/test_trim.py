@@ -18,7 +18,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import LlamaForCausalLM
 
 from tabom.models import networks
-from tabom.models.adapters import LoraSettings, attach_lora
+from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.loading import load_model
 from tabom.models.networks import TrimmedLayer
@@ -158,7 +158,7 @@ def test_adapters_train_alike(
     targets: tuple[str, ...],
 ) -> None:
     model = build(family)
-    attach_lora(model, LoraSettings(r=3, target_modules=targets))
+    attach_lora(model, r=3, target_modules=targets)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide the adapter
             nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(1))
@@ -195,7 +195,7 @@ def test_dropout_is_drawn_in_the_last_layer_too(
     build: Build,
 ) -> None:
     model = build("dream")
-    attach_lora(model, LoraSettings(r=3, dropout=0.5, target_modules=("o_proj",)))
+    attach_lora(model, r=3, dropout=0.5, target_modules=("o_proj",))
     for name, parameter in model.named_parameters():
         if "layers.0" in name:
             nn.init.zeros_(parameter) if "lora_B" in name else None
