@@ -18,7 +18,7 @@ import tabom as tabom_package
 from tabom.cli import flags
 from tabom.cli.main import VERBS, build_parser, main
 from tabom.core import configs
-from tabom.core.manifest import read_manifest
+from tabom.core.manifest import read_manifest, write_sealed
 from tabom.stages.recipe import load_recipe
 from tabom.training.config import TrainingConfig
 
@@ -315,8 +315,11 @@ def test_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "--model_name_or_path" in refused(capsys, "collect", "--output_dir", tmp_path / "o")
     err = refused(capsys, "collect", "--model_name_or_path", "toy-base", "--output_dir", "o")
     assert "--prompts_path" in err
-    err = refused(capsys, "train", "--model_name_or_path", "toy-base", "--objective", "tabom")
-    assert "--ground_truth" in err
+    train = ["train", "--model_name_or_path", "toy-base", "--objective", "tabom"]
+    assert "--output_dir" in refused(capsys, *train)
+    assert "--ground_truth" in refused(capsys, *train, "--output_dir", tmp_path / "t")
+    err = refused(capsys, *train, "--output_dir", tmp_path / "t", "--ground_truth")
+    assert "--prompts_path" in err
 
 
 def test_mask_id_outside_the_vocabulary(
@@ -376,7 +379,8 @@ def test_malformed_trajectory_row_names_file_and_row(
     digest = hashlib.sha256(content).hexdigest()
     assert digest != found["files"][name]["sha256"]
     found["files"][name] = {"sha256": digest, "bytes": len(content)}
-    (out / "manifest.json").write_text(json.dumps(found))
+    del found["seal"]
+    write_sealed(out / "manifest.json", found)
     err = refused(capsys, "verify", "--config", tiny_recipe, "--trajectories", out, "--quiet",
                   "--output_dir", tmp_path / "v")  # fmt: skip
     assert name in err

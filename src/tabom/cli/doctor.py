@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tabom.cli import flags, speak
-from tabom.core import configs
 from tabom.core.configs import Count
 from tabom.core.errors import ConfigError, ModelError
 from tabom.models.config import ModelConfig
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.models.devices import find_device, present_device
     from tabom.models.sizes import context_problem, read_sizes
 
-    settings = configs.build(Settings, configs.apply_overrides({}, flags.overrides_of(args)))
+    settings = flags.build(Settings, args)
     base, use = settings.model, settings.use
     if args.config_only and base.adapter is not None:
         raise ConfigError("--config_only loads nothing, so --adapter has no meaning with it")

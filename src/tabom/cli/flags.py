@@ -9,11 +9,12 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from tabom.core import configs
 from tabom.core.errors import ConfigError
 
+T = TypeVar("T")
 # Fields whose name alone would not say what they belong to, so that a flag says it first.
 _VAGUE = ("path", "function", "args", "num_workers")
 _METAVARS: dict[Any, str] = {int: "INT", float: "NUMBER", bool: "true|false", dict: "YAML"}
@@ -178,6 +179,11 @@ def overrides_of(args: argparse.Namespace) -> list[configs.Override]:
     # Settings are the arguments with a dotted name; what a verb has of its own has none.
     found: list[configs.Override] = [(k, v) for k, v in vars(args).items() if "." in k]
     return found + (getattr(args, "overrides", None) or [])
+
+
+def build(cls: type[T], args: argparse.Namespace) -> T:
+    """The settings that the flags describe, where no recipe says anything."""
+    return configs.build(cls, configs.apply_overrides({}, overrides_of(args)))
 
 
 def words(given: Iterable[str]) -> tuple[str, ...]:

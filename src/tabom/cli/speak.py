@@ -53,16 +53,11 @@ class Settings:
         return configs.build(Settings, configs.apply_overrides(configs.to_plain(self), overrides))
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """What the flags say."""
-    return configs.build(Settings, configs.apply_overrides({}, flags.overrides_of(args)))
-
-
 class Speaker:
     """A model that shows its responses while it decodes them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.settings, self.seed = settings_of(args), args.seed
+        self.settings, self.seed = flags.build(Settings, args), args.seed
         self.model: MaskedDiffusionModel = self.settings.model.load()
         self.screen = Screen(sys.stdout)
 

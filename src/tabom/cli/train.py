@@ -4,7 +4,6 @@ import argparse
 
 from tabom.cli import sections
 from tabom.core import configs
-from tabom.core.errors import ConfigError
 from tabom.stages.train import Train
 
 
@@ -27,10 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stage(args: argparse.Namespace) -> Train:
-    if args.ground_truth == (args.trajectories is not None):
-        raise ConfigError("give either --trajectories (with --verdicts) or --ground_truth")
-    if not args.ground_truth and args.verdicts is None:
-        raise ConfigError("--verdicts is needed: only accepted trajectories are trained on")
     # A recipe names prompts too; they decide nothing where trajectories are trained on.
     unused = {} if args.ground_truth else {"prompts": None, "decoding": None}
     options = configs.apply_overrides({}, args.options)

@@ -52,7 +52,9 @@ class Train(Stage):
         if (self.trajectories is None) != (self.verdicts is None):
             raise ConfigError("trajectories and verdicts go together: only accepted ones train")
         if (self.trajectories is None) == (self.prompts is None):
-            raise ConfigError("give either trajectories with verdicts, or prompts with answers")
+            raise ConfigError(
+                "give either trajectories with verdicts, or prompts with answers (--ground_truth)"
+            )
 
     def checks(self) -> Iterator[Check]:
         here = f"arms.{self.arm}" if self.arm else "objective"
