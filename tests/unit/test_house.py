@@ -12,6 +12,7 @@ import pytest
 import tabom
 
 SOURCE = Path(tabom.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate", "pyarrow")
 
 
@@ -67,26 +68,39 @@ def test_public_names_resolve() -> None:
         tabom.nothing  # noqa: B018
 
 
+def test_files_that_the_docs_name_are_there() -> None:
+    """A name as it is, or from src, src/tabom or tests/unit; a test alone may lie anywhere."""
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    missing = []
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8").replace("models/families/breeze.py", "")
+        for name in re.findall(r"[\w/]+\.py\b", text):
+            places = [ROOT / start / name for start in ("", "src", "src/tabom", "tests/unit")]
+            is_there = name in tests if name.startswith("test_") else any(map(Path.is_file, places))
+            if not is_there and ("/" in name or name.startswith("test_")):
+                missing.append(f"{page.name}: {name}")
+    assert missing == []
+
+
 def test_no_weights_above_five_megabytes() -> None:
     assert [p for p in SOURCE.rglob("*") if p.is_file() and p.stat().st_size > 5 * 2**20] == []
 
 
 def test_the_wheel_carries_every_file_of_the_package(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
     listed = subprocess.run(
-        ["git", "ls-files", "src/tabom"], cwd=root, capture_output=True, text=True, check=False
+        ["git", "ls-files", "src/tabom"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split()
     if not listed:
         pytest.skip("not a git checkout, so nothing says which files belong to the package")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=root,
+        cwd=ROOT,
         check=True,
         capture_output=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    expected = {name.removeprefix("src/") for name in listed if (root / name).exists()}
+    expected = {name.removeprefix("src/") for name in listed if (ROOT / name).exists()}
     assert expected <= names
     assert not {n for n in names if n.startswith("tests/") or n.endswith((".pyc", ".whl"))}
