@@ -3,34 +3,41 @@
 import argparse
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tabom.cli import flags
+from tabom.core.configs import Bound, Count, Settings
 
-_RUNS = (
-    "output folders of `tabom run` or `tabom evaluate`, or NAME=FOLDER; several folders of one "
-    "name are seeds of one arm"
-)
-_IN_DOMAIN = "sets that are in domain, the others are not (default: as recorded)"
-_OUTPUT = "for compare.md, .csv, .json and .html (default: a folder compare in the first)"
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Settings):
+    """How runs are compared."""
+
+    base: str | None = None
+    """The arm to compare with; left out: the untrained or the first."""
+    in_domain: tuple[str, ...] = ()
+    """Sets that are in domain, the others are not; left out: as recorded."""
+    k: tuple[Count, ...] | None = None
+    """Of pass@k; left out: powers of two."""
+    level: Annotated[float, Bound(">", 0), Bound("<", 1)] = 0.95
+    """Of the intervals."""
+    output_dir: str | None = None
+    """For compare.md, .csv, .json and .html; left out: a folder compare in the first run."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom compare`."""
-    add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help=_RUNS)
-    add("--base", metavar="ARM", help="what to compare with (default: the untrained or first arm)")
-    add("--in_domain", nargs="+", default=[], metavar="SET", help=_IN_DOMAIN)
-    add("--k", nargs="+", type=int, metavar="K", help="of pass@k (default: powers of two)")
-    add("--level", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    add("--output_dir", metavar="DIR", help=_OUTPUT)
+    runs = "NAME=FOLDER or FOLDER of a `tabom run` or `tabom evaluate`; one name: seeds of one arm"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    flags.add_section(parser, Compare, "compare")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables and write them."""
     from tabom.core import env
     from tabom.core.atomic import write_json, write_text
-    from tabom.core.errors import ConfigError
     from tabom.report import contents, words
     from tabom.report.build import build_report
     from tabom.report.data import Report
@@ -38,14 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.runs import compare_folders, named_folder
     from tabom.stages.summary import now
 
-    if not 0 < args.level < 1:
-        raise ConfigError(f"--level must be between 0 and 1, got {args.level}")
+    given = flags.build(Compare, args, "compare")
     comparison = compare_folders(
         args.runs,
-        base=args.base,
-        in_domain=flags.words(args.in_domain),
-        ks=args.k,
-        level=args.level,
+        base=given.base,
+        in_domain=flags.words(given.in_domain),
+        ks=given.k,
+        level=given.level,
     )
     keys, names = contents.paper_keys(comparison), comparison.arms
     report = Report(
@@ -59,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     tables = [contents.arms_table(report, keys, title="Accuracy", has_seeds=True)]
     tables += contents.comparison_tables(report)
     says = [*words.alarms(report), words.headline(report)]
-    folder = Path(args.output_dir or named_folder(args.runs[0])[1] / "compare")
+    folder = Path(given.output_dir or named_folder(args.runs[0])[1] / "compare")
     text = "\n".join(
         [*(f"{line}\n" for line in says if line), *(t.markdown() for t in tables if t)]
     )

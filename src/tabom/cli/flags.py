@@ -123,7 +123,7 @@ def describe(settings: type, field: str) -> str:
     (found,) = (f for f in dataclasses.fields(settings) if f.name == field)
     text = configs.field_help(settings).get(field, "")
     notes = list(map(str, configs.split(configs.hints_of(settings)[field])[1]))
-    if found.default is not dataclasses.MISSING and found.default not in (None, ""):
+    if found.default is not dataclasses.MISSING and found.default not in (None, "", ()):
         default = found.default if isinstance(found.default, tuple) else (found.default,)
         words = ("true" if v is True else "false" if v is False else str(v) for v in default)
         notes.append(f"default: {' '.join(words)}")
@@ -181,9 +181,13 @@ def overrides_of(args: argparse.Namespace) -> list[configs.Override]:
     return found + (getattr(args, "overrides", None) or [])
 
 
-def build(cls: type[T], args: argparse.Namespace) -> T:
-    """The settings that the flags describe, where no recipe says anything."""
-    return configs.build(cls, configs.apply_overrides({}, overrides_of(args)))
+def build(cls: type[T], args: argparse.Namespace, section: str = "") -> T:
+    """The settings that the flags describe, where no recipe says anything.
+
+    section: whose flags they are, where the class is one section alone.
+    """
+    mapping = configs.apply_overrides({}, overrides_of(args))
+    return configs.build(cls, mapping.get(section, {}) if section else mapping)
 
 
 def words(given: Iterable[str]) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ import json
 from typing import TYPE_CHECKING
 
 from tabom.cli import flags
-from tabom.core import configs
 from tabom.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.recipe import load_recipe
     from tabom.stages.study import plan_study
 
-    said = {name.partition(".")[2]: v for name, v in vars(args).items() if "." in name}
-    assumed = configs.build(Assumptions, said)
+    assumed = flags.build(Assumptions, args, "assumptions")
     given_dir = [] if args.output_dir is None else [("output_dir", args.output_dir)]
     recipe = load_recipe(args.recipe, overrides=[*(args.overrides or []), *given_dir])
     given = _given(recipe, assumed)
