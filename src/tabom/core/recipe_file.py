@@ -28,10 +28,13 @@ class RecipeFile:
     """(file, its own lines), the recipe itself first and the last one it extends at the end."""
 
     def file_of(self, key: str) -> str:
-        """The file (or the command line) that says a dotted key; the recipe itself if none does."""
-        saying = [file for file, own in self.layers if _says(own, key)]
+        """The file (or the command line) that says a dotted key; the recipe itself if none does.
+
+        key: "" for the recipe as a whole, of which an override is the least part.
+        """
+        saying = [file for file, own in self.layers if key and _says(own, key)]
         files = [file for file, _ in self.layers if file != COMMAND_LINE]
-        return next(iter([*saying, *files]), "")
+        return next(iter([*saying, *files, *(file for file, _ in self.layers)]), "")
 
     def changed(self, overrides: Sequence[configs.Override]) -> "RecipeFile":
         """The recipe with values of the command line on top."""

@@ -180,8 +180,12 @@ def _load(path: Path) -> pa.RecordBatch | None:
         return None
     if zlib.crc32(content) != int(match[1], 16):
         return None
-    with pa.ipc.open_file(pa.py_buffer(content)) as file:
-        return file.get_batch(0)
+    try:
+        with pa.ipc.open_file(pa.py_buffer(content)) as file:
+            batch = file.get_batch(0)
+    except (pa.ArrowException, ValueError):  # whole, and yet no file of ours
+        return None
+    return batch if set(SCHEMA.names) <= set(batch.schema.names) else None
 
 
 def finish(

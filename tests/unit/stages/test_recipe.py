@@ -147,6 +147,8 @@ def test_a_recipe_extends_another_by_path_and_by_name(tiny_recipe: Path, tmp_pat
             [],
             ["child.yaml", "training.max_stepz"],
         ),
+        ("training: {seed: 1}", "name: ../x", [], ["child.yaml: name", "'../x'"]),
+        ("training: {seed: 1}", "name: a/b", ["seeds=[2]"], ["child.yaml: name", "'a/b'"]),
         ("training: {max_steps: 1}", "training: {max_steps: x}", [], ["child.yaml", "'x'"]),
         ("arms: {A: {objectiv: x}}", "arms: {B: }", [], ["base.yaml", "arms.A.objectiv"]),
         ("seeds: [1]", "seeds: [2]", ["seeds=[x]"], ["the command line", "seeds.0"]),

@@ -4,11 +4,13 @@ import shutil
 import tempfile
 import threading
 import weakref
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -375,7 +377,15 @@ def test_foreign_things_in_the_partial_folder_are_left_alone(tmp_path: Path, mak
     thread.start()
     thread.join(timeout=20)
     assert found == [{"id-0000"}]
-    assert finish(tmp_path, **RUN).counts["num_torn"] == 0
+    # Whole files that bear a name of ours, and hold something else.
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema([("id", pa.string())])) as file:
+        file.write_batch(pa.record_batch([["x"]], names=["id"]))
+    for content in (b"garbage", sink.getvalue().to_pybytes()):
+        name = f"{len(content):020d}-00000000-{zlib.crc32(content):08x}.arrow"
+        (tmp_path / "partial" / name).write_bytes(content)
+    assert writer.done() == {"id-0000"}
+    assert finish(tmp_path, **RUN).counts["num_torn"] == 2
 
 
 def test_a_full_disk_keeps_what_was_there_and_nothing_of_the_batch(
