@@ -32,19 +32,6 @@ class Question(DecodeRequest):
     sample: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class AskOptions:
-    """How documents are put to a model.
-
-    num_samples: responses of each. chat_template: put prompts into the model's.
-    max_prompt_tokens: keep this many tokens at the end of a longer prompt; None: all.
-    """
-
-    num_samples: int = 1
-    chat_template: bool = True
-    max_prompt_tokens: int | None = None
-
-
 class Benchmark:
     """Documents, prompt, budget and judges of a published evaluation set.
 
@@ -108,37 +95,45 @@ class Benchmark:
         """Further published numbers of all responses, made of what the records hold."""
         return {}
 
-    def questions(
-        self, rows: Sequence[Row], model: "MaskedDiffusionModel", options: AskOptions
-    ) -> Iterator[Question]:
-        """What a model is asked: every sample of every document, in their order."""
-        for number, row in enumerate(rows):
-            prompt, opening = self.prompt(row), self.opening(row)
-            if options.chat_template:
-                messages = [{"role": "user", "content": prompt}]
-                messages += [{"role": "assistant", "content": opening}] if opening else []
-                ids = model.encode_prompt(messages, is_open=bool(opening))
-            else:
-                is_apart = not opening or prompt[-1].isspace() or opening[0].isspace()
-                ids = model.encode_text(prompt + ("" if is_apart else " ") + opening)
-            yield from self.samples(number, row, ids, options)
+    def prompt_ids(
+        self, row: Row, model: "MaskedDiffusionModel", *, chat_template: bool
+    ) -> list[int]:
+        """What a model is shown of a document. chat_template: put it into the model's."""
+        prompt, opening = self.prompt(row), self.opening(row)
+        if chat_template:
+            messages = [{"role": "user", "content": prompt}]
+            messages += [{"role": "assistant", "content": opening}] if opening else []
+            return model.encode_prompt(messages, is_open=bool(opening))
+        is_apart = not opening or prompt[-1].isspace() or opening[0].isspace()
+        return model.encode_text(prompt + ("" if is_apart else " ") + opening)
 
-    def samples(
-        self, number: int, row: Row, prompt_ids: list[int], options: AskOptions
+    def questions(
+        self,
+        rows: Sequence[Row],
+        model: "MaskedDiffusionModel",
+        *,
+        num_samples: int = 1,
+        chat_template: bool = True,
+        max_prompt_tokens: int | None = None,
     ) -> Iterator[Question]:
-        """The samples of document `number`, whose prompt has these ids."""
-        ids = prompt_ids[-(options.max_prompt_tokens or len(prompt_ids)) :]
-        for sample in range(options.num_samples):
-            yield Question(
-                id=response_id(self.name, ids, sample),
-                prompt_ids=ids,
-                prompt=self.prompt(row),
-                task=self.name,
-                reference=self.reference(row),
-                row=dict(row),
-                document=f"{number:05d}-{keys.content_id(canonical_json(row))[:12]}",
-                sample=sample,
-            )
+        """What a model is asked: every sample of every document, in their order.
+
+        max_prompt_tokens: keep this many tokens at the end of a longer prompt; None: all.
+        """
+        for number, row in enumerate(rows):
+            ids = self.prompt_ids(row, model, chat_template=chat_template)
+            ids = ids[-(max_prompt_tokens or len(ids)) :]
+            for sample in range(num_samples):
+                yield Question(
+                    id=response_id(self.name, ids, sample),
+                    prompt_ids=ids,
+                    prompt=self.prompt(row),
+                    task=self.name,
+                    reference=self.reference(row),
+                    row=dict(row),
+                    document=f"{number:05d}-{keys.content_id(canonical_json(row))[:12]}",
+                    sample=sample,
+                )
 
     # -- documents -------------------------------------------------------------------------------
 

@@ -1,11 +1,10 @@
-"""One record per evaluated response: written, read and summed up."""
+"""One record per evaluated response: written and read."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +13,6 @@ from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.settings import Role
-from tabom.evaluation.stats import LEVEL, Estimate, wilson_interval
 
 _METRIC = "metric_"  # prefix of the columns of further metrics
 
@@ -80,13 +78,6 @@ class EvaluationRecord:
     trajectory: str = ""
     metrics: dict[str, float | None] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise DataError(
-                f"evaluation set {self.set!r}: role {self.role!r} is not one of "
-                f"{', '.join(get_args(Role))}"
-            )
-
     @property
     def pace(self) -> Pace:
         return Pace(self.tokens_per_step, self.schedule)
@@ -116,8 +107,6 @@ def read_records(path: str | Path) -> list[EvaluationRecord]:
     Raises: DataError naming the file if it is missing or malformed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; run evaluate first")
     try:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:
@@ -149,52 +138,3 @@ def _unique(records: Iterable[EvaluationRecord], where: str) -> Iterable[Evaluat
             )
         seen.add(key)
         yield record
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetSummary:
-    """One set at one pace. Means are over its documents.
-
-    accuracy: share of accepted responses with Wilson's interval. reasons: counts of the verdicts.
-    metrics: means over the documents to which the metric applies, left out where there is none.
-    """
-
-    set: str
-    role: Role
-    pace: Pace
-    num_documents: int
-    accuracy: Estimate
-    reasons: dict[str, int]
-    num_forwards: float
-    tokens_per_forward: float
-    length: float
-    metrics: dict[str, float]
-
-
-def summarize(records: Sequence[EvaluationRecord], *, level: float = LEVEL) -> list[SetSummary]:
-    """One summary per (set, pace), in the order in which they first occur."""
-    groups: dict[tuple[str, Pace], list[EvaluationRecord]] = {}
-    for record in records:
-        groups.setdefault((record.set, record.pace), []).append(record)
-    return [_summary(group, level) for group in groups.values()]
-
-
-def _summary(group: Sequence[EvaluationRecord], level: float) -> SetSummary:
-    values: dict[str, list[float]] = {}
-    for record in group:
-        for name, value in record.metrics.items():
-            if value is not None:
-                values.setdefault(name, []).append(value)
-    num = len(group)
-    return SetSummary(
-        set=group[0].set,
-        role=group[0].role,
-        pace=group[0].pace,
-        num_documents=num,
-        accuracy=wilson_interval(round(sum(r.correct for r in group)), num, level=level),
-        reasons=dict(Counter(r.reason for r in group)),
-        num_forwards=sum(r.num_forwards for r in group) / num,
-        tokens_per_forward=sum(r.tokens_per_forward for r in group) / num,
-        length=sum(r.length for r in group) / num,
-        metrics={name: sum(v) / len(v) for name, v in values.items()},
-    )

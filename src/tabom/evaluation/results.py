@@ -1,6 +1,7 @@
 """What an evaluation leaves in its folder, written and read."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tabom.core.atomic import replacing, write_json
 from tabom.core.errors import DataError
 from tabom.core.plain import to_plain
 from tabom.evaluation.manifest import EVALUATION, HELD_OUT
-from tabom.evaluation.records import EvaluationRecord, Pace, read_records, summarize, write_records
+from tabom.evaluation.records import EvaluationRecord, Pace, read_records, write_records
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.schema import to_arrow
 from tabom.trajectory.store import TrajectoryStore
@@ -32,14 +33,13 @@ def write_evaluation(
     results: Sequence["SetResult"],
     *,
     model: "MaskedDiffusionModel",
-    held_out: Mapping[str, Mapping[str, Any]] | None = None,
+    held_out: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write records, trajectories, what the viewer shows, totals and manifests of all sets.
 
     held_out: by set, what it shares with the training prompts, where that was counted.
     Returns: counts for the stage's manifest: accuracies in percent, and costs.
     """
-    held_out = held_out or {}
     records = [record for result in results for record in result.records]
     trajectories = [trajectory for result in results for trajectory in result.trajectories]
     with replacing(folder / TRAJECTORIES) as temporary:
@@ -47,22 +47,18 @@ def write_evaluation(
         pq.write_table(table, temporary, compression="zstd")
     write_json(folder / FIELDS, _shown(model, results))
     write_json(folder / RESULTS, {result.name: result.totals for result in results})
-    write_json(
-        folder / EVALUATION,
-        {
-            result.name: {
-                pace: {**manifest, **_under(HELD_OUT, held_out.get(result.name))}
-                for pace, manifest in result.manifests.items()
-            }
-            for result in results
-        },
-    )
+    manifests: dict[str, Any] = {result.name: result.manifests for result in results}
+    for name, found in held_out.items():
+        manifests[name] = {p: {**one, HELD_OUT: found} for p, one in manifests[name].items()}
+    write_json(folder / EVALUATION, manifests)
     write_records(folder / RECORDS, records)
     counts: dict[str, Any] = {"num_responses": len(records)}
-    for summary in summarize(records):
-        name = f"{summary.set}@{summary.pace}"
-        counts[name] = round(100 * summary.accuracy.value, 2)
-        counts[f"{name} tokens_per_forward"] = round(summary.tokens_per_forward, 3)
+    for result in results:
+        for pace, numbers in result.totals.items():
+            name = f"{result.name}@{pace}"
+            # The first number is of the judge that decides what is correct.
+            counts[name] = round(100 * next(iter(numbers.values())), 2)
+            counts[f"{name} tokens_per_forward"] = round(numbers["tokens_per_forward"], 3)
     for name, found in held_out.items():
         if "num_exact" in found:
             counts[f"{name} in_training"] = found["num_exact"]
@@ -74,23 +70,20 @@ def read_evaluated(folder: Path) -> Iterator[tuple[EvaluationRecord, Trajectory]
     """Each stored trajectory with its record, which is the one at the set's first pace.
 
     Paired by place: two sets may ask the same prompts, and ids are then no key.
+    Raises: DataError if the two files do not belong together.
     """
     first: dict[str, Pace] = {}
-    records = [
+    records = (
         record
         for record in read_records(folder / RECORDS)
         if record.pace == first.setdefault(record.set, record.pace)
-    ]
-    store = TrajectoryStore(folder / TRAJECTORIES)
-    if len(records) != len(store):
-        raise DataError(
-            f"{folder}: {len(store)} trajectories for {len(records)} records; evaluate again"
-        )
-    for record, trajectory in zip(records, store, strict=True):
-        if record.trajectory != trajectory.id:
+    )
+    for record, trajectory in zip_longest(records, TrajectoryStore(folder / TRAJECTORIES)):
+        ids = [record and record.trajectory, trajectory and trajectory.id]
+        if ids[0] != ids[1]:
             raise DataError(
-                f"{folder}: trajectory {trajectory.id!r} stands where {record.trajectory!r} was "
-                "recorded; evaluate again"
+                f"{folder}: trajectory {ids[1]!r} stands where {ids[0]!r} was recorded; evaluate "
+                "again"
             )
         yield record, trajectory
 
@@ -127,7 +120,3 @@ def _shown(model: "MaskedDiffusionModel", results: Sequence["SetResult"]) -> dic
 def _plain(values: Any) -> Any:
     """An array as lists for JSON, rounded, with None for NaN."""
     return to_plain(np.round(np.asarray(values, dtype=np.float64), 5))
-
-
-def _under(key: str, value: Any) -> dict[str, Any]:
-    return {} if value is None else {key: value}

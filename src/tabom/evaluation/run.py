@@ -5,7 +5,7 @@ Legend: K steps (model calls), N response slots.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from tabom.verify.checker import Response, row_of
 
 NO_TEXT = "_"
 
-Progress = Callable[..., None]  # (done, total), and a note where there is one
+Progress = Callable[..., object]  # (done, total), and a note where there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,9 @@ class SetResult:
     fields: request id -> float32 `[K, N]`, predictive entropy (nats) before each step, NaN where a
         slot was no candidate; of the first questions, at the first pace.
     totals: published numbers and mean costs, by pace. manifests: how it was evaluated, by pace.
-    questions: the documents' own texts, for the held-out check; empty where a recipe sees to it.
     """
 
     name: str
-    questions: tuple[str, ...] = ()
     records: list[EvaluationRecord] = field(default_factory=list)
     trajectories: list[Trajectory] = field(default_factory=list)
     fields: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -66,9 +64,9 @@ def evaluate(
     *,
     seed: int,
     batch_size: int,
+    folder: Path,
     num_fields: int = 64,
-    folder: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> list[SetResult]:
     """Answer every question of every set at every pace, and judge the answers.
 
@@ -76,41 +74,38 @@ def evaluate(
         step are kept, at the first pace.
     folder: where each response is kept as soon as it is decoded, and each verdict as it comes; what
         is there already (of a call that was stopped, with equal model, sets and options) is not
-        done again. The caller removes it. None: nothing is kept.
+        done again. The caller removes it.
     progress: called with (done, total) responses, and a note while they are judged.
     Raises: DataError if a metric fails; what decoding and judging raise.
     """
     total = sum(len(one.questions) * len(one.decodings) for one in sets)
-    num_done, results = 0, []
+    num_before, results = 0, []
     for number, one in enumerate(sets):
-        results.append(result := SetResult(name=one.name, questions=one.texts()))
+        results.append(result := SetResult(name=one.name))
         for decoding in one.decodings:
             pace, is_first = Pace.of(decoding), decoding is one.decodings[0]
-            here = None if folder is None else folder / str(number) / str(pace)
-            cut = min(num_fields, len(one.questions)) if is_first else 0
+            here = folder / str(number) / str(pace)
             decoder = Decoder(model, decoding, seed=seed, batch_size=batch_size)
-            with Responses(here) as kept:
-                num_done += len(kept.found)
-                # In two parts, since a field is K x N numbers. Draws are keyed: no answer changes.
-                for part, has_field in ((one.questions[:cut], True), (one.questions[cut:], False)):
-                    for group in kept.missing(part, decoder):
-                        for item in decoder.decode(group, record_field=has_field):
-                            num_done += item.trajectory.id not in kept.found
-                            kept.add(item)
-                            if progress is not None:
-                                progress(num_done, total)
-            note = None if progress is None else partial(progress, num_done, total)
+            kept = Responses(here)
+            for group, has_field in kept.missing(
+                one.questions, decoder, num_fields=num_fields if is_first else 0
+            ):
+                for item in decoder.decode(group, record_field=has_field):
+                    kept.add(item)
+                    progress(num_before + len(kept.found), total)
+            num_before += len(one.questions)
             trajectories = [kept.found[question.id].trajectory for question in one.questions]
+            note = partial(progress, num_before, total)
             records = judged(model, one, trajectories, pace=pace, folder=here, note=note)
             result.records.extend(records)
-            own_costs = [costs_of(trajectory, model.ids.eos) for trajectory in trajectories]
-            result.totals[str(pace)] = {**one.totals(records), **mean_costs(own_costs)}
+            costs = mean_costs([vars(record) for record in records])
+            result.totals[str(pace)] = {**one.totals(records), **costs}
             result.manifests[str(pace)] = evaluation_manifest(
                 model, decoding, batch_size=batch_size, seed=seed, facts=one.facts
             )
             if is_first:
                 result.trajectories.extend(trajectories)
-                for question in one.questions[:cut]:
+                for question in one.questions[:num_fields]:
                     field_KN = kept.found[question.id].field_KN
                     result.fields[question.id] = np.asarray(field_KN, dtype=np.float32)
     return results
@@ -122,8 +117,8 @@ def judged(
     trajectories: Sequence[Trajectory],
     *,
     pace: Pace,
-    folder: Path | None = None,
-    note: Callable[[str], None] | None = None,
+    folder: Path,
+    note: Callable[[str], object],
 ) -> list[EvaluationRecord]:
     """The records of a set's responses at one pace, in the order of its questions.
 
@@ -136,10 +131,7 @@ def judged(
         t.id: replace(Response.of(t, mask_id=mask_id, end_ids=end_ids), text=text)
         for t, text in zip(trajectories, texts, strict=True)
     }
-    verdicts = verdicts_of(one, responses, folder=folder, note=note)
-    first, *others = verdicts.values()
-    names = list(verdicts)[1:]
-    cache: dict[int, str] = {}
+    first, *others = _verdicts(one, responses, folder, note)
     return [
         EvaluationRecord(
             set=one.name,
@@ -154,9 +146,12 @@ def judged(
             response=text,
             trajectory=t.id,
             metrics={
-                **{n: float(v[t.id].is_accepted) for n, v in zip(names, others, strict=True)},
+                **{
+                    name: float(verdicts[t.id].is_accepted)
+                    for name, verdicts in zip(list(one.judges)[1:], others, strict=True)
+                },
                 **one.numbers_of(t, text),
-                **_measured(model, one, t, cache=cache),
+                **_measured(model, one, t),
             },
             **costs_of(t, end_ids),
         )
@@ -164,33 +159,22 @@ def judged(
     ]
 
 
-def verdicts_of(
+def _verdicts(
     one: EvaluationSet,
     responses: Mapping[str, Response],
-    *,
-    folder: Path | None = None,
-    note: Callable[[str], None] | None = None,
-) -> dict[str, dict[str, Verdict]]:
-    """What each judge of a set says of each response, by the name of its number, then by id.
-
-    folder, note: see `judged`.
-    """
-    verdicts: dict[str, dict[str, Verdict]] = {}
-    for number, (name, checker) in enumerate(one.judges.items()):
-        with ExitStack() as stack:
-            log = None
-            if folder is not None:
-                log = VerdictLog(folder / f"verdicts-{number}.jsonl")
-                stack.callback(log.close)
-            known = verdicts[name] = {} if log is None else log.verdicts
-            asked = [id for id in responses if id not in known]
+    folder: Path,
+    note: Callable[[str], object],
+) -> list[dict[str, Verdict]]:
+    """What each judge of a set says of each response, by its id. folder, note: see `judged`."""
+    verdicts = []
+    for number, checker in enumerate(one.judges.values()):
+        with closing(VerdictLog(folder / f"verdicts-{number}.jsonl")) as log:
+            asked = [id for id in responses if id not in log.verdicts]
             found = checker.judge_many(responses[id] for id in asked)
             for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
-                if log is not None:
-                    log.append(id, verdict)
-                known[id] = verdict
-                if note is not None:
-                    note(f"judging {one.name}: {done} of {len(asked)}")
+                log.append(id, verdict)
+                note(f"judging {one.name}: {done} of {len(asked)}")
+            verdicts.append(log.verdicts)
     return verdicts
 
 
@@ -217,32 +201,23 @@ def mean_costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def slot_texts(
-    model: MaskedDiffusionModel, trajectory: Trajectory, *, cache: dict[int, str] | None = None
-) -> list[str]:
-    """The text of each slot alone, "" for end, filler, mask and other special tokens.
-
-    cache: token id -> text, kept between calls.
-    """
-    cache = {} if cache is None else cache
-    for token in set(trajectory.response_ids_N.tolist()) - cache.keys():
-        cache[token] = str(model.tokenizer.decode([token], skip_special_tokens=True))
-    return [cache[token] for token in trajectory.response_ids_N.tolist()]
+def slot_texts(model: MaskedDiffusionModel, trajectory: Trajectory) -> list[str]:
+    """The text of each slot alone, "" for end, filler, mask and other special tokens."""
+    ids = trajectory.response_ids_N.tolist()
+    # Many slots hold the same filler, and asking a tokenizer is slow.
+    text_of = {i: str(model.tokenizer.decode([i], skip_special_tokens=True)) for i in set(ids)}
+    return [text_of[i] for i in ids]
 
 
 def _measured(
-    model: MaskedDiffusionModel,
-    one: EvaluationSet,
-    trajectory: Trajectory,
-    *,
-    cache: dict[int, str],
+    model: MaskedDiffusionModel, one: EvaluationSet, trajectory: Trajectory
 ) -> dict[str, float | None]:
     """The set's further metrics of one response."""
     if not one.metrics:
         return {}
     arguments: dict[str, Any] = {
         "row": row_of(trajectory),
-        "slots": [text or NO_TEXT for text in slot_texts(model, trajectory, cache=cache)],
+        "slots": [text or NO_TEXT for text in slot_texts(model, trajectory)],
         "step": trajectory.step_N.tolist(),
     }
     numbers: dict[str, float | None] = {}

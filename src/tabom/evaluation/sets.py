@@ -9,7 +9,7 @@ import numpy as np
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.benchmark import Benchmark, Question
-from tabom.evaluation.records import EvaluationRecord, Pace
+from tabom.evaluation.records import EvaluationRecord
 from tabom.evaluation.settings import Cut, Role
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import Trajectory
@@ -26,8 +26,8 @@ class EvaluationSet:
 
     decodings: settings at each pace. judges: by the name of their number; the first decides what is
     correct, the others' numbers are kept beside it. metrics: further numbers of a response.
-    benchmark: where the set is a published one. until, cut: where a response ends (see
-    `response_text`). facts: what identifies documents and judge, for the evaluation manifest.
+    benchmark: where the set is a published one. cut: where a response ends (see `response_text`).
+    facts: what identifies documents and judge, for the evaluation manifest.
     """
 
     name: str
@@ -37,22 +37,15 @@ class EvaluationSet:
     judges: Mapping[str, Checker]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     benchmark: Benchmark | None = None
-    until: tuple[str, ...] = ()
     cut: Cut = "all_ends"
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        paces = [str(Pace.of(decoding)) for decoding in self.decodings]
-        if not self.questions or not paces or len(set(paces)) != len(paces):
-            raise DataError(
-                f"evaluation set {self.name!r}: {len(self.questions)} questions at the paces "
-                f"{paces}; expected at least one question, and paces that differ"
-            )
         different = len({question.id for question in self.questions})
-        if different != len(self.questions):
+        if not 0 < different == len(self.questions):
             raise DataError(
                 f"evaluation set {self.name!r}: {len(self.questions)} questions have {different} "
-                "different ids; expected one id for each"
+                "different ids; expected at least one question, and one id for each"
             )
         for decoding in self.decodings:
             require_draws(self.questions, decoding, what=f"evaluation set {self.name!r}")
@@ -65,10 +58,11 @@ class EvaluationSet:
 
     def text_of(self, model: MaskedDiffusionModel, trajectory: Trajectory) -> str:
         """The text of a response that is judged."""
-        if self.cut == "all_ends" and not self.until:
+        until = () if self.benchmark is None else self.benchmark.until
+        if self.cut == "all_ends" and not until:
             return trajectory.response
         ids = trajectory.response_ids_N.tolist()
-        return response_text(model, ids, until=self.until, cut=self.cut)
+        return response_text(model, ids, until=until, cut=self.cut)
 
     def numbers_of(self, trajectory: Trajectory, text: str) -> dict[str, float]:
         """The benchmark's further numbers of one response."""

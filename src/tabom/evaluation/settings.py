@@ -8,11 +8,13 @@ never draws one: in dream_release they shape the order alone (`greedy_tokens`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tabom.core.configs import nearest
+from tabom.core import configs
+from tabom.core.configs import Count, Settings, nearest
 from tabom.core.errors import ConfigError
+from tabom.decoding.config import DecodingConfig
 
 Options = dict[str, Any]
 Cut = Literal["all_ends", "release"]
@@ -24,7 +26,6 @@ class Setting:
     """One published way to evaluate. tasks: decoding options by task; others are not defined.
 
     common: decoding options of every task. cut, max_prompt_tokens: of the harness, None: any.
-    unspoken: tasks that the source names without saying how they were decoded.
     """
 
     source: str
@@ -32,7 +33,6 @@ class Setting:
     tasks: Mapping[str, Options]
     cut: Cut | None = None
     max_prompt_tokens: int | None = None
-    unspoken: tuple[str, ...] = ()
 
 
 def _dream(**max_new_tokens: int) -> dict[str, Options]:
@@ -53,7 +53,6 @@ SETTINGS: dict[str, Setting] = {
         source="TABOM Table 8, Dream",
         common=_DREAM,
         tasks=_dream(gsm8k=256, math500=512, mbpp=1024, humaneval=768),
-        unspoken=("ifeval",),
     ),
     "dream_release": Setting(
         source="the release's evaluation script for Dream",
@@ -66,7 +65,6 @@ SETTINGS: dict[str, Setting] = {
         source="TABOM Table 8, LLaDA",
         common=_LLADA,
         tasks={"gsm8k": {"max_new_tokens": 512, "block_length": 8}, **_LLADA_BLOCKS},
-        unspoken=("ifeval",),
     ),
     "llada_release": Setting(
         source="the release's evaluation script for LLaDA",
@@ -89,6 +87,57 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking(Settings):
+    """What a set of a recipe and the model of lm-eval's command line are told alike."""
+
+    setting: str | None = None
+    """Of a benchmark: a published setting that fixes budget and decoding (dream_paper,
+    dream_release, llada_paper, llada_release)."""
+    decoding: dict[str, Any] = field(default_factory=dict)
+    """Fields of `decoding` that differ for this set."""
+    cut: Cut | None = None
+    """Of a benchmark or task: where a response ends, all_ends (at the first end token of any kind)
+    or release (at end-of-text alone); null: what the setting says, else all_ends."""
+    max_prompt_tokens: Count | None = None
+    """Of a benchmark or task: keep this many tokens at the end of a longer prompt; null: what the
+    setting says."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ending  # noqa: B018  checks it against the setting
+
+    @property
+    def ending(self) -> tuple[Cut, int | None]:
+        """Where responses end and how long a prompt may be: what is given, what the setting says.
+
+        Raises: ConfigError for a setting that is unknown, or that fixes another.
+        """
+        own: dict[str, Any] = {"cut": self.cut, "max_prompt_tokens": self.max_prompt_tokens}
+        if self.setting is not None:
+            for option, given in own.items():
+                fixed = getattr(get_setting(self.setting), option)
+                if given is None:
+                    own[option] = fixed
+                elif fixed is not None:
+                    _require_whole(self.setting, option, fixed=fixed, given=given)
+        return own["cut"] or "all_ends", own["max_prompt_tokens"]
+
+    def decoding_over(self, options: Mapping[str, Any], *, task: str, where: str) -> DecodingConfig:
+        """The decoding settings of a task: what was given, else the setting's, else these options.
+
+        where: how errors call them.
+        Raises: ConfigError for options that do not fit together.
+        """
+        fixed: dict[str, Any] = {}
+        if self.setting is not None:
+            fixed = options_for(self.setting, task)
+            for option in fixed.keys() & self.decoding.keys():
+                given = self.decoding[option]
+                _require_whole(self.setting, option, fixed=fixed[option], given=given)
+        return configs.build(DecodingConfig, {**options, **fixed, **self.decoding}, where=where)
+
+
 def get_setting(name: str) -> Setting:
     """The setting of that name. Raises ConfigError with the nearest one."""
     if name not in SETTINGS:
@@ -99,50 +148,25 @@ def get_setting(name: str) -> Setting:
     return SETTINGS[name]
 
 
-def options_for(name: str, task: str, *, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def options_for(name: str, task: str) -> dict[str, Any]:
     """The decoding options of a benchmark under a named setting.
 
-    given: options that stand beside it.
-    Raises: ConfigError for a setting that is unknown, says nothing about the benchmark, or fixes an
-        option that is given otherwise.
+    Raises: ConfigError for a setting that is unknown or says nothing about the benchmark.
     """
     setting = get_setting(name)
     if task not in setting.tasks:
-        why = (
-            f"{setting.source} names {task} without saying how it was decoded"
-            if task in setting.unspoken
-            else f"{setting.source} covers {', '.join(setting.tasks)}"
-        )
         raise ConfigError(
-            f"the setting {name!r} says nothing about task {task!r} ({why}); evaluate that task "
-            "without the setting, and name its max_new_tokens yourself"
+            f"the setting {name!r} says nothing about task {task!r} ({setting.source} covers "
+            f"{', '.join(setting.tasks)}); evaluate that task without the setting, and name its "
+            "max_new_tokens yourself"
         )
-    options = {**setting.common, **setting.tasks[task]}
-    for option, value in (given or {}).items():
-        require_whole(name, option, fixed=options.get(option, value), given=value)
-    return options
+    return {**setting.common, **setting.tasks[task]}
 
 
-def require_whole(setting: str, option: str, *, fixed: Any, given: Any) -> None:
+def _require_whole(setting: str, option: str, *, fixed: Any, given: Any) -> None:
     """Raise ConfigError where an option is given otherwise than its setting fixes it."""
     if given != fixed:
         raise ConfigError(
             f"the setting {setting!r} fixes {option} = {fixed!r}, and {option} = {given!r} is "
             "given beside it; a published setting is taken whole: drop one of the two"
         )
-
-
-def ending(
-    setting: str | None, *, cut: Cut | None, max_prompt_tokens: int | None
-) -> tuple[Cut, int | None]:
-    """Where responses end and how long a prompt may be: what is given, what the setting fixes."""
-    if setting is not None:
-        found = get_setting(setting)
-        for option, fixed, given in (
-            ("cut", found.cut, cut),
-            ("max_prompt_tokens", found.max_prompt_tokens, max_prompt_tokens),
-        ):
-            if fixed is not None and given is not None:
-                require_whole(setting, option, fixed=fixed, given=given)
-        cut, max_prompt_tokens = cut or found.cut, max_prompt_tokens or found.max_prompt_tokens
-    return cut or "all_ends", max_prompt_tokens

@@ -111,13 +111,10 @@ def stage_work(stage: Stage, given: Given) -> Work:
         return sum(
             (
                 decode_work(
-                    item.decoding_at(pace, base=stage.decoding),
-                    given.sets[item.name],
-                    given.machine,
-                    stage.evaluation.batch_size,
+                    decoding, given.sets[item.name], given.machine, stage.evaluation.batch_size
                 )
                 for item in stage.evaluation.sets
-                for pace in item.tokens_per_step
+                for decoding in item.decodings(stage.decoding)
             ),
             Work(),
         )

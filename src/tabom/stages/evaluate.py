@@ -9,13 +9,7 @@ from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.held_out import held_out_of, trainings
 from tabom.stages.preflight import SECTION_CHECKS, Check, check_decoding
-from tabom.stages.sets import (
-    EvaluationConfig,
-    bind,
-    check_benchmark,
-    check_task,
-    require_judged,
-)
+from tabom.stages.sets import EvaluationConfig, bind, check_published, check_sets
 from tabom.stages.stage import UNFINISHED, Counts, Done, Output, Stage, reads
 from tabom.verify.config import VerifierConfig
 
@@ -39,24 +33,17 @@ class Evaluate(Stage):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        for one in self.evaluation.sets:
-            require_judged(one, self.verifier)
-            for pace in one.tokens_per_step:
-                one.decoding_at(pace, base=self.decoding)
+        check_sets(self.evaluation, decoding=self.decoding, verifier=self.verifier)
 
     def checks(self) -> Iterator[Check]:
         yield from super().checks()
         for item in self.evaluation.sets:
             here = f"evaluation.sets.{item.name}"
-            for pace in item.tokens_per_step:
-                decoding = item.decoding_at(pace, base=self.decoding)
+            for decoding in item.decodings(self.decoding):
                 yield Check(f"{here}.decoding", check_decoding, (decoding, self.model))
-            config = self.evaluation
-            if item.task is not None:
-                yield Check(f"{here}.task", check_task, (item.task, config.include_path))
-            if item.benchmark is not None:
-                own = (item.benchmark, config.data_dir, config.unsafe_exec)
-                yield Check(f"{here}.benchmark", check_benchmark, own)
+            if item.prompts is None:
+                kind = "task" if item.benchmark is None else "benchmark"
+                yield Check(f"{here}.{kind}", check_published, (item, self.evaluation))
             for name in ("prompts", "verifier"):
                 if (section := getattr(item, name)) is not None:
                     yield Check(f"{here}.{name}", SECTION_CHECKS[type(section)], (section,))
@@ -71,19 +58,20 @@ class Evaluate(Stage):
         trained = self.trained.checked() if self.trained else None
         model = self.model.load(trained=trained)
         own: dict[str, Any] = {"decoding": self.decoding, "verifier": self.verifier}
+        sets = [bind(one, model, evaluation=config, **own) for one in config.sets]
         results = evaluate(
             model,
-            [bind(one, model, evaluation=config, **own) for one in config.sets],
+            sets,
             seed=config.seed,
             batch_size=config.batch_size,
             num_fields=config.num_fields,
             folder=self.folder / UNFINISHED,
             progress=report,
         )
-        documents = {result.name: result.questions for result in results if result.questions}
-        for one in config.sets:
-            if one.prompts is not None:
-                documents[one.name] = tuple(one.questions(seed=config.seed, data_dir=None))
+        documents = {
+            item.name: one.texts() or item.questions(seed=config.seed, data_dir=None)
+            for item, one in zip(config.sets, sets, strict=True)
+        }
         is_asked = config.held_out_check != "off"
         held_out = held_out_of(
             documents, trained=trainings(self.model, trained) if is_asked else ()

@@ -15,7 +15,7 @@ from tabom.core.identity import FREE
 from tabom.core.recipe_file import read_recipe
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
-from tabom.stages.sets import EvaluationConfig, require_judged
+from tabom.stages.sets import EvaluationConfig, check_sets
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
 
@@ -143,10 +143,7 @@ class Recipe:
             if arm.objective is None and arm.data == "ground_truth":
                 raise ConfigError(f"arms: {arm.name!r} has data but no objective to train with")
             self.training_of(arm)
-        for item in self.evaluation.sets:
-            require_judged(item, self.verifier)
-            for pace in item.tokens_per_step:
-                item.decoding_at(pace, base=self.decoding)
+        check_sets(self.evaluation, decoding=self.decoding, verifier=self.verifier)
 
     @property
     def base_arm(self) -> ArmConfig | None:

@@ -1,7 +1,6 @@
 """The entries of `evaluation.sets`: what every arm is measured on."""
 
-from dataclasses import MISSING, dataclass, field, fields, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from tabom.core.hooks import load_function
 from tabom.core.identity import FREE, identity, identity_of_fields
 from tabom.core.plain import canonical_json
 from tabom.decoding.config import DecodingConfig
-from tabom.evaluation.settings import Cut, Role, ending, options_for
+from tabom.evaluation.settings import Asking, Role
 from tabom.verify.config import VerifierConfig
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ _STRAY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetConfig(Settings):
+class SetConfig(Asking):
     """One evaluation set: held-out prompts with a verifier, a benchmark, or a task of lm-eval's."""
 
     name: str
@@ -49,8 +48,6 @@ class SetConfig(Settings):
     one of yours, "package.module:NAME"."""
     task: str | None = None
     """Instead of prompts: a task of lm-eval's own that generates."""
-    decoding: dict[str, Any] = field(default_factory=dict)
-    """Fields of `decoding` that differ for this set."""
     tokens_per_step: tuple[Count, ...] = (1,)
     """The paces measured."""
     metrics: dict[str, str] = field(default_factory=dict)
@@ -58,19 +55,10 @@ class SetConfig(Settings):
     step."""
     num_samples: Count = 1
     """Responses of each document, for pass@k."""
-    setting: str | None = None
-    """Of a benchmark: a published setting that fixes budget and decoding (dream_paper,
-    dream_release, llada_paper, llada_release)."""
     limit: Count | None = None
     """Of a benchmark or task: the first so many documents."""
     chat_template: bool = True
     """Of a benchmark or task: put its prompts into the model's chat template."""
-    cut: Cut | None = None
-    """Of a benchmark or task: where a response ends, all_ends (at the first end token of any kind)
-    or release (at end-of-text alone); null: what the setting says, else all_ends."""
-    max_prompt_tokens: Count | None = None
-    """Of a benchmark or task: keep this many tokens at the end of a longer prompt; null: what the
-    setting says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,8 +71,7 @@ class SetConfig(Settings):
                 f"{where}: expected one of {', '.join(_STRAY)}, got {' and '.join(kinds) or 'none'}"
             )
         for own in fields(self):
-            default = {} if own.default is MISSING else own.default
-            if own.name in _STRAY[kinds[0]] and getattr(self, own.name) != default:
+            if own.name in _STRAY[kinds[0]] and getattr(self, own.name) != own.default:
                 raise ConfigError(f"{where}: {own.name} does not go with {kinds[0]}; drop it")
         paces = self.tokens_per_step
         if not paces or len(set(paces)) < len(paces):
@@ -92,7 +79,6 @@ class SetConfig(Settings):
                 f"{where}.tokens_per_step: expected one or more different numbers, got "
                 f"{list(paces)}"
             )
-        ending(self.setting, cut=self.cut, max_prompt_tokens=self.max_prompt_tokens)
 
     def published(self, include_path: str | None = None) -> "Benchmark":
         """The benchmark of a set that is one, or its task of lm-eval's, which is slow to open."""
@@ -104,10 +90,10 @@ class SetConfig(Settings):
 
         return get_benchmark(str(self.benchmark))
 
-    def decoding_at(
-        self, tokens_per_step: int, *, base: DecodingConfig, own: "Benchmark | None" = None
-    ) -> DecodingConfig:
-        """The decoding settings of this set at one pace: its own on top of the recipe's.
+    def decodings(
+        self, base: DecodingConfig, *, own: "Benchmark | None" = None
+    ) -> list[DecodingConfig]:
+        """The decoding settings of this set at each pace: its own on top of the recipe's.
 
         A benchmark has a budget, which its setting or the set's decoding may change; with a setting
         the recipe's own decoding counts for nothing.
@@ -115,14 +101,13 @@ class SetConfig(Settings):
         """
         if own is None and self.benchmark is not None:
             own = self.published()
-        merged: dict[str, Any] = {} if self.setting else dict(configs.to_plain(base))
-        if own is not None:
-            merged |= own.decoding
-            if self.setting is not None:
-                merged |= options_for(self.setting, own.name, given=self.decoding)
-        where = f"evaluation.sets.{self.name}.decoding"
-        decoding = configs.build(DecodingConfig, merged | self.decoding, where=where)
-        return replace(decoding, tokens_per_step=tokens_per_step)
+        options: dict[str, Any] = {} if self.setting else dict(configs.to_plain(base))
+        merged = self.decoding_over(
+            {**options, **(own.decoding if own else {})},
+            task=own.name if own else "",
+            where=f"evaluation.sets.{self.name}.decoding",
+        )
+        return [replace(merged, tokens_per_step=pace) for pace in self.tokens_per_step]
 
     def source(self, data_dir: str | None) -> PromptSource:
         """Where the documents' own texts come from, for planning; only lm-eval knows a task's."""
@@ -181,17 +166,34 @@ class EvaluationConfig(Settings):
             if one.benchmark is not None:
                 documents[one.name] = one.published().identity(self.data_dir)
             elif one.task is not None:
-                documents[one.name] = {"task": one.task, "lm_eval": _lm_eval()}
+                from tabom.evaluation.harness import VERSION
+
+                documents[one.name] = {"task": one.task, "lm_eval": VERSION}
         return {**identity_of_fields(self), **({"documents": documents} if documents else {})}
 
 
-def require_judged(one: SetConfig, verifier: VerifierConfig) -> None:
-    """Raise ConfigError for a set of prompts that nobody judges. verifier: the recipe's own."""
-    if one.prompts is not None and (one.verifier or verifier).type == "accept_all":
-        raise ConfigError(
-            f"evaluation.sets.{one.name}: verifier accept_all judges nothing, so every response "
-            f"would count as right; give evaluation.sets.{one.name}.verifier"
-        )
+def check_sets(
+    evaluation: EvaluationConfig, *, decoding: DecodingConfig, verifier: VerifierConfig
+) -> None:
+    """Raise ConfigError for a set that nobody judges, or whose decoding does not fit together.
+
+    decoding, verifier: the recipe's own.
+    """
+    for one in evaluation.sets:
+        if one.prompts is not None and (one.verifier or verifier).type == "accept_all":
+            raise ConfigError(
+                f"evaluation.sets.{one.name}: verifier accept_all judges nothing, so every "
+                f"response would count as right; give evaluation.sets.{one.name}.verifier"
+            )
+        one.decodings(decoding)
+
+
+def check_published(one: SetConfig, evaluation: EvaluationConfig) -> None:
+    """A benchmark or task is there with what judges it. Local documents alone are read."""
+    own = one.published(evaluation.include_path)
+    is_local = one.task is None and evaluation.data_dir is not None
+    rows = own.documents(evaluation.data_dir) if is_local else []
+    own.judges(rows, unsafe_exec=evaluation.unsafe_exec)
 
 
 def bind(
@@ -217,7 +219,7 @@ def bind(
     return EvaluationSet(
         name=one.name,
         role=one.role,
-        decodings=[one.decoding_at(pace, base=decoding, own=own) for pace in one.tokens_per_step],
+        decodings=one.decodings(decoding, own=own),
         metrics={name: load_function(path) for name, path in one.metrics.items()},
         **parts,
     )
@@ -259,55 +261,26 @@ def _benchmark(
     model: "MaskedDiffusionModel",
     evaluation: EvaluationConfig,
 ) -> dict[str, Any]:
-    from tabom.evaluation.benchmark import AskOptions
-
     rows = benchmark.documents(evaluation.data_dir)[: one.limit]
-    judges = benchmark.judges(rows, unsafe_exec=evaluation.unsafe_exec)
-    cut, limit = ending(one.setting, cut=one.cut, max_prompt_tokens=one.max_prompt_tokens)
-    options = AskOptions(
-        num_samples=one.num_samples, chat_template=one.chat_template, max_prompt_tokens=limit
-    )
+    cut, limit = one.ending
+    asked: dict[str, Any] = {
+        "num_samples": one.num_samples,
+        "chat_template": one.chat_template,
+        "max_prompt_tokens": limit,
+    }
     # What was asked, wherever it came from: a name on the hub may move.
     content = keys.content_id(*(canonical_json(row) for row in rows))
     return {
-        "questions": list(benchmark.questions(rows, model, options)),
-        "judges": judges,
+        "judges": benchmark.judges(rows, unsafe_exec=evaluation.unsafe_exec),
+        "questions": list(benchmark.questions(rows, model, **asked)),
         "benchmark": benchmark,
-        "until": benchmark.until,
         "cut": cut,
         "facts": {
             "data": {**benchmark.identity(evaluation.data_dir), "documents": content},
             "setting": one.setting,
             "cut": cut,
-            "max_prompt_tokens": limit,
-            "chat_template": one.chat_template,
             "unsafe_exec": evaluation.unsafe_exec,
-            "num_samples": one.num_samples,
             "num_documents": len(rows),
+            **asked,
         },
     }
-
-
-def check_task(task: str, include_path: str | None) -> None:
-    """Raise ConfigError for a task that lm-eval does not know."""
-    from tabom.evaluation.harness.task import open_task
-
-    open_task(task, include_path)
-
-
-def check_benchmark(name: str, data_dir: str | None, unsafe_exec: bool) -> None:
-    """Its local documents are whole, and what judges them is here. Nothing is fetched."""
-    from tabom.evaluation.benchmarks import get_benchmark
-
-    benchmark = get_benchmark(name)
-    rows = [] if data_dir is None else benchmark.documents(data_dir)
-    benchmark.judges(rows, unsafe_exec=unsafe_exec)
-
-
-def _lm_eval() -> str:
-    try:
-        return version("lm_eval")
-    except PackageNotFoundError as error:
-        raise ConfigError(
-            "a task of lm-eval's needs lm-eval, which is not installed: pip install 'tabom[eval]'"
-        ) from error

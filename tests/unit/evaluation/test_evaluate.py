@@ -1,11 +1,15 @@
 """Evaluating sets with the real decoder, on a random model of the toy family."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.diagnostics.tds import tds
+from tabom.evaluation.benchmark import Benchmark
 from tabom.evaluation.records import EvaluationRecord
 from tabom.evaluation.run import evaluate, slot_texts
 from tabom.evaluation.sets import EvaluationSet
@@ -18,6 +22,10 @@ NUM_SLOTS = 16
 CHECKER = build_checker(VerifierConfig(type="function", function="tabom.toyworld.tasks:check"))
 
 
+class Letters(Benchmark):
+    until = ("a", "b")
+
+
 def chain(requests, *, paces=(1,), decoding=None, **options):
     decodings = [
         DecodingConfig(max_new_tokens=NUM_SLOTS, **{"tokens_per_step": k, **(decoding or {})})
@@ -27,16 +35,17 @@ def chain(requests, *, paces=(1,), decoding=None, **options):
     return EvaluationSet(questions=requests, decodings=decodings, **{**known, **options})
 
 
-def run(model, requests, *, num_fields=64, folder=None, progress=None, batch_size=4, **options):
-    (result,) = evaluate(
-        model,
-        [chain(requests, **options)],
-        seed=0,
-        batch_size=batch_size,
-        num_fields=num_fields,
-        folder=folder,
-        progress=progress,
-    )
+def run(model, requests, *, num_fields=64, progress=lambda *_: None, **options):
+    with TemporaryDirectory() as folder:
+        (result,) = evaluate(
+            model,
+            [chain(requests, **options)],
+            seed=0,
+            batch_size=4,
+            folder=Path(folder),
+            num_fields=num_fields,
+            progress=progress,
+        )
     return result
 
 
@@ -139,7 +148,7 @@ def test_the_first_judge_decides_and_the_others_stand_beside_it(model, requests)
             needs_complete=False,
         )
 
-    result = run(model, requests, judges={"any": long(0), "never": long(1000)}, until=("a", "b"))
+    result = run(model, requests, judges={"any": long(0), "never": long(1000)}, benchmark=Letters())
     assert [(r.correct, r.metrics["never"], r.detail) for r in result.records] == [
         (1, 0.0, "seen")
     ] * 5
@@ -166,8 +175,6 @@ def test_samples_are_told_apart_and_need_draws(model, requests):
 def test_errors(model, requests):
     with pytest.raises(DataError, match="evaluation set 'chain': 0 questions"):
         chain([])
-    with pytest.raises(DataError, match=r"paces \['1', '1'\]"):
-        chain(requests, paces=(1, 1))
     with pytest.raises(DataError, match="2 questions have 1 different ids"):
         chain([requests[0], requests[0]])
 
@@ -178,9 +185,9 @@ def test_errors(model, requests):
         run(model, requests, metrics={"m": broken})
 
 
-def test_two_sets_one_after_the_other(model, requests):
+def test_two_sets_one_after_the_other(model, requests, tmp_path):
     sets = [chain(requests[:2]), chain(requests, paces=(8,), name="other", role="out_of_domain")]
-    first, second = evaluate(model, sets, seed=0, batch_size=4)
+    first, second = evaluate(model, sets, seed=0, batch_size=4, folder=tmp_path)
     records = [*first.records, *second.records]
     assert all(isinstance(record, EvaluationRecord) for record in records)
     assert [(r.set, r.role) for r in records] == [("chain", "in_domain")] * 2 + [

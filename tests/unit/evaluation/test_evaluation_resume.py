@@ -1,6 +1,8 @@
 """A stopped evaluation goes on with what is on disk, and ends as if it had never been stopped."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -61,7 +63,8 @@ def run(model, requests, *, tokens_per_step=(1,), decoding=None, judge=CHECKER, 
         judges={"accuracy": judge},
     )
     known = {"seed": 0, "batch_size": 4}
-    (result,) = evaluate(model, [one], **{**known, **options})
+    with TemporaryDirectory() as empty:
+        (result,) = evaluate(model, [one], **{**known, "folder": Path(empty), **options})
     return result
 
 

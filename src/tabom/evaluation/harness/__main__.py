@@ -5,21 +5,17 @@ Everything behind it is lm-eval's, such as `run --model tabom --tasks gsm8k_tabo
 
 import sys
 
+from lm_eval.__main__ import cli_evaluate
+
 from tabom.core.errors import TabomError
+from tabom.evaluation.harness import folder
 
 
 def main() -> int:
     """Run lm-eval's command line. Exit status 2 for what is the user's to mend."""
+    if "--include_path" not in sys.argv and "run" in sys.argv[1:2]:
+        sys.argv += ["--include_path", str(folder())]
     try:
-        from lm_eval.__main__ import cli_evaluate
-
-        from tabom.evaluation.harness import (
-            folder,
-            register,  # noqa: F401
-        )
-
-        if "--include_path" not in sys.argv and "run" in sys.argv[1:2]:
-            sys.argv += ["--include_path", str(folder())]
         cli_evaluate()
     except TabomError as error:
         print(f"lm-eval with tabom: error: {error}", file=sys.stderr)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tabom.evaluation.benchmarks import get_benchmark
-from tabom.evaluation.harness import register  # noqa: F401  (lm-eval then knows the model `tabom`)
 from tabom.verify.checker import Response
 
 UNSAFE_VARIABLE = "TABOM_UNSAFE_EXEC"  # lm-eval's command line has no flag for it

@@ -1,19 +1,19 @@
 """`tabom` as a model of lm-eval: requests in, decoded texts out."""
 
-import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.model import LM
 
 from tabom._version import __version__
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.identity import identity
 from tabom.core.progress import Bars
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
@@ -32,31 +32,15 @@ from tabom.evaluation.run import costs_of, mean_costs
 from tabom.evaluation.sets import require_draws, response_text
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import Trajectory
-
-try:
-    from lm_eval.api.model import LM
-    from lm_eval.api.registry import register_model
-except ImportError as error:
-    raise ConfigError(
-        "lm-eval is not installed, and its tasks need it: pip install 'tabom[eval]'"
-    ) from error
+from tabom.trajectory.store import Kept
 
 logger = logging.getLogger(__name__)
 
-_NUM_VALUES = 256  # of each tensor that a fingerprint of weights looks at
+
+# A response that a task asks for, how it is decoded, and the texts that end it.
+_Job = tuple[Question, DecodingConfig, tuple[str, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One response that a task asks for; several requests may ask for the same one."""
-
-    question: Question
-    place: tuple[str, int, int]  # task, document, sample
-    until: tuple[str, ...]
-    decoding: DecodingConfig
-
-
-@register_model("tabom")
 class TabomLM(LM):
     """A masked diffusion language model behind lm-eval's interface.
 
@@ -114,34 +98,31 @@ class TabomLM(LM):
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Decode what is not on file, all of one decoding together; the texts in order."""
         jobs = list(self._jobs(requests))
-        by_decoding: dict[DecodingConfig, dict[str, Question]] = {}
-        for job in jobs:
-            by_decoding.setdefault(job.decoding, {})[job.question.id] = job.question
-        found: dict[tuple[DecodingConfig, str], Trajectory] = {}
-        options: dict[str, Any] = {
-            "seed": self.config.seed,
-            "batch_size": self.config.batch_size,
-        }
-        bars, num_done = Bars(is_quiet=disable_tqdm), 0
-        for decoding, part in by_decoding.items():
+        # Several requests may ask for the same response.
+        parts: dict[DecodingConfig, dict[str, Question]] = {}
+        for question, decoding, _ in jobs:
+            parts.setdefault(decoding, {})[question.id] = question
+        bars, num_before = Bars(is_quiet=disable_tqdm), 0
+        found: dict[DecodingConfig, dict[str, Kept]] = {}
+        for decoding, part in parts.items():
             questions = list(part.values())
             require_draws(questions, decoding, what="a task")
-            decoder = Decoder(self.model, decoding, **options)
-            with Responses(self._folder(decoding)) as kept:
-                num_done += len(part.keys() & kept.found.keys())
-                for group in kept.missing(questions, decoder):
-                    for item in decoder.decode(group):
-                        kept.add(item)
-                        num_done += 1
-                        bars("decode", num_done, len(jobs))
-            found |= {(decoding, id): kept.found[id].trajectory for id in part}
+            decoder = Decoder(self.model, decoding, **self._how)
+            kept = Responses(self._folder(decoding))
+            for group, _ in kept.missing(questions, decoder):
+                for item in decoder.decode(group):
+                    kept.add(item)
+                    bars("decode", num_before + len(part.keys() & kept.found.keys()), len(jobs))
+            num_before += len(part)
+            found[decoding] = kept.found
         bars.close()
         texts = []
-        for job in jobs:
-            trajectory = found[job.decoding, job.question.id]
-            self.responses[job.place] = trajectory
+        for question, decoding, until in jobs:
+            trajectory = found[decoding][question.id].trajectory
+            place = (question.task, int(question.document), question.sample)
+            self.responses[place] = trajectory
             ids, cut = trajectory.response_ids_N.tolist(), self.config.ending[0]
-            texts.append(response_text(self.model, ids, until=job.until, cut=cut))
+            texts.append(response_text(self.model, ids, until=until, cut=cut))
         return texts
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
@@ -154,13 +135,9 @@ class TabomLM(LM):
         """What lm-eval writes into its results: how each task was decoded, and at what cost."""
         cut, limit = self.config.ending
         facts = {"setting": self.config.setting, "cut": cut, "max_prompt_tokens": limit}
-        options: dict[str, Any] = {
-            "seed": self.config.seed,
-            "batch_size": self.config.batch_size,
-        }
         return {
             "tabom": {
-                task: evaluation_manifest(self.model, decoding, facts=facts, **options)
+                task: evaluation_manifest(self.model, decoding, facts=facts, **self._how)
                 for task, decoding in self.decodings.items()
             },
             "tabom_decoding": {task: self.cost_of(task) for task in self.decodings},
@@ -171,11 +148,15 @@ class TabomLM(LM):
         own = [t for (of, _, _), t in self.responses.items() if of == task]
         return mean_costs([costs_of(trajectory, self.model.ids.eos) for trajectory in own])
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"seed": self.config.seed, "batch_size": self.config.batch_size}
+
     def _folder(self, decoding: DecodingConfig) -> Path | None:
         """Where the responses of this model under this decoding and seed are kept."""
         if self.config.responses is None:
             return None
-        weights = weights_fingerprint(self.model)
+        weights = identity(self.config.model)
         name = configs.fingerprint(__version__, weights, decoding, self.config.seed)
         return Path(self.config.responses) / name
 
@@ -191,36 +172,15 @@ class TabomLM(LM):
             ids = text_ids(self.model, context, place=f"document {doc_id} of task {task!r}")
             ids = ids[-(self.config.ending[1] or len(ids)) :]
             self.decodings[task] = self.config.decoding_for(task, generation)
-            yield _Job(
-                question=Question(
-                    id=response_id(task.removesuffix(SUFFIX), ids, sample),
-                    prompt_ids=ids,
-                    prompt=context,
-                    task=task,
-                    document=f"{doc_id:05d}",
-                    sample=sample,
-                ),
-                place=(task, doc_id, sample),
-                until=ends_of(generation),
-                decoding=self.decodings[task],
+            question = Question(
+                id=response_id(task.removesuffix(SUFFIX), ids, sample),
+                prompt_ids=ids,
+                prompt=context,
+                task=task,
+                document=f"{doc_id:05d}",
+                sample=sample,
             )
-
-
-def weights_fingerprint(model: MaskedDiffusionModel) -> str:
-    """16 hex digits of the names, shapes, dtypes and a fixed sample of every tensor.
-
-    An adapter is part of it. At most 256 values of a tensor are read, evenly spread: enough to
-    tell two checkpoints apart, and quick for one of 16 GB.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.lm.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        index = torch.linspace(0, max(flat.numel() - 1, 0), min(flat.numel(), _NUM_VALUES))
-        sample = flat[index.long().to(flat.device)].to("cpu", torch.float64)
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:".encode())
-        digest.update(sample.numpy().tobytes())
-    digest.update(f"{model.family.name}:{model.ids.mask}".encode())
-    return digest.hexdigest()[:16]
+            yield question, self.decodings[task], ends_of(generation)
 
 
 def _of_harness(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tabom.core import configs
-from tabom.core.configs import Count, Settings
+from tabom.core.configs import Count
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
-from tabom.evaluation.settings import Cut, ending, get_setting, options_for
+from tabom.evaluation.settings import Asking, get_setting
 from tabom.models.config import ModelConfig
 from tabom.models.contract import MaskedDiffusionModel
 
@@ -19,29 +19,26 @@ NO_LIKELIHOOD = (
     "likelihood of a text; choose a task that generates (its output_type is generate_until)"
 )
 DECODING = tuple(f.name for f in dataclasses.fields(DecodingConfig))
-_MODEL = tuple(f.name for f in dataclasses.fields(ModelConfig))
+# Model arguments that name the model, with the fields of `ModelConfig` that they set.
+_MODEL = {"pretrained": "model_name_or_path"}
+_MODEL |= {f.name: f.name for f in dataclasses.fields(ModelConfig)}
 # Keys of a task's generation_kwargs that we understand.
 _TASK_KEYS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarnessConfig(Settings):
-    """What can be given as `--model_args`: these, the fields of `ModelConfig` and of decoding."""
+class HarnessConfig(Asking):
+    """What can be given as `--model_args`: these, the fields of `ModelConfig` and of decoding.
+
+    decoding: the options that were given; others have their defaults.
+    """
 
     model: ModelConfig
     """The model; `pretrained` stands for its model_name_or_path."""
-    decoding: dict[str, Any] = field(default_factory=dict)
-    """The decoding options that were given; others have their defaults."""
     batch_size: Count = 1
     """Prompts decoded together; results do not depend on it."""
     seed: int = 1000
     """Key of all draws of sampling and of the random policy."""
-    setting: str | None = None
-    """A published setting that fixes the decoding options of each of our benchmarks."""
-    cut: Cut | None = None
-    """Where a response ends, all_ends or release; null: what the setting says, else all_ends."""
-    max_prompt_tokens: Count | None = None
-    """Keep this many tokens at the end of a longer prompt; null: what the setting says."""
     responses: str | None = None
     """A folder that responses are kept in and resumed from; null: they are kept in memory."""
     data_dir: str | None = None
@@ -49,41 +46,30 @@ class HarnessConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.ending  # noqa: B018  checks them against the setting
-        if self.setting is None:
-            # Whether the block divides the budget is known once a task's budget is.
-            budget = {"max_new_tokens": self.decoding.get("block_length") or 1}
-            configs.build(DecodingConfig, budget | self.decoding, where="model_args")
-        else:
-            for task in get_setting(self.setting).tasks:
-                options_for(self.setting, task, given=self.decoding)
+        # Whether the block divides the budget is known once a task's budget is.
+        budget = {"max_new_tokens": self.decoding.get("block_length") or 1}
+        for task in ("",) if self.setting is None else get_setting(self.setting).tasks:
+            self.decoding_over(budget, task=task, where="model_args")
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "HarnessConfig":
         """The settings of flat model arguments. Raises ConfigError for an unknown one."""
-        given = dict(arguments)
-        if "pretrained" in given:
-            given["model_name_or_path"] = given.pop("pretrained")
         own = [f.name for f in dataclasses.fields(cls) if f.name not in ("model", "decoding")]
-        known = ["pretrained", *_MODEL[1:], *own, *DECODING]
-        for name in given:
-            if name not in (*known, _MODEL[0]):
+        given: dict[str, Any] = {"model": {}, "decoding": {}}
+        for name, value in arguments.items():
+            if name in _MODEL:
+                given["model"][_MODEL[name]] = value
+            elif name in DECODING:
+                given["decoding"][name] = value
+            elif name in own:
+                given[name] = value
+            else:
+                known = [*_MODEL, *own, *DECODING]
                 raise ConfigError(
                     f"model argument {name!r} is not known{configs.nearest(name, known)} (there "
                     f"are {', '.join(known)})"
                 )
-        nested = {
-            "model": {k: v for k, v in given.items() if k in _MODEL},
-            "decoding": {k: v for k, v in given.items() if k in DECODING},
-        }
-        return configs.build(
-            cls, nested | {k: v for k, v in given.items() if k in own}, where="model_args"
-        )
-
-    @property
-    def ending(self) -> tuple[Cut, int | None]:
-        """Where responses end, and the limit of a prompt's tokens."""
-        return ending(self.setting, cut=self.cut, max_prompt_tokens=self.max_prompt_tokens)
+        return configs.build(cls, given, where="model_args")
 
     def decoding_for(self, task: str, generation: Mapping[str, Any]) -> DecodingConfig:
         """How one request of a task is decoded: what was given, else what its setting fixes, else
@@ -91,11 +77,11 @@ class HarnessConfig(Settings):
 
         Raises: ConfigError for options that do not fit together.
         """
-        options = decoding_options(task, generation)
-        if self.setting is not None:
-            options |= options_for(self.setting, task.removesuffix(SUFFIX), given=self.decoding)
-        where = f"decoding of task {task}"
-        return configs.build(DecodingConfig, options | self.decoding, where=where)
+        return self.decoding_over(
+            decoding_options(task, generation),
+            task=task.removesuffix(SUFFIX),
+            where=f"decoding of task {task}",
+        )
 
 
 def decoding_options(task: str, generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,19 +2,20 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.tasks import TaskManager
 
 from tabom.core import keys
 from tabom.core.configs import nearest
 from tabom.core.errors import ConfigError
-from tabom.evaluation.benchmark import AskOptions, Benchmark, Question, Row
+from tabom.evaluation.benchmark import Benchmark, Row
 from tabom.evaluation.benchmarks import names
+from tabom.evaluation.harness import VERSION
 from tabom.evaluation.harness.options import (
     NO_LIKELIHOOD,
     chat_text,
@@ -38,15 +39,17 @@ class HarnessTask(Benchmark):
     That metric is taken of the last filter; the others stand beside it.
     """
 
+    columns: ClassVar = {"question": str}
+
     def __init__(self, task: str, *, include_path: str | None = None) -> None:
         """include_path: a folder of further task files.
 
         Raises: ConfigError for a task that is not known, a group of several, or one that asks for
             likelihoods.
         """
-        with _quiet():
-            found = _manager(task, include_path)
-            tasks = found.load(found.match_tasks([task]))["tasks"]
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # without its routine lines
+        found = _manager(task, include_path)
+        tasks = found.load(found.match_tasks([task]))["tasks"]
         if len(tasks) != 1:
             raise ConfigError(f"task {task!r} is a group; name one of {', '.join(tasks)}")
         ((name, self._task),) = tasks.items()
@@ -66,6 +69,8 @@ class HarnessTask(Benchmark):
 
     def documents(self, data_dir: str | None = None) -> list[dict[str, Any]]:
         """Of each its number, its own text and a hash; what lm-eval needs of it stays here."""
+        # Few-shot examples are drawn document after document from here on, as lm-eval draws them.
+        self._task.set_fewshot_seed(_FEWSHOT_SEED)
         self._docs = [doc for _, doc in self._task.doc_iterator(rank=0, limit=None, world_size=1)]
         return [
             {
@@ -79,34 +84,26 @@ class HarnessTask(Benchmark):
     def identity(self, data_dir: str | None) -> dict[str, Any]:
         return {
             "task": self.name,
-            "lm_eval": version("lm_eval"),
+            "lm_eval": VERSION,
             "task_version": self._task.VERSION,
         }
 
     def prompt(self, row: Row) -> str:
         return str(row["question"])
 
-    def question(self, row: Row) -> str:
-        return self.prompt(row)
-
-    def questions(
-        self, rows: Sequence[Row], model: MaskedDiffusionModel, options: AskOptions
-    ) -> Iterator[Question]:
-        # Few-shot examples are drawn one after the other, as lm-eval draws them.
-        self._task.set_fewshot_seed(_FEWSHOT_SEED)
-        for row in rows:
-            doc = self._docs[row["doc_id"]]
-            with _quiet():
-                text = self._task.fewshot_context(
-                    doc,
-                    num_fewshot=self._task.config.num_fewshot,
-                    apply_chat_template=options.chat_template,
-                    fewshot_as_multiturn=options.chat_template,
-                    chat_template=_template(model) if options.chat_template else None,
-                    gen_prefix=self._task.doc_to_prefix(doc),
-                )
-            ids = text_ids(model, text, place=f"document {row['doc_id']} of task {self.name!r}")
-            yield from self.samples(row["doc_id"], row, ids, options)
+    def prompt_ids(
+        self, row: Row, model: MaskedDiffusionModel, *, chat_template: bool
+    ) -> list[int]:
+        doc = self._docs[row["doc_id"]]
+        text = self._task.fewshot_context(
+            doc,
+            num_fewshot=self._task.config.num_fewshot,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+            chat_template=_template(model) if chat_template else None,
+            gen_prefix=self._task.doc_to_prefix(doc),
+        )
+        return text_ids(model, text, place=f"document {row['doc_id']} of task {self.name!r}")
 
     def judges(self, rows: Sequence[Row], *, unsafe_exec: bool = False) -> dict[str, Checker]:
         if getattr(self._task, "UNSAFE_CODE", False) and not unsafe_exec:
@@ -132,8 +129,6 @@ class HarnessTask(Benchmark):
 
     def numbers(self, row: Row, text: str) -> dict[str, float]:
         """Every metric of every filter that gives a number."""
-        from lm_eval.api.instance import Instance
-
         key = (int(row["doc_id"]), text)
         if key not in self._scores:
             doc = self._docs[key[0]]
@@ -169,12 +164,6 @@ def open_task(task: str, include_path: str | None) -> HarnessTask:
 
 def _manager(task: str, include_path: str | None) -> Any:
     """lm-eval's tasks. Reading all of its own task files takes ten seconds: only where needed."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise ConfigError(
-            "a task of lm-eval's needs lm-eval, which is not installed: pip install 'tabom[eval]'"
-        ) from error
     for has_defaults in (False, True):
         manager = TaskManager(include_path=include_path, include_defaults=has_defaults)
         if manager.match_tasks([task]):
@@ -194,15 +183,3 @@ def _template(model: MaskedDiffusionModel) -> Any:
 
 def _text_of(doc: Mapping[str, Any]) -> str:
     return next((doc[name] for name in _TEXT_COLUMNS if isinstance(doc.get(name), str)), "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without lm-eval's routine lines."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
