@@ -7,15 +7,15 @@ the folder is complete; a folder with the start mark alone is a partial that the
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tabom.core import configs, env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
-from tabom.core.configs import build
 from tabom.core.errors import ConfigError, DataError, StageError
 
 MANIFEST = "manifest.json"
@@ -109,16 +109,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
 
 
 def _read(path: Path, kind: type[M]) -> M | None:
-    if not path.is_file():
-        return None
-    try:
-        content = read_json(path)
-        is_mapping = isinstance(content, dict)
-        found = build(kind, _unsealed(content) if is_mapping else content)
-    except ConfigError as error:
-        raise DataError(f"{path}: tabom did not write this ({error}); was it edited?") from error
-    _check_seal(path, content)  # after what says more
-    return found
+    return read_sealed(path, partial(configs.build, kind)) if path.is_file() else None
 
 
 def write_sealed(path: Path, content: Any) -> None:
@@ -127,25 +118,24 @@ def write_sealed(path: Path, content: Any) -> None:
     write_json(path, {**plain, _SEAL: configs.fingerprint(plain)})
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
+def read_sealed(path: Path, make: Callable[[dict[str, Any]], Any] = dict) -> Any:
     """What `write_sealed` wrote, or a JSON mapping without a seal; the seal is left out.
 
+    make: what becomes of the mapping.
     Raises: DataError if the file is damaged, or says something else than what was written.
     """
     content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: tabom did not write this; restore it or delete it")
-    _check_seal(path, content)
-    return _unsealed(content)
-
-
-def _unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != _SEAL}
-
-
-def _check_seal(path: Path, content: Mapping[str, Any]) -> None:
-    if _SEAL in content and content[_SEAL] != configs.fingerprint(_unsealed(content)):
+    try:
+        if not isinstance(content, dict):
+            raise ConfigError("expected a mapping")
+        said = {key: value for key, value in content.items() if key != _SEAL}
+        found = make(said)
+    except ConfigError as error:
+        raise DataError(f"{path}: tabom did not write this ({error}); was it edited?") from error
+    # The seal comes second, for what does not fit is named more closely above.
+    if content.get(_SEAL) not in (None, configs.fingerprint(said)):
         raise DataError(f"{path}: changed since it was written; restore it, or run the stage again")
+    return found
 
 
 def check_manifest(folder: Folder, mark: Mark) -> Manifest | None:

@@ -5,12 +5,10 @@ from typing import Any
 
 JOINERS = "\u200d\ufe0f"  # they make one emoji of two characters and take no room
 # In the manifest of a stage, but not told at its end.
-_UNTOLD = frozenset(
-    {
-        "prompts", "decode_seconds", "num_calls", "num_tokens", "num_responses",
-        "num_verdicts", "loss_ce", "kendall_tau", "mfu",
-    }
-)  # fmt: skip
+_UNTOLD = {
+    "prompts", "decode_seconds", "num_calls", "num_tokens", "num_responses", "num_verdicts",
+    "loss_ce", "kendall_tau", "mfu",
+}  # fmt: skip
 
 
 def number(value: float) -> str:
