@@ -22,7 +22,7 @@ def test_a_base_that_learnt_nothing_is_told(
     monkeypatch.setattr("tabom.toyworld.base.pretrain", lambda folder, **given: asked.update(given))
     assert main(["toyworld", "pretrain", str(random_toy), "--chain_share", "0.001"]) == 0
     out, err = capsys.readouterr()
-    shares = asked["stages"][1].shares
+    shares = asked["lessons"][1].shares
     assert shares["chain"] == 0.001
     assert sum(shares.values()) == pytest.approx(1.0)
     assert asked["options"] == " --chain_share 0.001"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tabom.diagnostics.rows import Question, slot_losses
+from tabom.diagnostics.slot_losses import AskedCanvas, slot_losses
 from tabom.objectives.presets import PRESETS, build_objective, options_of
 from tabom.training.dataset import ResponseExample, collate
 from tabom.training.metrics import Meter
@@ -108,7 +108,7 @@ def test_no_tensor_holds_the_logits_of_all_positions(world: ModuleType, name: st
 def test_diagnostics_ask_for_their_rows_only(world: ModuleType) -> None:
     model, data = world.tiny_model(), world.examples(4)
     questions = [
-        Question(
+        AskedCanvas(
             prompt_ids=e.prompt_ids,
             input_ids_N=e.response_ids_N,
             slot_R=np.arange(i + 1),

@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pretrain, then measure: a base that did not learn its tasks should not go unnoticed."""
     from tabom.toyworld.base import pretrain
-    from tabom.toyworld.curriculum import STAGES, curriculum
+    from tabom.toyworld.curriculum import LESSONS, curriculum
 
-    stages, options = STAGES, ""
+    lessons, options = LESSONS, ""
     if args.chain_share is not None:
-        stages = curriculum(chain_share=args.chain_share)
+        lessons = curriculum(chain_share=args.chain_share)
         options = f" --chain_share {args.chain_share:g}"
-    pretrain(args.output_dir, seed=args.seed, stages=stages, options=options)
+    pretrain(args.output_dir, seed=args.seed, lessons=lessons, options=options)
     accuracy = measure(args.output_dir)
     for task, percent in accuracy.items():
         print(f"{task}: {percent:.1f}")
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if accuracy["hops"] < LEAST_HOPS:
         print(
             f"warning: hops are at {accuracy['hops']:.0f}%, so this base did not learn to look up "
-            "a map; take another --seed, or a longer stage `maps` in toyworld/curriculum.py",
+            "a map; take another --seed, or a longer lesson `maps` in toyworld/curriculum.py",
             file=sys.stderr,
         )
     return 0

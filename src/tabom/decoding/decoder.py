@@ -17,13 +17,13 @@ from torch import Tensor
 from tabom.core.errors import ConfigError
 from tabom.core.keys import uniform
 from tabom.decoding.answers import Answers, Draws, RowStats
+from tabom.decoding.blocks import CachedBlocks, check_blocks
 from tabom.decoding.canvas import Canvas, require_finite
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.counts import DecodeCounts
 from tabom.decoding.official import OfficialDecoding, check_official
 from tabom.decoding.policies import candidates_in_block, quota, select
 from tabom.decoding.requests import Decoded, DecodeRequest, Observer, by_length, check_request
-from tabom.decoding.windows import BlockWindows, check_blocks
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.vocabulary.sizes import LOGIT_BYTES, kind_of
 
@@ -168,7 +168,7 @@ class Decoder:
         Yields: after each call its entropies, float32 `[B, N]`, NaN where no row was asked.
         """
         model, length = self.model, self.model.block_length
-        windows = BlockWindows(model, canvas, self.config, self.counts) if is_cached else None
+        blocks = CachedBlocks(model, canvas, self.config, self.counts) if is_cached else None
         while len(live_L := canvas.live_L()):
             candidates_BN = candidates_in_block(
                 canvas.open_BN,
@@ -177,8 +177,8 @@ class Decoder:
             )
             asked_BN = canvas.open_BN if every_slot else candidates_BN
             batch_R, slot_R = asked_BN.nonzero(as_tuple=True)
-            if windows is not None:
-                hidden_RD = windows.hidden_rows(live_L, batch_R, slot_R)
+            if blocks is not None:
+                hidden_RD = blocks.hidden_rows(live_L, batch_R, slot_R)
             else:
                 ids_LS, mask_LS, row_R = canvas.asked(live_L, batch_R)
                 num_columns = ids_LS.shape[1]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tabom.core import keys
 from tabom.core.errors import DataError
-from tabom.diagnostics.rows import Question, slot_losses
+from tabom.diagnostics.slot_losses import AskedCanvas, slot_losses
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 
@@ -86,11 +86,11 @@ def loss_ratio(
     losses_2IM = np.full((2, len(pairs), len(ratios)), np.nan)
     for side, name in enumerate(("ground_truth", "self_distilled")):
         asked = [
-            (i, m, question)
+            (i, m, canvas)
             for i, pair in enumerate(pairs)
-            for m, question in _questions(model, pair, name, hidden_MIN[:, i], filler)
+            for m, canvas in _canvases(model, pair, name, hidden_MIN[:, i], filler)
         ]
-        answers = slot_losses(model, [question for *_, question in asked], batch_size=batch_size)
+        answers = slot_losses(model, [canvas for *_, canvas in asked], batch_size=batch_size)
         for (i, m, _), (ce_R, _) in zip(asked, answers, strict=True):
             losses_2IM[side, i, m] = ce_R.astype(np.float64).mean()
     counts_IM = ~np.isnan(losses_2IM).any(axis=0)
@@ -114,13 +114,13 @@ def _mask_ranks(num_pairs: int, num_slots: int, seed: int) -> NDArray[np.int64]:
     return np.argsort(np.argsort(draw_IN, axis=1, kind="stable"), axis=1, kind="stable")
 
 
-def _questions(
+def _canvases(
     model: MaskedDiffusionModel,
     pair: AnswerPair,
     name: str,
     hidden_MN: NDArray[np.bool_],
     filler: Filler,
-) -> Iterator[tuple[int, Question]]:
+) -> Iterator[tuple[int, AskedCanvas]]:
     """One answer of a pair under each mask that hides a slot which is asked."""
     response_ids, num_slots = getattr(pair, name), hidden_MN.shape[1]
     length = length_to_end(response_ids, model.ids.eos)
@@ -133,7 +133,7 @@ def _questions(
         if len(slot_R):
             yield (
                 m,
-                Question(
+                AskedCanvas(
                     prompt_ids=pair.prompt_ids,
                     input_ids_N=np.where(is_hidden_N, model.ids.mask, canvas_N),
                     slot_R=slot_R,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tabom.core import keys
 from tabom.core.errors import DataError
 from tabom.diagnostics.order_agreement import OrderAgreement, order_agreement
-from tabom.diagnostics.rows import Question, slot_losses
+from tabom.diagnostics.slot_losses import AskedCanvas, slot_losses
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end, visible_at_cut
 from tabom.trajectory.record import Trajectory
@@ -50,15 +50,15 @@ def context_entropies(
     """
     if cuts_per_trajectory < 1:
         raise DataError(f"cuts_per_trajectory must be at least 1, got {cuts_per_trajectory}")
-    questions, contexts = [], []
+    canvases, contexts = [], []
     for trajectory in trajectories:
         order_N = np.asarray(trajectory.order_N, dtype=np.int64)
         length = length_to_end(trajectory.response_ids_N, model.ids.eos)
         for cut in _cuts(trajectory, cuts_per_trajectory, seed):
             is_visible_N = visible_at_cut(order_N, cut)
             slot_R = np.flatnonzero(order_N >= cut)
-            questions.append(
-                Question(
+            canvases.append(
+                AskedCanvas(
                     prompt_ids=trajectory.prompt_ids,
                     input_ids_N=np.where(is_visible_N, trajectory.response_ids_N, model.ids.mask),
                     slot_R=slot_R,
@@ -74,9 +74,9 @@ def context_entropies(
                     order_N=np.where(order_N >= cut, order_N, -1),
                 )
             )
-    answers = slot_losses(model, questions, batch_size=batch_size)
-    for context, question, (_, entropy_R) in zip(contexts, questions, answers, strict=True):
-        context.entropy_N[question.slot_R] = entropy_R
+    answers = slot_losses(model, canvases, batch_size=batch_size)
+    for context, canvas, (_, entropy_R) in zip(contexts, canvases, answers, strict=True):
+        context.entropy_N[canvas.slot_R] = entropy_R
     return contexts
 
 

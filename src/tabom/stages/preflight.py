@@ -107,8 +107,8 @@ SECTION_CHECKS: dict[type, Callable[[Any], None]] = {
 
 def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
     """The family of the model can decode so; see `Decoder`, which asks the loaded model."""
+    from tabom.decoding.blocks import check_blocks
     from tabom.decoding.official import check_official
-    from tabom.decoding.windows import check_blocks
     from tabom.models.checkpoint import Checkpoint
 
     found = Checkpoint.find(model.model_name_or_path, weights=False)

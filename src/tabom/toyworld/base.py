@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tabom.core.progress import Bars
 from tabom.toyworld.alphabet import NUM_SLOTS
-from tabom.toyworld.curriculum import STAGES, Stage, draw_pair
+from tabom.toyworld.curriculum import LESSONS, Lesson, draw_pair
 from tabom.toyworld.tasks import digest
 from tabom.toyworld.tokenizer import ASSISTANT, EOS, USER, build_tokenizer
 
@@ -111,34 +111,36 @@ def nelbo(
     return ((ce_BN * is_masked_BN).sum(1) / num_masked_B1[:, 0]).mean()
 
 
-def rate(step: int, *, stage: Stage) -> float:
-    """Learning rate: linear warm-up, then a cosine down to `stage.final_rate`."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / stage.num_steps)))
-    share = stage.final_rate + (1 - stage.final_rate) * cosine
-    return stage.learning_rate * share * min(1.0, (step + 1) / NUM_WARMUP_STEPS)
+def rate(step: int, *, lesson: Lesson) -> float:
+    """Learning rate: linear warm-up, then a cosine down to `lesson.final_rate`."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / lesson.num_steps)))
+    share = lesson.final_rate + (1 - lesson.final_rate) * cosine
+    return lesson.learning_rate * share * min(1.0, (step + 1) / NUM_WARMUP_STEPS)
 
 
-def train_stage(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage, *, seed: int
+def train_lesson(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, lesson: Lesson, *, seed: int
 ) -> None:
-    """Run one stage in place."""
-    generator = torch.Generator().manual_seed(digest(f"{seed}/{stage.name}") >> 1)
+    """Run one lesson in place."""
+    generator = torch.Generator().manual_seed(digest(f"{seed}/{lesson.name}") >> 1)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     bars = Bars()
-    for step in range(stage.num_steps):
+    for step in range(lesson.num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, stage=stage)
-        pairs = [draw_pair(stage, seed=seed, step=step, row=row) for row in range(stage.batch_size)]
+            group["lr"] = rate(step, lesson=lesson)
+        pairs = [
+            draw_pair(lesson, seed=seed, step=step, row=row) for row in range(lesson.batch_size)
+        ]
         loss = nelbo(model, encode(tokenizer, pairs), generator=generator)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss {loss.item()} at step {step} of stage {stage.name}")
+            raise FloatingPointError(f"loss {loss.item()} at step {step} of lesson {lesson.name}")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 20 == 0:
-            bars(f"pretrain, {stage.name}", step, stage.num_steps, f"loss {loss.item():.3f}")
+            bars(f"pretrain, {lesson.name}", step, lesson.num_steps, f"loss {loss.item():.3f}")
     bars.close()
 
 
@@ -146,18 +148,18 @@ def pretrain(
     output_dir: str | Path,
     *,
     seed: int = 0,
-    stages: Sequence[Stage] = STAGES,
+    lessons: Sequence[Lesson] = LESSONS,
     options: str = "",
 ) -> Path:
     """Make a base checkpoint: configuration, weights, tokenizer, and how it was made.
 
-    On one machine the result is a function of `seed` and `stages`: one thread, keyed draws.
+    On one machine the result is a function of `seed` and `lessons`: one thread, keyed draws.
 
     Args:
         output_dir: folder to write; made if missing.
         seed: initial weights, data and masks.
-        stages: the curriculum.
-        options: the flags that made other stages of it, for the record.
+        lessons: the curriculum.
+        options: the flags that made other lessons of it, for the record.
 
     Returns:
         `output_dir`.
@@ -168,10 +170,10 @@ def pretrain(
     model = build_model(build_config(tokenizer), seed=seed)
     seconds = {}
     with one_thread():
-        for stage in stages:
+        for lesson in lessons:
             start = time.process_time()
-            train_stage(model, tokenizer, stage, seed=seed)
-            seconds[stage.name] = round(time.process_time() - start, 1)
+            train_lesson(model, tokenizer, lesson, seed=seed)
+            seconds[lesson.name] = round(time.process_time() - start, 1)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {
@@ -179,7 +181,7 @@ def pretrain(
         "seed": seed,
         "num_parameters": sum(weight.numel() for weight in model.parameters()),
         "cpu_seconds": seconds,
-        "stages": [asdict(stage) for stage in stages],
+        "lessons": [asdict(lesson) for lesson in lessons],
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

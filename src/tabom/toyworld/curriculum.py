@@ -1,7 +1,7 @@
-"""What the base model reads, in which order: two stages, as data.
+"""What the base model reads, in which order: two lessons, as data.
 
 Left to itself a net this small does not find the look-up in a map in any time we have: maps are
-uniform permutations, so until attention is right nothing pays. The first stage therefore starts
+uniform permutations, so until attention is right nothing pays. The first lesson therefore starts
 with maps close to the alphabet (each node points to the next), where it pays to look at the node
 before, and lets them become uniform. The second is the mixture the base is known for.
 """
@@ -22,7 +22,7 @@ WARMUP_HOPS = (1, 9)
 
 
 @dataclass(frozen=True)
-class Stage:
+class Lesson:
     """One run of the optimiser over one mixture.
 
     Attributes:
@@ -46,7 +46,7 @@ class Stage:
     other_surface: float = 0.0
 
 
-MAPS = Stage(
+MAPS = Lesson(
     name="maps",
     num_steps=1100,
     batch_size=64,
@@ -54,7 +54,7 @@ MAPS = Stage(
     final_rate=0.5,
     shares={WARMUP: 1.0},
 )
-MIXTURE = Stage(
+MIXTURE = Lesson(
     name="mixture",
     num_steps=1800,
     batch_size=96,
@@ -63,11 +63,11 @@ MIXTURE = Stage(
     shares={"reverse": 0.2, "sort": 0.24, "sudoku": 0.29, "hops": 0.255, "chain": 0.015},
     other_surface=0.06,
 )
-STAGES: tuple[Stage, ...] = (MAPS, MIXTURE)
+LESSONS: tuple[Lesson, ...] = (MAPS, MIXTURE)
 
 
-def curriculum(*, chain_share: float) -> tuple[Stage, ...]:
-    """The two stages with another share of the new domain in the mixture, at the cost of `hops`.
+def curriculum(*, chain_share: float) -> tuple[Lesson, ...]:
+    """The two lessons with another share of the new domain in the mixture, at the cost of `hops`.
 
     The share decides how a base fails: with less it answers fewer chains right, and more of its
     wrong answers begin with a slot revealed too early.
@@ -83,15 +83,15 @@ def curriculum(*, chain_share: float) -> tuple[Stage, ...]:
     return (MAPS, replace(MIXTURE, shares=shares))
 
 
-def draw_pair(stage: Stage, *, seed: int, step: int, row: int) -> tuple[str, str]:
+def draw_pair(lesson: Lesson, *, seed: int, step: int, row: int) -> tuple[str, str]:
     """`(prompt, response)` for one place in one batch: a pure function of its arguments."""
-    rng = random.Random(digest(f"{seed}/{stage.name}/{step}/{row}"))
-    (task,) = rng.choices(list(stage.shares), list(stage.shares.values()))
+    rng = random.Random(digest(f"{seed}/{lesson.name}/{step}/{row}"))
+    (task,) = rng.choices(list(lesson.shares), list(lesson.shares.values()))
     if task == WARMUP:
         return _draw_warmup(rng, step=step)
-    index = step * stage.batch_size + row
+    index = step * lesson.batch_size + row
     example = make_example(task, split="pretrain", seed=seed, index=index)
-    if task == "hops" and rng.random() < stage.other_surface:
+    if task == "hops" and rng.random() < lesson.other_surface:
         return example.prompt, example.ground_truth
     return example.prompt, example.reference
 

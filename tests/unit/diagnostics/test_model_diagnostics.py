@@ -11,7 +11,7 @@ from tabom.core.errors import DataError
 from tabom.diagnostics import loss_ratio as loss_ratio_module
 from tabom.diagnostics.loss_ratio import AnswerPair, loss_ratio
 from tabom.diagnostics.model_order import context_agreement, context_entropies
-from tabom.diagnostics.rows import Question, slot_losses
+from tabom.diagnostics.slot_losses import AskedCanvas, slot_losses
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Family
 from tabom.models.ids import TokenIds
@@ -69,7 +69,7 @@ def questions():
         canvas = rng.integers(3, VOCAB, num_slots)
         canvas[slot_R] = MASK
         found.append(
-            Question(
+            AskedCanvas(
                 prompt_ids=rng.integers(3, VOCAB, num_prompt).tolist(),
                 input_ids_N=canvas,
                 slot_R=slot_R,
@@ -258,7 +258,7 @@ def test_a_context_shows_the_first_slots_in_order_and_asks_all_others(model):
         asked = np.flatnonzero(hole.order_N >= context.cut)
         expected = naive(
             model,
-            Question(
+            AskedCanvas(
                 prompt_ids=[4, 9],
                 input_ids_N=np.where(visible, hole.response_ids_N, MASK),
                 slot_R=asked,

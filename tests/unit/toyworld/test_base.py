@@ -20,11 +20,11 @@ from tabom.models.loading import load_model
 from tabom.toyworld.alphabet import EOS_CHAR, NUM_SLOTS
 from tabom.toyworld.base import build_config, build_model, encode, nelbo, pretrain, rate
 from tabom.toyworld.curriculum import (
+    LESSONS,
     MAPS,
     MIXTURE,
-    STAGES,
     WARMUP,
-    Stage,
+    Lesson,
     curriculum,
     draw_pair,
 )
@@ -68,15 +68,15 @@ def test_shipped_configuration_is_as_promised(shipped: LlamaForCausalLM) -> None
 def test_shipped_record_is_of_this_code() -> None:
     """A checkpoint whose recipe has changed since could not be made again."""
     record = json.loads((SHIPPED / "pretraining.json").read_text())
-    assert record["stages"] == as_data(STAGES)
+    assert record["lessons"] == as_data(LESSONS)
     assert record["command"] == "tabom toyworld pretrain --seed 0"
     hasty = json.loads((HASTY / "pretraining.json").read_text())
-    assert hasty["stages"] == as_data(curriculum(chain_share=0.001))
+    assert hasty["lessons"] == as_data(curriculum(chain_share=0.001))
     assert hasty["command"] == "tabom toyworld pretrain --seed 0 --chain_share 0.001"
 
 
-def as_data(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    return [{**vars(stage), "shares": dict(stage.shares)} for stage in stages]
+def as_data(lessons: Sequence[Lesson]) -> list[dict[str, Any]]:
+    return [{**vars(lesson), "shares": dict(lesson.shares)} for lesson in lessons]
 
 
 def test_the_hasty_base_commits_too_early_where_the_other_does_not() -> None:
@@ -139,7 +139,7 @@ def test_pretraining_is_a_function_of_its_seed(tmp_path: Path) -> None:
     weights = []
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
         torch.manual_seed(len(weights))  # the caller's random state must not matter
-        pretrain(tmp_path / name, seed=seed, stages=TINY)
+        pretrain(tmp_path / name, seed=seed, lessons=TINY)
         weights.append(load_file(tmp_path / name / "model.safetensors"))
     one, again, other = weights
     assert all(torch.equal(one[key], again[key]) for key in one)
@@ -150,12 +150,12 @@ def test_pretraining_is_a_function_of_its_seed(tmp_path: Path) -> None:
 
 
 def test_base_reads_its_own_split_only() -> None:
-    for stage in STAGES:
-        assert sum(stage.shares.values()) == pytest.approx(1.0)
-        assert set(stage.shares) <= {WARMUP, *DOMAINS}
-        pairs = [draw_pair(stage, seed=0, step=700, row=row) for row in range(60)]
+    for lesson in LESSONS:
+        assert sum(lesson.shares.values()) == pytest.approx(1.0)
+        assert set(lesson.shares) <= {WARMUP, *DOMAINS}
+        pairs = [draw_pair(lesson, seed=0, step=700, row=row) for row in range(60)]
         assert {split_of(prompt) for prompt, _ in pairs} == {"pretrain"}
-        assert pairs == [draw_pair(stage, seed=0, step=700, row=row) for row in range(60)]
+        assert pairs == [draw_pair(lesson, seed=0, step=700, row=row) for row in range(60)]
 
 
 def test_first_maps_follow_the_alphabet() -> None:
@@ -176,8 +176,8 @@ def test_first_maps_follow_the_alphabet() -> None:
 
 
 def test_rate_ends_at_its_share() -> None:
-    assert rate(0, stage=MIXTURE) < MIXTURE.learning_rate / 20
-    end = rate(MIXTURE.num_steps, stage=MIXTURE)
+    assert rate(0, lesson=MIXTURE) < MIXTURE.learning_rate / 20
+    end = rate(MIXTURE.num_steps, lesson=MIXTURE)
     assert end == pytest.approx(MIXTURE.learning_rate * MIXTURE.final_rate)
 
 

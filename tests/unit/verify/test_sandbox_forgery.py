@@ -26,7 +26,7 @@ while frame is not None:
         {action}
     frame = frame.f_back
 """
-# What is done to the harness. The tests ask for f(1) == 2, which no program here computes.
+# What is done to the program inside the sandbox. The tests ask for f(1) == 2, which no program here computes.
 WRONG = {
     "lists of tests found in frames are cleared": CLIMB.format(
         action="value.clear() if isinstance(value, list) else None"
@@ -78,7 +78,7 @@ WRONG = {
     "threading.Thread(target=lambda: [os.write(n, b'[\"done\", 1]\\n') for n in range(3, 9)]).start()",
     "every descriptor is written to": "import os\nfor n in range(64):\n"
     "    try: os.write(n, b'[\"value\", [0, [\"int\", \"0x2\"]]]\\n[\"done\", 1]\\n')\n    except OSError: pass",
-    "the descriptor of the harness is closed": "import os\nos.closerange(3, 64)",
+    "the descriptor of the program inside is closed": "import os\nos.closerange(3, 64)",
     "standard output is put on the channel": "import os\nfor n in range(3, 9):\n"
     "    try: os.dup2(n, 1); print('[\"done\", 1]', flush=True)\n    except OSError: pass",
     "the memory of the process is written": "import os\n"
@@ -119,7 +119,7 @@ OUT = {
     "system settings": "open('/proc/sys/kernel/core_pattern', 'w').write('x')",
     "a namespace by clone": "import os; os.unshare(os.CLONE_NEWNET) if hasattr(os, 'unshare') else 1 / 0",
     "a set-id program": "import os; os.open('/tmp/x', os.O_CREAT); os.chmod('/tmp/x', 0o4755); os.setuid(0)",
-    "the file of the harness": "open('/proc/self/exe', 'r+b')",
+    "the file of the program inside": "open('/proc/self/exe', 'r+b')",
     "priority": "import os; os.setpriority(os.PRIO_PROCESS, 0, -10)",
     "more open files": "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))",
     "many open files": "files = [open('/dev/null') for _ in range(100)]",

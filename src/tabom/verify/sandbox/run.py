@@ -84,7 +84,7 @@ class Sandbox:
 
     def __init__(self, *, python: str, limits: Limits, num_slots: int, is_shut: bool = True):
         self.python, self.limits, self.num_slots, self.is_shut = python, limits, num_slots, is_shut
-        self._harness = (files("tabom.verify.sandbox") / "harness.py").read_text(encoding="utf-8")
+        self._inside = (files("tabom.verify.sandbox") / "inside.py").read_text(encoding="utf-8")
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_slots):
             self._slots.put(slot)
@@ -157,8 +157,8 @@ class Sandbox:
 
     @contextmanager
     def _process(self, slot: int, given: Any, errors: Any) -> Iterator["subprocess.Popen[bytes]"]:
-        """The interpreter with its harness; all that it started is gone when the block ends."""
-        arguments = ["-I", "-S", "-c", self._harness]
+        """The interpreter with its program; all that it started is gone when the block ends."""
+        arguments = ["-I", "-S", "-c", self._inside]
         with contextlib.ExitStack() as stack:
             command, folder, passed = [self.python, *arguments], "/", []
             info = None
@@ -283,7 +283,7 @@ def _outcome(said: _Said, tests: _Tests, seconds: float) -> Outcome:
         return Outcome("not_started", " ".join(said.errors.split())[-300:] or "no reason was given")
     try:
         return _told(said, tests, seconds)
-    except (TypeError, ValueError, IndexError, KeyError):  # no message of the harness's own
+    except (TypeError, ValueError, IndexError, KeyError):  # no message of the program inside
         return Outcome("failed", "what it said of its tests cannot be read")
 
 

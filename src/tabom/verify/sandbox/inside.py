@@ -331,7 +331,7 @@ def main() -> None:
     _limit(job["limits"])
     try:
         {"asserts": run_asserts, "programs": run_programs}[job["kind"]](job, say)
-    except BaseException as error:  # the harness's own, such as no memory left
+    except BaseException as error:  # of this program itself, such as no memory left
         say("failed", "raised " + _brief(error))
     end(0)
 

@@ -44,7 +44,7 @@ def check_blocks(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
         )
 
 
-class BlockWindows:
+class CachedBlocks:
     """Hidden states of the active block of each row, with what lies outside of it cached."""
 
     def __init__(

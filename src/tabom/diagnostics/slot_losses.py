@@ -21,7 +21,7 @@ Losses = tuple[NDArray[np.float32], NDArray[np.float32]]  # ce_R, entropy_R
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Question:
+class AskedCanvas:
     """One canvas and the slots at which the model is asked.
 
     prompt_ids: `[P]`. input_ids_N: the canvas as the model sees it, hidden slots as the mask id.
@@ -35,9 +35,9 @@ class Question:
 
 
 def slot_losses(
-    model: MaskedDiffusionModel, questions: Sequence[Question], *, batch_size: int
+    model: MaskedDiffusionModel, canvases: Sequence[AskedCanvas], *, batch_size: int
 ) -> list[Losses]:
-    """Cross-entropy and entropy per asked slot, one (ce_R, entropy_R) pair per question, in order.
+    """Cross-entropy and entropy per asked slot, one (ce_R, entropy_R) pair per canvas, in order.
 
     Entropies are the model's own (nats, float32), over the whole vocabulary. The model is asked in
     evaluation mode (no dropout) and left in the mode it was in.
@@ -45,12 +45,12 @@ def slot_losses(
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got {batch_size}")
     with evaluating(model):
-        starts = range(0, len(questions), batch_size)
-        batches = (questions[start : start + batch_size] for start in starts)
+        starts = range(0, len(canvases), batch_size)
+        batches = (canvases[start : start + batch_size] for start in starts)
         return [losses for batch in batches for losses in _ask(model, batch)]
 
 
-def _ask(model: MaskedDiffusionModel, batch: Sequence[Question]) -> list[Losses]:
+def _ask(model: MaskedDiffusionModel, batch: Sequence[AskedCanvas]) -> list[Losses]:
     rows = [np.concatenate([q.prompt_ids, q.input_ids_N]) for q in batch]
     ids_BS, mask_BS = left_padded(rows, pad_id=model.ids.pad)
     num_columns, sizes = ids_BS.shape[1], [len(q.slot_R) for q in batch]
