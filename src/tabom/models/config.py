@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from tabom.core.configs import Settings, expand_home
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FOLDER, FREE
+from tabom.models.family import Dtype
 
 if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
 

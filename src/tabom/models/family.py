@@ -14,6 +14,7 @@ from tabom.core.errors import ModelError
 from tabom.models.folders import ConfigDict
 
 Alignment = Literal["identity", "shift_right"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]  # what weights are read as
 # How the configs of transformers' Llama-like networks call some sizes of a random checkpoint.
 USUAL_SIZES = {
     "num_layers": "num_hidden_layers",

@@ -13,9 +13,8 @@ from tabom.core.errors import ModelError
 from tabom.core.manifest import check_folder
 from tabom.models.adapters import load_adapter
 from tabom.models.checkpoint import Checkpoint
-from tabom.models.config import Dtype
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.family import Family
+from tabom.models.family import Dtype, Family
 from tabom.models.folders import one_line
 from tabom.models.probes import require_probes
 from tabom.models.tensors import check_tensors, stored_tensors
