@@ -3,16 +3,8 @@
 import argparse
 from pathlib import Path
 
-SIZES = {
-    "vocab_size": "tokens in the vocabulary (default: the family's)",
-    "hidden_size": "width of the hidden states (default: 64)",
-    "intermediate_size": "width inside the feed-forward layers (default: 128)",
-    "num_layers": "number of layers (default: 2)",
-    "num_heads": "attention heads (default: 4)",
-    "num_kv_heads": "heads of keys and values (default: 2)",
-    "mask_token_id": "the mask token, where the tokenizer does not name one",
-    "seed": "key of the random weights (default: 0)",
-}
+from tabom.cli import flags
+from tabom.models.config import RandomSizes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", help="where to write it (must be new or empty)")
     add("--family", required=True, help="toy, dream, llada or sdar")
     add("--tokenizer", help="folder with the tokenizer's files; left out: a model without one")
-    for name, text in SIZES.items():
-        add(f"--{name}", type=int, default=argparse.SUPPRESS, metavar="INT", help=text)
+    add("--mask_token_id", type=int, help="the mask, where the tokenizer does not name one")
+    add("--seed", type=int, default=0, help="key of the random weights (default: 0)")
+    flags.add_section(parser, RandomSizes, "sizes")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty; name a new folder")
-    options = {name: value for name, value in vars(args).items() if name in SIZES}
-    write_random_checkpoint(folder, family=args.family, tokenizer_path=args.tokenizer, **options)
+    options = {name: getattr(args, name) for name in ("family", "mask_token_id", "seed")}
+    sizes = {key.partition(".")[2]: v for key, v in vars(args).items() if "." in key}
+    write_random_checkpoint(folder, tokenizer_path=args.tokenizer, **options, **sizes)
     print(folder)
     return 0

@@ -1,10 +1,10 @@
-"""Which model a run starts from. Light: recipes read it before anything heavy is imported."""
+"""Which model a run starts from. Light: it is read before anything heavy is imported."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tabom.core.configs import Settings, expand_home
+from tabom.core.configs import Count, NonNegative, Settings, expand_home
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FOLDER, FREE
 from tabom.models.family import Dtype
@@ -68,3 +68,23 @@ class ModelConfig(Settings):
                 load_adapter(model, trained)
         model.allows_long_context = self.allow_long_context
         return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSizes(Settings):
+    """The sizes of a random model, for tests, dry runs and timing."""
+
+    vocab_size: Count | None = None
+    """Tokens in the vocabulary; if left out, those of the family or of the tokenizer."""
+    hidden_size: Count = 64
+    """Width of the hidden states."""
+    intermediate_size: Count = 128
+    """Width inside the feed-forward layers."""
+    num_layers: Count = 2
+    """Number of layers."""
+    num_heads: Count = 4
+    """Attention heads."""
+    num_kv_heads: Count = 2
+    """Heads of keys and values."""
+    initializer_range: NonNegative = 0.02
+    """Deviation of the weights: 0.02 is as published, 0.25 gives distinct, peaked predictions."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tabom.core.errors import ConfigError, ModelError
+from tabom.core.errors import ModelError
 from tabom.models.adapters import merge_adapter, save_adapter
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.folders import resolve_folder
@@ -58,8 +58,6 @@ def merge_checkpoint(
     """
     output = Path(output)
     _require_new(output)
-    if tolerance is not None and tolerance <= 0:
-        raise ConfigError(f"tolerance must be above 0, got {tolerance}")
     if dtype is None:
         dtype = str(stored_dtype(resolve_folder(model_name_or_path))).removeprefix("torch.")
     options = {"dtype": dtype, "device": device, "mask_token_id": mask_token_id}

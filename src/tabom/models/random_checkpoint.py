@@ -3,25 +3,19 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
 from tabom.models.checkpoint import Checkpoint
+from tabom.models.config import RandomSizes
 from tabom.models.families import get_family
 from tabom.models.loading import write_checkpoint
 
 # Of a folder with a tokenizer, what else may lie there.
 NO_TOKENIZER = ("config.json", "generation_config.json", "adapter_config.json")
-SIZES: dict[str, float] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_layers": 2,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "initializer_range": 0.02,
-}
 
 
 def write_random_checkpoint(
@@ -31,43 +25,32 @@ def write_random_checkpoint(
     tokenizer_path: str | Path | None = None,
     mask_token_id: int | None = None,
     seed: int = 0,
-    **sizes: float,
+    **sizes: Any,
 ) -> Path:
     """Write config.json, random float32 weights and the tokenizer's files to `folder`.
 
     tokenizer_path: a folder whose tokenizer files are copied and whose ids are used. Without one
         the mask is id vocab_size - 2, and EOS and pad are vocab_size - 3.
     mask_token_id: the mask, where the tokenizer does not name one.
-    seed: each tensor is a function of seed and its name. Matrices and biases are normal with
-        deviation `initializer_range` (0.02 as published; about 0.25 gives distinct, peaked
-        predictions), norms are 1.
-    sizes: hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, initializer_range
-        (`SIZES` if left out), and vocab_size: the family's published size if it has one, else the
-        tokenizer's length.
+    seed: each tensor is a function of seed and its name. Matrices and biases are normal, norms 1.
+    sizes: of `RandomSizes`.
     Returns: the folder.
     Raises: `ModelError` if the folder already holds a model or the sizes do not fit together.
     """
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise ModelError(f"{folder} already holds a model; choose another folder or remove it")
-    unknown = sorted(sizes.keys() - {*SIZES, "vocab_size"})
-    if unknown:
+    row, asked = get_family(family), RandomSizes(**sizes)
+    if asked.hidden_size % asked.num_heads or asked.num_heads % asked.num_kv_heads:
         raise ModelError(
-            f"{', '.join(unknown)} is no size; there are vocab_size, {', '.join(SIZES)}"
-        )
-    row, sizes = get_family(family), {**SIZES, **sizes}
-    if sizes["hidden_size"] % sizes["num_heads"] or sizes["num_heads"] % sizes["num_kv_heads"]:
-        raise ModelError(
-            f"hidden_size {sizes['hidden_size']} must be a multiple of num_heads "
-            f"{sizes['num_heads']}, and that of num_kv_heads {sizes['num_kv_heads']}"
+            f"hidden_size {asked.hidden_size} must be a multiple of num_heads "
+            f"{asked.num_heads}, and that of num_kv_heads {asked.num_kv_heads}"
         )
     source = None
     if tokenizer_path is not None:
         source = Checkpoint(folder=Path(tokenizer_path), config={}, family=row)
     least = 16 if source is None else len(source.tokenizer())
-    vocab_size = int(
-        sizes.get("vocab_size") or row.published_vocab_size or (least if source else 0)
-    )
+    vocab_size = asked.vocab_size or row.published_vocab_size or (least if source else 0)
     if vocab_size < least:
         raise ModelError(
             f"vocab_size {vocab_size} is below {least}, the tokens that it must hold (family "
@@ -78,7 +61,7 @@ def write_random_checkpoint(
         ids = source.ids(mask_token_id=mask_token_id)
         mask, eos, pad = ids.mask, ids.filler, ids.pad
     published = row.random_config(
-        {**sizes, "vocab_size": vocab_size},
+        {**vars(asked), "vocab_size": vocab_size},
         {"mask_token_id": mask, "eos_token_id": eos, "pad_token_id": pad},
     )
     with torch.random.fork_rng(devices=[]):  # transformers initialises from the global generator
@@ -90,7 +73,7 @@ def write_random_checkpoint(
             if parameter.dim() == 1 and not name.endswith(".bias"):
                 parameter.fill_(1.0)
             else:
-                parameter.normal_(0.0, sizes["initializer_range"], generator=generator)
+                parameter.normal_(0.0, asked.initializer_range, generator=generator)
     write_checkpoint(lm, row, folder)
     text = json.dumps({**published, "dtype": "float32"}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n")

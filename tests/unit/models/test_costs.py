@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tabom.core.errors import ConfigError, ModelError
 from tabom.models import checkpoint as checkpoints
 from tabom.models.adapters import attach_lora
+from tabom.models.config import RandomSizes
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.costs import (
     Batch,
@@ -30,7 +31,6 @@ from tabom.models.costs import (
 from tabom.models.devices import DEVICES, find_device, present_device
 from tabom.models.families import get_family
 from tabom.models.loading import load_model
-from tabom.models.random_checkpoint import SIZES
 from tabom.models.sizes import PUBLISHED_SIZES, ModelSizes, read_sizes, sizes_of
 
 DREAM = PUBLISHED_SIZES["Dream-org/Dream-v0-Instruct-7B"]
@@ -212,7 +212,7 @@ def test_published_sizes_are_those_of_their_configs(tmp_path: Path) -> None:
 
     for name, sizes in (("dream", DREAM), ("llada", LLADA)):
         family = get_family(name)
-        chosen = {n: getattr(sizes, n) for n in (*SIZES, "vocab_size") if n != "initializer_range"}
+        chosen = {n: getattr(sizes, n) for n in vars(RandomSizes()) if n != "initializer_range"}
         special_ids = {"mask_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
         config = family.random_config(chosen, special_ids)
         folder = tmp_path / family.name

@@ -39,8 +39,7 @@ FAMILY = Dream(
     official_decoding="dream",
     default_mask_id=151666,
     end_of_turn=("<|im_end|>",),
-    # Dream's published fine-tuning closes an answer with the EOS, not with <|im_end|>.
-    answer_end=None,
+    # An answer is closed with the EOS, not with <|im_end|>: so does Dream's own fine-tuning.
     tokenizer_class="Qwen2Tokenizer",
     tokenizer_files=(("tokenizer.json",), ("vocab.json", "merges.txt")),
     special_tokens={"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},

@@ -84,10 +84,8 @@ FAMILY = Llada(
     name="llada",
     positions="from_first_pad",
     official_decoding="llada",
-    default_mask_id=126336,
     end_of_turn=("<|eot_id|>",),
-    # The published guidelines for fine-tuning close an answer with the EOS, not with <|eot_id|>.
-    answer_end=None,
+    # An answer is closed with the EOS, not with <|eot_id|>: so say the guidelines for fine-tuning.
     required=IMPLEMENTED,
     template={
         **IMPLEMENTED,
