@@ -92,6 +92,7 @@ def _tokenizer(model: MaskedDiffusionModel) -> ProbeResult:
 def _template(
     model: MaskedDiffusionModel, prompt: str | None
 ) -> tuple[dict[str, Any] | None, ProbeResult]:
+    # The first error is told: the second sample only stands in for a small vocabulary.
     problem = ""
     for text in (SAMPLE, _own_words(model)) if prompt is None else (prompt,):
         try:

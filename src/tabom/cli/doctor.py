@@ -109,6 +109,7 @@ def _look(base: ModelConfig, use: Use, prompt: str | None, found: dict[str, Any]
     except ProbeError as error:  # shown below, with all else
         model = error.model
     except ModelError as error:
+        # Whoever asks about a model before fetching it is told how.
         if "weights do not load" not in str(error):
             raise
         raise ModelError(f"{error} (--config_only needs no weights)") from error
@@ -151,6 +152,7 @@ def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]
             return machine.decoding_memory(batch)
         return training_memory(machine, config, batch)
 
+    # What a training costs follows from its settings, so the cases are settings.
     lora, whole = TrainingConfig(), TrainingConfig(use_peft=False)
     room = (device.memory_gib - RESERVED_GIB) * GIB
     uses = []

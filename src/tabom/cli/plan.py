@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from tabom.stages.study import plan_study
 
     assumed = flags.build(Assumptions, args, "assumptions")
+    # A folder may hold "=" and the like, so it goes in as a value, not as text of an override.
     given_dir = [] if args.output_dir is None else [("output_dir", args.output_dir)]
     recipe = load_recipe(args.recipe, overrides=[*(args.overrides or []), *given_dir])
     given = _given(recipe, assumed)
@@ -87,6 +88,7 @@ def _given(recipe: "Recipe", assumed: "Assumptions") -> "Given":
         tokenizer = Checkpoint.find(name, weights=False).tokenizer(is_required=False)
     except ModelError:
         tokenizer = None
+    # One tokenizer serves all prompts; without it, lengths are assumed.
     measure = partial(measure_prompts, tokenizer=tokenizer, prompt_tokens=assumed.prompt_tokens)
     rate = 1.0 if recipe.verifier.type == "accept_all" else ACCEPTANCE_RATE
     device = find_device(assumed.device_name)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from tabom.core.errors import ModelError
 from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.folders import one_line
 
 # Graphs that torch keeps before it runs a function as it is written (its default is 8). Layers
 # share them, but a mask, one row, one column and each mode of autograd need their own.
@@ -20,8 +22,8 @@ def compile_layers(model: MaskedDiffusionModel, *, backend: str = "inductor") ->
     use the same graphs. Calls with a cache run as they are written.
 
     backend: of `torch.compile`; "inductor" writes C++ or Triton code.
-    Raises: `ModelError` where the model has no list of decoder layers, or where inductor finds no
-        C++ compiler (CPU) or no Triton (CUDA).
+    Raises: `ModelError` where the model has no list of decoder layers, or where inductor cannot
+        compile: without a C++ compiler (CPU) or Triton (CUDA).
     Source: "regional compilation" of the PyTorch recipes, `torch.nn.Module.compile`.
     """
     layers = getattr(getattr(model.base_lm, "model", None), "layers", None)
@@ -31,7 +33,7 @@ def compile_layers(model: MaskedDiffusionModel, *, backend: str = "inductor") ->
             "`model.layers` to compile; switch compilation off"
         )
     if backend == "inductor":
-        _require_compiler(model.device.type)
+        _require_compiler(model.device)
     import torch._dynamo
 
     config: Any = torch._dynamo.config
@@ -41,24 +43,12 @@ def compile_layers(model: MaskedDiffusionModel, *, backend: str = "inductor") ->
     model.has_compiled_layers = True
 
 
-def _require_compiler(device: str) -> None:
-    if device == "cpu":
-        from torch._inductor import config
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler as error:
-            raise ModelError(
-                f"torch.compile finds no C++ compiler (looked for {config.cpp.cxx}); install g++ "
-                "or name one in the variable CXX, or switch compilation off"
-            ) from error
-        return
-    from torch.utils._triton import has_triton
-
-    if not has_triton():
+def _require_compiler(device: torch.device) -> None:
+    """Compile a sum: a compiler that is not there is better found now than in the first call."""
+    try:
+        torch.compile(torch.add)(torch.ones(1, device=device), 1)
+    except Exception as error:  # dynamo wraps what inductor raises
         raise ModelError(
-            f"torch.compile on {device} needs Triton, which is not there or does not know the "
-            "device; install triton, or switch compilation off"
-        )
+            f"torch.compile cannot be used on {device}: {one_line(error)}; install what it needs "
+            "(a C++ compiler for a CPU, Triton for CUDA), or switch compilation off"
+        ) from error

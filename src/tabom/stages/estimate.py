@@ -152,6 +152,7 @@ def response_counts(
     length = prompt + num_slots
     # A threshold or a factor reveals one slot a step at least, and often more.
     a_step = decoding.tokens_per_step if decoding.schedule == "fixed" else 1
+    # How many slots of a block are masked at each of its steps; all of them go through the head.
     masked = range(block, 0, -a_step)
     num_steps, num_rows = num_blocks * len(masked), num_blocks * sum(masked)
     again = len(masked) - 1  # calls of a block after its first
@@ -161,6 +162,7 @@ def response_counts(
         num_tokens = num_steps * (2 if decoding.cfg_scale else 1) * length
         num_rows = round(num_tokens)  # the published functions take every position's logits
     elif decoding.approximate == "prefix":
+        # The first call of a block computes the whole canvas, the others what is behind its start.
         behind = sum(num_slots - i * block for i in range(num_blocks))
         num_tokens = num_blocks * length + again * behind
     elif decoding.approximate == "dual":
@@ -185,6 +187,7 @@ def _train(stage: Train, given: Given) -> Work:
     num_steps = config.max_steps
     if num_steps < 1:
         num_steps = math.ceil(config.num_train_epochs * per_epoch)
+    # Examples are seen again in each epoch: the steps say how many go through the model.
     num_seen = num_steps * config.gradient_accumulation_steps * batch_size
     length = given.train.padded_mean(batch_size, is_sorted=False) + given.num_slots
     objective = build_objective(stage.objective, **stage.options)
