@@ -46,11 +46,11 @@ class Chat:
     """What was said so far, and who responds."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        """Load the model; --system is what every talk begins with."""
         self.speaker = speak.Speaker(args)
-        self.start: speak.Messages = []
-        if args.system is not None:
-            self.start = [{"role": "system", "content": args.system}]
-        self.said: speak.Messages = []
+        system = {"role": "system", "content": args.system}
+        self.start: speak.Messages = [] if args.system is None else [system]
+        self.said = self.start
 
     def take(self, line: str) -> bool:
         """Answer a line or follow a command. Returns: False if the talk is over."""
@@ -61,8 +61,9 @@ class Chat:
         return True
 
     def _answer(self, text: str) -> None:
+        """Ask the model, with all that was said, and keep its answer as the next turn."""
         said = [*self.said, {"role": "user", "content": text}]
-        request = self.speaker.request(self.start + said, f"turn {len(said)}")
+        request = self.speaker.request(said, f"turn {len(said)}")
         # Ctrl-C stops a response that goes wrong; the talk goes on as if it had not been asked.
         try:
             answer = self.speaker.speak(request)
@@ -72,13 +73,17 @@ class Chat:
         self.said = [*said, {"role": "assistant", "content": answer.response}]
 
     def _command(self, line: str) -> bool:
+        """Follow one command. Returns: False for /quit.
+
+        Raises: ConfigError for a command that is not known, or quotes that are not closed.
+        """
         write = self.speaker.screen.write
         try:
             name, *words = shlex.split(line)
         except ValueError as error:
             raise ConfigError(f"{line!r}: {error}") from error
         if name == "/reset":
-            self.said = []
+            self.said = self.start
             write("what was said is forgotten\n")
         elif name == "/settings":
             changes = [f"decoding.{word}" for word in words]

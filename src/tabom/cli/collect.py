@@ -20,16 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stage(args: argparse.Namespace) -> Collect:
+    """The stage, with the share of this process."""
     rank, world_size = _shard(args.shard)
     return sections.build(Collect, args, rank=rank, world_size=world_size)
 
 
 def _after(stage: Collect, counts: Counts) -> None:
+    """Say that other shares are still to come: the last process alone finishes the folder."""
     if counts.get("missing"):
         print(f"not finished: {counts['missing']} trajectories of other shares are missing")
 
 
 def _shard(text: str | None) -> tuple[int, int]:
+    """The share "K/N" as (K, N); None: what the environment says, as torchrun sets it.
+
+    Raises: ConfigError naming the flag or the variables.
+    """
     given = f"--shard {text!r}"
     if text is None:
         text = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"

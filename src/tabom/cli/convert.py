@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, and say what was read, written and dropped."""
+    """Convert, and say what was read, written and dropped.
+
+    Raises: ConfigError for what cannot become the other, or would overwrite its own source.
+    """
     if Path(args.source).resolve() == Path(args.destination).resolve():
         raise ConfigError(f"{args.destination} is the source, too; name another destination")
     is_export = args.format == NATIVE
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
+    """A file as a collection, and as verdicts where it is judged already."""
     from tabom.cli.sections import show
     from tabom.models.config import ModelConfig
     from tabom.stages.convert import AcceptConverted, Convert
@@ -72,6 +76,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    """A collection, or its accepted part, as one file."""
     from tabom.core.atomic import replacing
     from tabom.models.checkpoint import load_ids
     from tabom.stages.stage import load_output

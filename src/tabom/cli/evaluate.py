@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stage(args: argparse.Namespace) -> Evaluate:
+    """Tasks, or the sets of the recipe, or one set of the prompts that flags name."""
     return sections.build(Evaluate, args, evaluation=_with_sets(args))
 
 
@@ -85,6 +86,7 @@ def _task_sets(args: argparse.Namespace, given: dict[str, Any]) -> list[dict[str
 
 
 def _print_held_out(stage: Evaluate, counts: Counts) -> None:
+    """Say which prompts of the sets occur in the training data, once for all paces."""
     paces = read_json(stage.folder / EVALUATION).values()
     shared = [one.get(HELD_OUT) for by_pace in paces for one in by_pace.values()]
     for note in dict.fromkeys(found["note"] for found in shared if found):

@@ -61,11 +61,13 @@ class Parser(argparse.ArgumentParser):
         return f"usage: {' '.join([*words, '[FLAGS]'])}\n"
 
     def format_help(self) -> str:
+        """The help, with the short usage on top."""
         # argparse would list every flag in the usage line, forty lines of it for `tabom train`.
         self.usage = self.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
+        """Two lines on stderr and exit status 2."""
         place = f"{self.prog}: error:"
         self.exit(2, f"{self.format_usage()}{place} {message} (`{self.prog} --help` tells more)\n")
 
@@ -101,6 +103,7 @@ class _Setting(argparse.Action):
         """argparse says that there is none."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        """Convert the text, or say what is wrong with it and how the verb is used."""
         try:
             value = configs.from_text(values, self.hint, self.option_strings[0])
         except ConfigError as error:
@@ -131,6 +134,7 @@ def describe(settings: type, field: str) -> str:
 
 
 def _is_list(hint: Any) -> bool:
+    """Whether a flag of this type takes several words."""
     return get_origin(configs.split(hint)[0]) in (list, tuple)
 
 

@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompts(args: argparse.Namespace) -> list["Prompt"]:
+    """The prompts of the file, or the one that the command line or stdin says.
+
+    Raises: DataError for an empty one.
+    """
     from tabom.collect.prompts import Prompt, PromptSource, load_prompts
 
     if args.prompt is None:
@@ -57,6 +61,9 @@ def _prompts(args: argparse.Namespace) -> list["Prompt"]:
 
 
 def _json(prompt: "Prompt", trajectory: "Trajectory") -> str:
+    """A response as one line of JSON: its text, and for each slot the token, when it was revealed,
+    how sure the model was.
+    """
     row = {
         "id": prompt.id,
         "prompt": prompt.prompt,

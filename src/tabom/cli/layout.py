@@ -19,6 +19,7 @@ def records(rows: Sequence[Mapping[str, Any]], *, num_left: int = 1) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
+    """A value as its key says: bytes in GiB, seconds as a person says them, nothing as -."""
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if value is None or (value == 0 and key != "id"):

@@ -88,6 +88,7 @@ class Screen:
     """Where responses are shown: drawn as they come on a terminal, written once elsewhere."""
 
     def __init__(self, stream: TextIO) -> None:
+        """Look at what the stream can show; a terminal may be dumb, or know ASCII alone."""
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what the encoding lacks becomes "?"
         self.stream = stream

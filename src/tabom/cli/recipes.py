@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, show, copy or explain."""
+    """List, show, copy or explain.
+
+    Raises: ConfigError for a name that is not known, or a copy that would replace a file.
+    """
     if args.action == "ls":
         heads = {name: recipe_path(name).read_text().splitlines()[0] for name in recipe_names()}
         for name, head in heads.items():

@@ -55,6 +55,7 @@ def add(parser: argparse.ArgumentParser, stage: type, *, skip: Collection[str] =
 
 
 def _flagged(stage: type) -> list[dataclasses.Field[Any]]:
+    """The fields that decide the result: they are flags, and the others are how it is reached."""
     return [f for f in dataclasses.fields(stage) if f.metadata.get("decides", True)]
 
 
@@ -119,6 +120,7 @@ def verb(
     # A function for each verb and no helper below it, so that few frames lie between the command
     # and the model.
     def run(args: argparse.Namespace) -> int:
+        """Check, run and show. Returns: the exit status of a verb that is done."""
         stage = build(args)
         # A finished stage needs nothing any more, so nothing is asked of this machine.
         is_done = not args.overwrite and stage.is_complete()

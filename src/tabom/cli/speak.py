@@ -57,6 +57,7 @@ class Speaker:
     """A model that shows its responses while it decodes them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        """Load the model that the flags name. stdout shows its responses."""
         self.settings, self.seed = flags.build(Settings, args), args.seed
         self.model: MaskedDiffusionModel = self.settings.model.load()
         self.screen = Screen(sys.stdout)

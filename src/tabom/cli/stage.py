@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _class(name: str) -> type[Stage]:
+    """The class of a stage. ConfigError if what the name finds is none."""
     found = load_function(name)
     if not (isinstance(found, type) and issubclass(found, Stage)):
         raise ConfigError(f"{name} is no subclass of tabom.stages.stage.Stage")

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _stage(args: argparse.Namespace) -> Train:
+    """The stage; which inputs go together it says itself."""
     # A recipe names prompts too; they decide nothing where trajectories are trained on.
     unused = {} if args.ground_truth else {"prompts": None, "decoding": None}
     options = configs.apply_overrides({}, args.options)
