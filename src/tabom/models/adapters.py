@@ -46,16 +46,14 @@ def attach_lora(
     from peft import LoraConfig
 
     _require_bare(model)
-    targets: Any = list(target_modules)
-    if target_modules == ("all-linear",):
-        targets = "all-linear"
-    else:
+    has_all = target_modules == ("all-linear",)
+    if not has_all:
         _check_targets(model, target_modules)
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
-        target_modules=targets,
+        target_modules="all-linear" if has_all else list(target_modules),
         base_model_name_or_path=model.name_or_path,
     )
     model.lm = _wrap(model, config)

@@ -29,13 +29,12 @@ class MergeCheck:
     """Largest absolute differences of logits, over a few rows of tokens and masks.
 
     difference: the written checkpoint against base plus adapter. tolerance: what was allowed.
-    effect: base plus adapter against the base alone. greatest: the largest absolute logit.
+    effect: base plus adapter against the base alone.
     """
 
     difference: float
     tolerance: float
     effect: float
-    greatest: float
 
 
 def merge_checkpoint(
@@ -77,7 +76,6 @@ def merge_checkpoint(
             difference=float((written_BSV - wanted_BSV).abs().max()),
             tolerance=RELATIVE[dtype] * greatest if tolerance is None else tolerance,
             effect=float((base_BSV - wanted_BSV).abs().max()),
-            greatest=greatest,
         )
         _require_equal(check, dtype)
         partial.rename(output)
@@ -116,13 +114,13 @@ def _require_new(output: Path) -> None:
 def _require_equal(check: MergeCheck, dtype: str) -> None:
     seen = (
         f"the merged checkpoint differs from base plus adapter by up to {check.difference:.3g} in "
-        f"a logit (the largest is {check.greatest:.3g}"
+        "a logit"
     )
     if not check.difference <= check.tolerance:  # written so that NaN fails
-        raise ModelError(f"{seen}, allowed is {check.tolerance:.3g}); merge in float32, --dtype")
+        raise ModelError(f"{seen}, allowed is {check.tolerance:.3g}; merge in float32, --dtype")
     if check.difference >= check.effect > 0:
         raise ModelError(
-            f"{seen}), as much as the adapter changes at all ({check.effect:.3g}): rounding to "
+            f"{seen}, as much as the adapter changes at all ({check.effect:.3g}): rounding to "
             f"{dtype} loses it; merge in float32, --dtype float32"
         )
 
