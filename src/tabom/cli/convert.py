@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("destination", help="the folder of a collection, or a .jsonl file")
     formats = (NATIVE, *FORMATS)
     add("--from", dest="format", choices=formats, required=True, help="format of the source")
+    written = (NATIVE, "tabom_jsonl")
+    add("--to", choices=written, help="format of the destination; it follows from --from")
     model = "checkpoint that made the trajectories: its tokenizer and ids (no weights are read)"
     add("--model_name_or_path", metavar="MODEL", help=model)
     add("--mask_token_id", type=int, metavar="ID", help="overrides the checkpoint's mask id")
@@ -44,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.destination} is the source, too; name another destination")
     is_export = args.format == NATIVE
     is_file = args.destination.endswith((".jsonl", ".jsonl.gz"))
-    if is_export != is_file or (args.accept_all if is_export else args.verdicts):
+    is_other = args.to not in (None, "tabom_jsonl" if is_export else NATIVE)
+    if is_other or is_export != is_file or (args.accept_all if is_export else args.verdicts):
         raise ConfigError(
             f"--from {args.format}: a file becomes the folder of a collection (with --accept_all "
             f"if you like), and a collection ({NATIVE}) becomes a .jsonl or .jsonl.gz file (with "

@@ -136,7 +136,9 @@ def test_no_compiler_is_an_error_at_once(
 
     model, _ = pair("toy")
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(ModelError, match=r"cannot be used on cpu: .*no-such-compiler.* C\+\+ compiler"):
+    with pytest.raises(
+        ModelError, match=r"cannot be used on cpu: .*no-such-compiler.* C\+\+ compiler"
+    ):
         compile_layers(model)
     assert not model.has_compiled_layers
     lm: Any = model.base_lm

@@ -187,6 +187,19 @@ def test_rows_without_an_order_are_refused_or_counted(
     assert [t.step_N.tolist() for t in TrajectoryStore(tmp_path / "c")][1] == list(range(8))
 
 
+def test_to_names_the_only_format_that_can_be_or_is_refused(
+    tmp_path: Path, random_toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_lines(tmp_path / "f.jsonl", rows(2))
+    flags = ["--from", "tabom_jsonl", "--model_name_or_path", random_toy]
+    err = convert(capsys, source, tmp_path / "a", *flags, "--to", "tabom_jsonl", status=2)
+    assert "tabom_jsonl" in err
+    convert(capsys, source, tmp_path / "a", *flags, "--to", "native")
+    back = ["--from", "native", "--to", "tabom_jsonl"]
+    convert(capsys, tmp_path / "a", tmp_path / "g.jsonl", *back)
+    assert len((tmp_path / "g.jsonl").read_text().splitlines()) == 2
+
+
 def test_what_cannot_be(
     tmp_path: Path, make: Make, random_toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
