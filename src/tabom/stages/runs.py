@@ -41,7 +41,7 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
     """The evaluations in some folders, in that order.
 
     given: folders of `tabom run` (all its arms and seeds) or of `tabom evaluate` (one arm, called
-        as the folder is); "NAME=FOLDER" names it (an arm, or the arms' prefix). Several folders of
+        as the folder is; one in a study as the arm's); "NAME=FOLDER" names it (an arm, or the arms' prefix). Several folders of
         one name are seeds of one arm; those that hold other sets or paces than a seed has so far
         belong to that seed.
     Raises: StageError for a folder that holds neither; ConfigError if one is given twice.
@@ -49,12 +49,13 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
     folders = [named_folder(text) for text in given]
     for (name, folder), number in Counter((n, f.resolve()) for n, f in folders).items():
         if number > 1:
-            raise ConfigError(f"{folder} is given twice under the name {name}; it counts once")
+            which = "" if name is None else f" under the name {name}"
+            raise ConfigError(f"{folder} is given twice{which}; it counts once")
     num_studies = sum((folder / RECIPE).is_file() for _, folder in folders)
     runs: list[EvaluatedRun] = []
     for name, folder in folders:
         if not (folder / RECIPE).is_file():
-            runs.append(load_evaluation(folder, arm=name or folder.resolve().name))
+            runs.append(load_evaluation(folder, arm=name or _arm_of(folder)))
         else:
             has_prefix = name or num_studies > 1
             runs += _study(folder, f"{name or folder.name}: " if has_prefix else "")
@@ -91,6 +92,12 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     if not runs:
         raise StageError(f"{root}: a run without any evaluation; finish it: tabom run {root}")
     return runs
+
+
+def _arm_of(folder: Path) -> str:
+    """The name of a folder; in a study every evaluation is called so, and lies in its arm's."""
+    path = folder.resolve()
+    return path.parent.name if path.name == "evaluate" and path.parent.name else path.name
 
 
 def read_held_out(root: Path) -> dict[str, Any]:

@@ -201,6 +201,18 @@ def test_seeds_roles_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "--in_domain names 'x'; the sets are m" in err
 
 
+def test_evaluations_of_a_study_are_called_as_their_arms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rights = {"base": [0, 1], "seed-0/tabom": [1, 1], "seed-1/tabom": [0, 1], "seed-0/gt": [0, 0]}
+    folders = [evaluation(tmp_path / n / "evaluate", {"m": r}) for n, r in rights.items()]
+    compare(capsys, *folders, "--base", "base")
+    lines = table(folders[0] / "compare", "Accuracy")[1:]
+    assert sorted(line[:3] for line in lines) == [
+        ["base", "1", "50.0"], ["gt", "1", "0.0"], ["tabom", "2", "75.0"]
+    ]  # fmt: skip
+
+
 def test_the_pace_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = evaluation(tmp_path / "one", {"m": [1, 0]}, forwards=16)
     shown = compare(capsys, one)
@@ -332,6 +344,7 @@ def test_a_folder_counts_once_and_broken_manifests_are_named(
 ) -> None:
     one = evaluation(tmp_path / "one", {"m": [1, 0]})
     assert "is given twice" in compare(capsys, f"A={one}", f"A={one}", status=2).err
+    assert "one is given twice;" in compare(capsys, one, one, status=2).err
     compare(capsys, f"A={one}", f"B={one}")
     assert table(one / "compare", "Accuracy")[2][:2] == ["B", "1"]
     for content in ([], {"m": {"1": 3}}, {"m": 3}):
