@@ -41,9 +41,9 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
     """The evaluations in some folders, in that order.
 
     given: folders of `tabom run` (all its arms and seeds) or of `tabom evaluate` (one arm, called
-        as the folder is; one in a study as the arm's); "NAME=FOLDER" names it (an arm, or the arms' prefix). Several folders of
-        one name are seeds of one arm; those that hold other sets or paces than a seed has so far
-        belong to that seed.
+        as the folder is; one in a study as the arm's); "NAME=FOLDER" names it (an arm, or the
+        arms' prefix). Several folders of one name are seeds of one arm; those that hold other sets
+        or paces than a seed has so far belong to that seed.
     Raises: StageError for a folder that holds neither; ConfigError if one is given twice.
     """
     folders = [named_folder(text) for text in given]
