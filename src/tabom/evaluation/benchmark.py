@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -58,7 +59,7 @@ class Benchmark:
     until: tuple[str, ...] = ()
     """Texts that end a response; they are not part of it."""
 
-    @property
+    @cached_property
     def decoding(self) -> dict[str, Any]:
         """The decoding options that it has of its own."""
         return {"max_new_tokens": self.max_new_tokens}

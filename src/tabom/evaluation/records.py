@@ -90,11 +90,8 @@ _COLUMNS = {
 
 
 def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
-    """Write records as one Parquet file, whole or not at all.
-
-    Raises: DataError if a response occurs twice.
-    """
-    rows = [_flat(record) for record in _unique(records, str(path))]
+    """Write records as one Parquet file, whole or not at all."""
+    rows = [_flat(record) for record in records]
     metrics = sorted({name for row in rows for name in row if name.startswith(_METRIC)})
     schema = pa.schema([*_COLUMNS.items(), *((name, pa.float64()) for name in metrics)])
     with replacing(Path(path)) as temporary:
@@ -119,22 +116,9 @@ def read_records(path: str | Path) -> list[EvaluationRecord]:
         metrics = {k[len(_METRIC) :]: v for k, v in row.items() if k.startswith(_METRIC)}
         known = {name: row[name] for name in _COLUMNS}
         records.append(EvaluationRecord(**known, metrics=metrics))
-    return list(_unique(records, str(path)))
+    return records
 
 
 def _flat(record: EvaluationRecord) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _COLUMNS}
     return {**row, **{_METRIC + name: value for name, value in record.metrics.items()}}
-
-
-def _unique(records: Iterable[EvaluationRecord], where: str) -> Iterable[EvaluationRecord]:
-    seen: set[tuple[str, Pace, str, int]] = set()
-    for record in records:
-        key = (record.set, record.pace, record.id, record.sample)
-        if key in seen:
-            raise DataError(
-                f"{where}: sample {record.sample} of {record.id!r} of set {record.set!r} occurs "
-                f"twice at {record.pace} a step; each is answered once"
-            )
-        seen.add(key)
-        yield record

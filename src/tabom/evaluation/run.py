@@ -150,7 +150,7 @@ def judged(
                     name: float(verdicts[t.id].is_accepted)
                     for name, verdicts in zip(list(one.judges)[1:], others, strict=True)
                 },
-                **one.numbers_of(t, text),
+                **one.benchmark.numbers(t.row, text),
                 **_measured(model, one, t),
             },
             **costs_of(t, end_ids),

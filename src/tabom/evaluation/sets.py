@@ -26,8 +26,10 @@ class EvaluationSet:
 
     decodings: settings at each pace. judges: by the name of their number; the first decides what is
     correct, the others' numbers are kept beside it. metrics: further numbers of a response.
-    benchmark: where the set is a published one. cut: where a response ends (see `response_text`).
-    facts: what identifies documents and judge, for the evaluation manifest.
+    texts: the documents' own, without the instructions around them: for the held-out check.
+    benchmark: where the set is a published one; its numbers and ends of responses. cut: where a
+    response ends (see `response_text`). facts: what identifies documents and judge, for the
+    evaluation manifest.
     """
 
     name: str
@@ -36,7 +38,8 @@ class EvaluationSet:
     decodings: Sequence[DecodingConfig]
     judges: Mapping[str, Checker]
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    benchmark: Benchmark | None = None
+    texts: Sequence[str] = ()
+    benchmark: Benchmark = field(default_factory=Benchmark)
     cut: Cut = "all_ends"
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,30 +53,20 @@ class EvaluationSet:
         for decoding in self.decodings:
             require_draws(self.questions, decoding, what=f"evaluation set {self.name!r}")
 
-    def texts(self) -> tuple[str, ...]:
-        """The text of each document of a benchmark, without the instructions around it."""
-        if self.benchmark is None:
-            return ()
-        return tuple(self.benchmark.question(q.row) for q in self.questions if q.sample == 0)
-
     def text_of(self, model: MaskedDiffusionModel, trajectory: Trajectory) -> str:
         """The text of a response that is judged."""
-        until = () if self.benchmark is None else self.benchmark.until
+        until = self.benchmark.until
         if self.cut == "all_ends" and not until:
             return trajectory.response
         ids = trajectory.response_ids_N.tolist()
         return response_text(model, ids, until=until, cut=self.cut)
-
-    def numbers_of(self, trajectory: Trajectory, text: str) -> dict[str, float]:
-        """The benchmark's further numbers of one response."""
-        return {} if self.benchmark is None else self.benchmark.numbers(trajectory.row, text)
 
     def totals(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:
         """The published numbers of all responses at one pace: means of every judge, and more."""
         first, *others = self.judges
         totals = {first: float(np.mean([record.correct for record in records]))}
         totals |= {n: float(np.mean([record.metrics[n] for record in records])) for n in others}
-        return totals | ({} if self.benchmark is None else self.benchmark.totals(records))
+        return totals | self.benchmark.totals(records)
 
 
 def require_draws(questions: Sequence[Question], decoding: DecodingConfig, *, what: str) -> None:

@@ -40,8 +40,6 @@ def _dream(**max_new_tokens: int) -> dict[str, Options]:
 
 
 _DREAM = {"policy": "entropy", "temperature": 0.1, "top_p": 0.9, "block_length": None}
-_LLADA = {"policy": "confidence", "temperature": 0.0}
-_LLADA_OFFICIAL = {"schedule": "official", "policy": "low_confidence", "temperature": 0.0}
 _LLADA_BLOCKS: dict[str, Options] = {
     "math500": {"max_new_tokens": 512, "block_length": 64},
     "mbpp": {"max_new_tokens": 256, "block_length": 256},
@@ -63,21 +61,21 @@ SETTINGS: dict[str, Setting] = {
     ),
     "llada_paper": Setting(
         source="TABOM Table 8, LLaDA",
-        common=_LLADA,
+        common={"policy": "confidence", "temperature": 0.0},
         tasks={"gsm8k": {"max_new_tokens": 512, "block_length": 8}, **_LLADA_BLOCKS},
     ),
     "llada_release": Setting(
         source="the release's evaluation script for LLaDA",
-        common={},
+        common={"schedule": "official", "policy": "low_confidence", "temperature": 0.0},
         tasks={
-            "gsm8k": {**_LLADA_OFFICIAL, "max_new_tokens": 256, "block_length": 8},
-            "math500": {**_LLADA_OFFICIAL, **_LLADA_BLOCKS["math500"]},
-            "mbpp": {**_LLADA_OFFICIAL, **_LLADA_BLOCKS["mbpp"], "confidence_eos_eot_inf": True},
-            "humaneval": {**_LLADA_OFFICIAL, **_LLADA_BLOCKS["humaneval"], "logits_eos_inf": True},
+            "gsm8k": {"max_new_tokens": 256, "block_length": 8},
+            "math500": _LLADA_BLOCKS["math500"],
+            "mbpp": {**_LLADA_BLOCKS["mbpp"], "confidence_eos_eot_inf": True},
+            "humaneval": {**_LLADA_BLOCKS["humaneval"], "logits_eos_inf": True},
             # By entropy, which the published function does not have: our own loop.
             "ifeval": {
+                "schedule": "fixed",
                 "policy": "entropy",
-                "temperature": 0.0,
                 "max_new_tokens": 512,
                 "block_length": 512,
             },

@@ -68,12 +68,9 @@ class Evaluate(Stage):
             folder=self.folder / UNFINISHED,
             progress=report,
         )
-        documents = {
-            item.name: one.texts() or item.questions(seed=config.seed, data_dir=None)
-            for item, one in zip(config.sets, sets, strict=True)
-        }
         is_asked = config.held_out_check != "off"
         held_out = held_out_of(
-            documents, trained=trainings(self.model, trained) if is_asked else ()
+            {one.name: one.texts for one in sets},
+            trained=trainings(self.model, trained) if is_asked else (),
         )
         return write_evaluation(self.folder, results, model=model, held_out=held_out)

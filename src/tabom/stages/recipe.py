@@ -120,13 +120,12 @@ class Recipe:
     def __post_init__(self) -> None:
         for what, names in (
             ("arms", [a.slug for a in self.arms]),
-            ("evaluation.sets", [s.name for s in self.evaluation.sets]),
             ("seeds", [str(s) for s in self.seeds]),
         ):
             twice = sorted(n for n, count in Counter(names).items() if count > 1)
             if twice:
                 raise ConfigError(f"{what}: {', '.join(twice)} occurs more than once")
-            if not names and what in ("arms", "seeds"):
+            if not names:
                 raise ConfigError(f"{what}: a recipe needs at least one {what[:-1]}")
         if not _is_one_part(self.name):
             raise ConfigError(

@@ -179,7 +179,11 @@ def check_sets(
 
     decoding, verifier: the recipe's own.
     """
+    known: set[str] = set()
     for one in evaluation.sets:
+        if one.name in known:
+            raise ConfigError(f"evaluation.sets: {one.name} occurs more than once")
+        known.add(one.name)
         if one.prompts is not None and (one.verifier or verifier).type == "accept_all":
             raise ConfigError(
                 f"evaluation.sets.{one.name}: verifier accept_all judges nothing, so every "
@@ -211,21 +215,45 @@ def bind(
     """
     from tabom.evaluation.sets import EvaluationSet
 
+    seed, data_dir = evaluation.seed, evaluation.data_dir
     own = None if one.prompts is not None else one.published(evaluation.include_path)
-    if own is not None:
-        parts = _benchmark(one, own, model, evaluation)
-    else:
-        parts = _prompts(one, model, evaluation.seed, one.verifier or verifier)
+    known: dict[str, Any] = {
+        "name": one.name,
+        "role": one.role,
+        "decodings": one.decodings(decoding, own=own),
+        "metrics": {name: load_function(path) for name, path in one.metrics.items()},
+    }
+    if own is None:
+        parts = _asked_prompts(one, model, seed, one.verifier or verifier)
+        return EvaluationSet(texts=one.questions(seed=seed, data_dir=None), **parts, **known)
+    rows = own.documents(data_dir)[: one.limit]
+    cut, limit = one.ending
+    asked: dict[str, Any] = {
+        "num_samples": one.num_samples,
+        "chat_template": one.chat_template,
+        "max_prompt_tokens": limit,
+    }
+    # What was asked, wherever it came from: a name on the hub may move.
+    content = keys.content_id(*(canonical_json(row) for row in rows))
     return EvaluationSet(
-        name=one.name,
-        role=one.role,
-        decodings=one.decodings(decoding, own=own),
-        metrics={name: load_function(path) for name, path in one.metrics.items()},
-        **parts,
+        judges=own.judges(rows, unsafe_exec=evaluation.unsafe_exec),
+        questions=list(own.questions(rows, model, **asked)),
+        texts=[own.question(row) for row in rows],
+        benchmark=own,
+        cut=cut,
+        facts={
+            "data": {**own.identity(data_dir), "documents": content},
+            "setting": one.setting,
+            "cut": cut,
+            "unsafe_exec": evaluation.unsafe_exec,
+            "num_documents": len(rows),
+            **asked,
+        },
+        **known,
     )
 
 
-def _prompts(
+def _asked_prompts(
     one: SetConfig, model: "MaskedDiffusionModel", seed: int, verifier: VerifierConfig
 ) -> dict[str, Any]:
     from tabom.collect.config import CollectionConfig
@@ -251,36 +279,5 @@ def _prompts(
             "data": {**identity(one.prompts), "documents": prompts_content(prompts)},
             "verifier": verifier,
             "num_samples": one.num_samples,
-        },
-    }
-
-
-def _benchmark(
-    one: SetConfig,
-    benchmark: "Benchmark",
-    model: "MaskedDiffusionModel",
-    evaluation: EvaluationConfig,
-) -> dict[str, Any]:
-    rows = benchmark.documents(evaluation.data_dir)[: one.limit]
-    cut, limit = one.ending
-    asked: dict[str, Any] = {
-        "num_samples": one.num_samples,
-        "chat_template": one.chat_template,
-        "max_prompt_tokens": limit,
-    }
-    # What was asked, wherever it came from: a name on the hub may move.
-    content = keys.content_id(*(canonical_json(row) for row in rows))
-    return {
-        "judges": benchmark.judges(rows, unsafe_exec=evaluation.unsafe_exec),
-        "questions": list(benchmark.questions(rows, model, **asked)),
-        "benchmark": benchmark,
-        "cut": cut,
-        "facts": {
-            "data": {**benchmark.identity(evaluation.data_dir), "documents": content},
-            "setting": one.setting,
-            "cut": cut,
-            "unsafe_exec": evaluation.unsafe_exec,
-            "num_documents": len(rows),
-            **asked,
         },
     }

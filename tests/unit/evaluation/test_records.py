@@ -52,12 +52,6 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_a_document_answered_twice_is_refused_and_nothing_is_written(tmp_path):
-    with pytest.raises(DataError, match="sample 0 of 'a' of set 'chain' occurs twice"):
-        write_records(tmp_path / "records.parquet", [make("a"), make("a")])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_pace_is_what_set_it(tmp_path):
     other = {"schedule": "threshold 0.9"}
     records = [make("a"), make("a", sample=1), make("a", **other)]

@@ -5,7 +5,6 @@ answer. `stated` is stricter: the answer must be boxed or named as such, as the 
 training uses demands.
 """
 
-import os
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -44,11 +43,10 @@ class MATH500(Benchmark):
         }
 
 
-def whole_response(*, num_workers: int | None = None) -> Checker:
+def whole_response(*, num_workers: int) -> Checker:
     """math-verify on whole responses, in processes that can be killed."""
     from tabom.verify.math_pool import MathPool
 
-    num_workers = num_workers or os.cpu_count() or 1
     pool = MathPool(num_workers=num_workers, timeout_s=WHOLE_S)
 
     def judge(response: Response) -> Verdict:

@@ -5,7 +5,8 @@ their form. A filter gives every sample its numbers, and lm-eval averages them.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tabom.evaluation.benchmarks import get_benchmark
@@ -17,7 +18,6 @@ _NAME, _PROMPT, _OPENING, _REFERENCE = (
 )
 
 Numbers = dict[str, float]
-Filter = Callable[[Sequence[Sequence[str]], Sequence[Mapping[str, Any]]], list[list[Numbers]]]
 
 
 def documents(*, benchmark: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
@@ -46,33 +46,29 @@ def documents(*, benchmark: str, data_dir: str | None = None, **_: Any) -> dict[
     return {"test": Dataset.from_list(asked)}
 
 
-def _filter(take: Callable[[list[str]], list[str]]) -> Filter:
-    """A filter by some of a benchmark's judges. take: chooses among their names."""
-
-    def judged(
-        resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
-    ) -> list[list[Numbers]]:
-        benchmark = get_benchmark(str(docs[0][_NAME]))
-        responses = [
-            Response(text=text, reference=str(doc[_REFERENCE]), row=doc)
-            for texts, doc in zip(resps, docs, strict=True)
-            for text in texts
-        ]
-        numbers = [benchmark.numbers(response.row, response.text) for response in responses]
-        judges = benchmark.judges(docs, unsafe_exec=_is_unsafe())
-        for name in take(list(judges)):
-            verdicts = judges[name].judge_many(responses)
-            for own, verdict in zip(numbers, verdicts, strict=True):
-                own[name.split(",")[0]] = float(verdict.is_accepted)
-        rest = iter(numbers)
-        return [[next(rest) for _ in texts] for texts in resps]
-
-    return judged
+def _judged(
+    chosen: slice, resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
+) -> list[list[Numbers]]:
+    """The numbers of every sample by some of a benchmark's judges, as a filter of lm-eval's."""
+    benchmark = get_benchmark(str(docs[0][_NAME]))
+    responses = [
+        Response(text=text, reference=str(doc[_REFERENCE]), row=doc)
+        for texts, doc in zip(resps, docs, strict=True)
+        for text in texts
+    ]
+    numbers = [benchmark.numbers(response.row, response.text) for response in responses]
+    judges = benchmark.judges(docs, unsafe_exec=_is_unsafe())
+    for name in list(judges)[chosen]:
+        verdicts = judges[name].judge_many(responses)
+        for own, verdict in zip(numbers, verdicts, strict=True):
+            own[name.split(",")[0]] = float(verdict.is_accepted)
+    rest = iter(numbers)
+    return [[next(rest) for _ in texts] for texts in resps]
 
 
-first = _filter(lambda names: names[:1])
-second = _filter(lambda names: names[1:2])
-every = _filter(lambda names: names)
+first = partial(_judged, slice(0, 1))
+second = partial(_judged, slice(1, 2))
+every = partial(_judged, slice(None))
 
 
 def means(doc: Any, results: Sequence[Sequence[Numbers]]) -> Numbers:

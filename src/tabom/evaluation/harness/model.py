@@ -93,7 +93,7 @@ class TabomLM(LM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The templated text. Without a generation prompt the last message is left open."""
-        return chat_text(self.model, chat_history, is_open=not add_generation_prompt)
+        return chat_text(self.model, chat_history, add_generation_prompt)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Decode what is not on file, all of one decoding together; the texts in order."""
@@ -187,14 +187,8 @@ def _of_harness(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments without what lm-eval adds on its own."""
     own = dict(arguments)
     own.pop("max_batch_size", None)
-    if isinstance(own.get("batch_size"), str):
-        try:
-            own["batch_size"] = int(own["batch_size"])
-        except ValueError:
-            raise ConfigError(
-                f"batch_size {own['batch_size']!r} is no number; the batch size is not found by "
-                "trial here, give one"
-            ) from None
+    if str(own.get("batch_size")).isdecimal():  # lm-eval's command line gives it as text
+        own["batch_size"] = int(own["batch_size"])
     device = own.get("device")
     if device is not None and str(device).startswith("cuda") and not torch.cuda.is_available():
         # lm-eval's command line says cuda:0 whenever --device is left out.

@@ -109,9 +109,14 @@ def ends_of(generation: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def chat_text(
-    model: MaskedDiffusionModel, messages: Sequence[Mapping[str, str]], *, is_open: bool
+    model: MaskedDiffusionModel,
+    messages: Sequence[Mapping[str, str]],
+    add_generation_prompt: bool = True,
 ) -> str:
-    """Messages in the model's chat template. is_open: the last one is left open, to go on."""
+    """Messages in the model's chat template, called as lm-eval calls it.
+
+    Without a generation prompt the last message is left open, to go on.
+    """
     if not getattr(model.tokenizer, "chat_template", None):
         raise ConfigError(
             f"{model.name_or_path} has no chat template; leave it out (--chat_template false, in "
@@ -120,8 +125,8 @@ def chat_text(
     text = model.tokenizer.apply_chat_template(
         list(messages),
         tokenize=False,
-        add_generation_prompt=not is_open,
-        continue_final_message=is_open,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=not add_generation_prompt,
     )
     return str(text)
 

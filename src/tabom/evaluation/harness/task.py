@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,13 +59,9 @@ class HarnessTask(Benchmark):
             self._task.set_config("num_fewshot", 0)
         generation = dict(self._task.config.generation_kwargs or {})
         self.name, self.until = name, ends_of(generation)
-        self._decoding = decoding_options(task, generation)
+        self.decoding = decoding_options(task, generation)
         self._docs: list[Any] = []
         self._scores: dict[tuple[int, str], dict[str, float]] = {}
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        return self._decoding
 
     def documents(self, data_dir: str | None = None) -> list[dict[str, Any]]:
         """Of each its number, its own text and a hash; what lm-eval needs of it stays here."""
@@ -82,11 +78,7 @@ class HarnessTask(Benchmark):
         ]
 
     def identity(self, data_dir: str | None) -> dict[str, Any]:
-        return {
-            "task": self.name,
-            "lm_eval": VERSION,
-            "task_version": self._task.VERSION,
-        }
+        return {"task": self.name, "lm_eval": VERSION, "task_version": self._task.VERSION}
 
     def prompt(self, row: Row) -> str:
         return str(row["question"])
@@ -100,7 +92,7 @@ class HarnessTask(Benchmark):
             num_fewshot=self._task.config.num_fewshot,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
-            chat_template=_template(model) if chat_template else None,
+            chat_template=partial(chat_text, model) if chat_template else None,
             gen_prefix=self._task.doc_to_prefix(doc),
         )
         return text_ids(model, text, place=f"document {row['doc_id']} of task {self.name!r}")
@@ -172,13 +164,6 @@ def _manager(task: str, include_path: str | None) -> Any:
         f"no task {task!r}{nearest(task, names())}; ours are {', '.join(names())}, lm-eval's are "
         "listed by `lm-eval ls tasks`"
     )
-
-
-def _template(model: MaskedDiffusionModel) -> Any:
-    def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return chat_text(model, messages, is_open=not add_generation_prompt)
-
-    return template
 
 
 def _text_of(doc: Mapping[str, Any]) -> str:
