@@ -133,9 +133,11 @@ class Canvas:
         0 as well if no row is at work: then the next batch is a new one.
         """
         live = self.live_L().tolist()
+        # A refill rebuilds the batch, which pays only for a good share of its rows.
         num_free = batch_size - len(live)
         if num_free * REFILL_SHARE < batch_size or not live:
             return 0
+        # A much longer prompt would make pads of all others; it waits for a batch of its own.
         lengths = [len(self.requests[b].prompt_ids) for b in live]
         num_fitting = 0
         for request in waiting[:num_free]:
@@ -158,6 +160,7 @@ class Canvas:
 
     def asked(self, live_L: Tensor, batch_R: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Ids and attention mask of the live rows, and which of these each of `batch_R` is."""
+        # Nothing is copied as long as every row is at work.
         if len(live_L) == len(self.ids_BS):
             return self.ids_BS, self.attention_mask_BS, batch_R
         mask_BS = self.attention_mask_BS

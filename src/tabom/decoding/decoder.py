@@ -96,6 +96,7 @@ class Decoder:
         """
         # The published functions draw from one stream, so for them the order of requests counts.
         waiting = list(requests) if self.config.is_official else by_length(requests)
+        # All are looked at first, so that a bad prompt ends the run before hours of decoding.
         for request in waiting:
             check_request(request, vocab_size=self.model.vocab_size)
         longest = max((len(request.prompt_ids) for request in waiting), default=0)
@@ -107,6 +108,7 @@ class Decoder:
         is_cached = self.config.approximate is not None or (
             self.model.block_length is not None and not record_field
         )
+        # Fields and observers belong to one batch from its first step to its last.
         may_refill = not (self.config.is_official or is_cached or record_field or on_step)
         every_slot = record_field and self.config.approximate is None
         canvas: Canvas | None = None
@@ -175,6 +177,7 @@ class Decoder:
                 block_length=length or self.config.block_length,
                 offset_B=None if length is None else canvas.prompt_length_B,
             )
+            # The head is much of the work, so only what may be revealed goes through it.
             asked_BN = canvas.open_BN if every_slot else candidates_BN
             batch_R, slot_R = asked_BN.nonzero(as_tuple=True)
             if blocks is not None:

@@ -97,6 +97,7 @@ class OfficialDecoding:
             masked_BS = ids_BS == mask_id
             logits_BSV = self._logits(ids_BS, canvas.attention_mask_BS)
             logits_MV = logits_BSV[masked_BS]
+            # In the last call the share is one, whatever the schedule's end says.
             share = 1 - time[step + 1] / time[step] if step < steps - 1 else 1
             before_BS = ids_BS.clone()
             if config.policy == "origin":
@@ -106,8 +107,11 @@ class OfficialDecoding:
                 ids_BS[masked_BS] = token_M
             else:
                 score_M, token_M = self._sample(logits_MV)
+                # One count for all rows, from the mean of their masks, as published.
                 count = int(masked_BS.sum() / masked_BS.shape[0] * share)
                 if count > 0:
+                    # Where a row has too few masks, slots that are not masked are chosen as well
+                    # and get the mask token again, as in the published function.
                     score_BS = torch.full_like(ids_BS, -torch.inf, dtype=logits_BSV.dtype)
                     score_BS[masked_BS] = score_M
                     if config.alg_temp:
@@ -128,6 +132,7 @@ class OfficialDecoding:
         if config.top_p is not None and config.top_p < 1:
             sorted_RV, order_RV = logits_RV.sort(descending=True)
             drop_RV = sorted_RV.softmax(dim=-1).cumsum(dim=-1) > config.top_p
+            # Shifted by one, so that the token which crosses the bound stays in.
             drop_RV[..., 1:] = drop_RV[..., :-1].clone()
             drop_RV[..., 0] = False
             dropped_RV = torch.zeros_like(drop_RV).scatter_(-1, order_RV, drop_RV)
@@ -182,6 +187,7 @@ class OfficialDecoding:
                 score_BS = probability_BSV.gather(-1, token_BS[..., None]).squeeze(-1)
             else:
                 score_BS = self._random(token_BS)
+            # Later blocks wait, although their tokens were predicted too.
             score_BS[:, end:] = -torch.inf
             token_BS = torch.where(masked_BS, token_BS, ids_BS)
             score_BS = torch.where(masked_BS, score_BS, -torch.inf)
@@ -197,6 +203,7 @@ class OfficialDecoding:
         scale = self.config.cfg_scale
         if scale <= 0:
             return self._logits(ids_BS, mask_BS)
+        # The same canvas without its prompt; both go through the model in one call.
         blind_BS = ids_BS.masked_fill(given_BS, self.model.ids.mask)
         both_mask = None if mask_BS is None else torch.cat([mask_BS, mask_BS])
         logits_BSV, blind_BSV = self._logits(torch.cat([ids_BS, blind_BS]), both_mask).chunk(2)

@@ -70,6 +70,7 @@ def read_tokenizer_facts(folder: Path, *, family: Family) -> TokenizerFacts | No
     config = read_json(folder / "tokenizer_config.json")
     names = dict(family.special_tokens)
     try:
+        # Where both files name a token, tokenizer_config.json counts.
         for source in (read_json(folder / "special_tokens_map.json"), config):
             for name in ("mask_token", "eos_token", "pad_token"):
                 if source.get(name) is not None:
@@ -79,6 +80,7 @@ def read_tokenizer_facts(folder: Path, *, family: Family) -> TokenizerFacts | No
             added[int(token)] = _text(entry)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder}: the tokenizer's JSON files are broken: {error!r}") from error
+    # Added tokens win over words of the vocabulary that have the same text.
     vocabulary |= {text: token for token, text in added.items()}
     return TokenizerFacts(vocabulary=vocabulary, added=added, names=names)
 
@@ -136,6 +138,7 @@ def resolve_ids(
             f"mask token id {mask} (from {mask_source}) is the ordinary token {word!r} of the "
             "tokenizer; the mask is a special token: pass --mask_token_id with its id"
         )
+    # The first end token is the filler, and config.json comes before the tokenizer.
     ends = _said("eos_token", config, facts)
     if not ends:
         raise ModelError(

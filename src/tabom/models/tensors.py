@@ -60,8 +60,10 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
                 "(pickled weights are not read)"
             )
     found: dict[str, Stored] = {}
+    # All files are opened, since an index may name tensors that its files do not hold.
     for name in sorted(set(map(str, promised.values()))) or [WEIGHTS]:
         found |= headers(folder / name)
+    # The index and the files of two downloads can both be whole and still not fit.
     places = {name: tensor.path.name for name, tensor in found.items()}
     broken = sorted(name for name, file in promised.items() if places.get(name) != file)
     if broken:
@@ -145,12 +147,14 @@ def check_tensors(lm: Any, stored: Mapping[str, Stored], *, family: Family) -> s
     twice = []
     for name, tensor in sorted(stored.items()):
         mine = family.rename(name)
+        # It is no parameter: transformers computes it anew, so its values alone can be compared.
         if mine not in wanted and ROTARY_TABLE.search(name):
             _require_table(lm, tensor)
             continue
         if mine in ours:
             twice.append(mine)
         ours[mine] = tensor
+    # A tied head may be left out of the files; if it is there it must be the embedding.
     if lm.config.tie_word_embeddings:
         if HEAD in ours and EMBEDDING in ours:
             _require_equal(ours[HEAD], ours[EMBEDDING])

@@ -83,6 +83,7 @@ class Objective:
         self._check(batch, cut_B)
         draws = Draws(seed=seed, step=step, key_B=batch.key_B)
         sample = self.sampler.sample(batch, draws, cut_B)
+        # A row is asked for once, however many terms want it, so that the head computes it once.
         needed_BN = sample.target_BN | scatter_slots(sample.window_slot_BW, batch.slot_BN.shape[1])
         candidates: tuple[Tensor, Tensor] | None = None
         if self._next_slot is not None:
@@ -90,6 +91,7 @@ class Objective:
             needed_BN = needed_BN | candidates[0]
 
         row_batch_R, row_slot_R = needed_BN.nonzero(as_tuple=True)
+        # The place of each needed slot among the R rows, which run through the batch row by row.
         index_BN = (needed_BN.flatten().cumsum(0) - 1).view_as(needed_BN)
 
         def rows_of(slot_BW: Tensor) -> Tensor:
@@ -104,6 +106,7 @@ class Objective:
         next_B: Tensor | None = None
         if candidates is not None:
             candidate_BN, next_slot_B = candidates
+            # One column at least, so that the term always has an axis to sum over.
             width = max(int(candidate_BN.sum(1).max()), 1) if len(candidate_BN) else 1
             slot_N = torch.arange(candidate_BN.shape[1]).expand_as(candidate_BN)
             masked_BM = rows_of(compact(slot_N, candidate_BN, width))
@@ -121,6 +124,7 @@ class Objective:
             counts=counts,
             stats=_stats(batch, sample),
         )
+        # Known before any forward pass, so that micro-batches and ranks can add them up first.
         counts |= {term.name: term.count(context) for _, term in self.terms}
         return context
 
@@ -202,6 +206,7 @@ class Objective:
         """float32 weight of each target slot, and the count that the `ce` sum is divided by."""
         target_BN = sample.target_BN
         size_B = target_BN.sum(1)
+        # Quotients are taken in float64 and rounded once, when all of them are applied.
         weight_BN = target_BN.double()
         count = float((size_B > 0).sum())
         if self.reduction == "response":
@@ -232,6 +237,7 @@ def _known_pairs(batch: TrajectoryBatch, sample: Sample) -> Tensor | None:
         unknown_BW = torch.ones_like(slot_BW, dtype=torch.bool)
     else:
         unknown_BW = batch.entropy_BN.gather(1, slot_BW).isnan()
+    # Most data have every entropy, and then no mask of W x W pairs is carried along.
     if not bool((unknown_BW & (sample.window_slot_BW >= 0)).any()):
         return None
     is_same_step_BWW = step_BW.unsqueeze(2) == step_BW.unsqueeze(1)

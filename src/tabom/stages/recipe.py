@@ -118,6 +118,7 @@ class Recipe:
     """How the stages are spread over this machine."""
 
     def __post_init__(self) -> None:
+        # Two of one name would write into one folder, or stand in one column of the report.
         for what, names in (
             ("arms", [a.slug for a in self.arms]),
             ("seeds", [str(s) for s in self.seeds]),
@@ -141,6 +142,7 @@ class Recipe:
         for arm in self.arms:
             if arm.objective is None and arm.data == "ground_truth":
                 raise ConfigError(f"arms: {arm.name!r} has data but no objective to train with")
+            # It is built only to be checked here, not hours later when the arm trains.
             self.training_of(arm)
         check_sets(self.evaluation, decoding=self.decoding, verifier=self.verifier)
 

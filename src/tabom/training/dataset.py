@@ -98,6 +98,7 @@ class ResponseDataset(Dataset[ResponseExample]):
         held_out = self.held_out
         if not held_out and (config.eval_size or config.eval_fraction):
             kept, held_out = split_held_out(kept, config)
+        # Batches stack canvases, and an objective that needs an order needs it of every response.
         for what, values in (
             ("number of response slots", {len(e.response_ids_N) for e in (*kept, *held_out)}),
             ("presence of a decoding order", {e.order_N is not None for e in (*kept, *held_out)}),
@@ -124,6 +125,7 @@ def examples_from_trajectories(
         if trajectory.num_revealed == 0:
             dropped["no slot was revealed"] += 1
             continue
+        # The first end token counts as part of the response: the model has to learn to end.
         ends = np.flatnonzero(np.isin(trajectory.response_ids_N, list(end_ids)))
         examples.append(
             ResponseExample(
@@ -158,6 +160,7 @@ def examples_from_text(
                 f"the answer {text[:60]!a} does not go through the tokenizer of "
                 f"{model.name_or_path} ({type(error).__name__}: {error})"
             ) from error
+        # The closing token takes a slot too, and an answer without it would teach no ending.
         length = len(answer) + 1
         if not answer:
             dropped["empty answer"] += 1
@@ -170,6 +173,7 @@ def examples_from_text(
         response_ids_N[:length] = [*answer, model.ids.end]
         examples.append(
             ResponseExample(
+                # An id made of the content gives the same contexts in whatever order the rows come.
                 id=keys.content_id(prompt_ids.tobytes(), response_ids_N.tobytes()),
                 prompt_ids=prompt_ids,
                 response_ids_N=response_ids_N,
@@ -185,6 +189,7 @@ def split_held_out(
 ) -> tuple[list[ResponseExample], list[ResponseExample]]:
     """(train, held out): whole prompts are held out, so no answer to one is seen in training."""
     prompt_of = [keys.text_key(e.prompt_ids.tobytes().hex()) for e in examples]
+    # The rank of a prompt depends on itself and the seed alone, not on the order of the rows.
     ranked = sorted(set(prompt_of), key=lambda k: (keys.uniform(config.seed, k), k))
     number = config.eval_size or round(config.eval_fraction * len(ranked))
     if number >= len(ranked):

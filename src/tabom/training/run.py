@@ -103,6 +103,7 @@ def train(
     arguments = config.training_arguments(
         str(output_dir), has_eval=bool(dataset.held_out), use_cpu=use_cpu
     )
+    # A checkpoint goes on only where all of this is equal.
     identity = to_plain(
         {
             **config.decisive(world_size=arguments.world_size),
@@ -142,6 +143,7 @@ def train(
         output_dir.mkdir(parents=True, exist_ok=True)
         if config.resume == "never":
             checkpoints.remove_checkpoints(output_dir)
+        # Without it the folder is not taken for finished while its weights are being replaced.
         (output_dir / MANIFEST).unlink(missing_ok=True)
         trainer.journal = Journal(output_dir / METRICS, from_step=resumed_from)
     if torch.cuda.is_available() and not use_cpu:
@@ -150,6 +152,7 @@ def train(
     start = time.perf_counter()
     with Preemption() as trainer.preemption:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Losses are looked at on the device while it trains; what was found is told here.
     trainer.guard.check()
     if trainer.stopper.is_stopped:
         trainer.accelerator.wait_for_everyone()

@@ -87,12 +87,14 @@ def _module(name: str) -> dict[str, Any]:
 
 def _plain(value: Any, left: list[int]) -> Any:
     """A value as JSON: [kind, content] of plain types; of any other type, its name."""
+    # A value that is nested without end is cut off here, not by the memory limit.
     left[0] -= 1
     if left[0] < 0:
         raise _TooLargeError
     kind = type(value)
     if value is None or kind is bool:
         return ["=", value]
+    # Methods of the plain types are called on the class, since a subclass may override them.
     if issubclass(kind, int):
         return ["int", hex(int.__index__(value))]
     if issubclass(kind, float):
@@ -203,6 +205,7 @@ def run_asserts(job: dict[str, Any], say: Say) -> None:
     if (entry and entry not in scope) or (first and not entry):
         problem = "the code raised " + first if first else f"the code defines no {entry}"
         return say("failed", problem)
+    # Where we are is told before each step: if the process dies, that much is known.
     for number, (source, mode, test) in enumerate(tests):
         say("at", number)
         try:
@@ -252,11 +255,13 @@ def run_programs(job: dict[str, Any], say: Say) -> None:
         program = compile(job["code"], "<solution>", "exec")
     except _BAD_SOURCE as error:
         return say("failed", "the code does not compile: " + _brief(error))
+    # The inputs of later tests lie in our memory, which a child could otherwise read.
     _hide()
     for number, given in enumerate(job["tests"]):
         say("at", number)
         with open("input.txt", "w", encoding="utf-8", errors="surrogatepass") as file:
             file.write(given)
+        # A fresh process for each input: nothing that one run left behind helps the next.
         child = os.fork()
         if child == 0:
             _run_program(program)
@@ -285,6 +290,7 @@ def _run_program(program: types.CodeType) -> NoReturn:
     try:
         os.dup2(os.open("input.txt", os.O_RDONLY), 0)
         os.dup2(os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 1)
+        # The channel to the judge is among them, and a program must not speak there.
         os.closerange(3, 64)
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), encoding="utf-8")
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), encoding="utf-8")
@@ -304,6 +310,7 @@ def _run_program(program: types.CodeType) -> NoReturn:
         with open("error.txt", "w", encoding="utf-8", errors="replace") as file:
             file.write("raised " + _brief(error))
     finally:
+        # No clean-up of the solution's own may run, or change how it ended.
         os._exit(status)
 
 

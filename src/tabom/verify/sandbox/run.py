@@ -110,6 +110,8 @@ class Sandbox:
         """
         cap = _CAP
         if kind == "programs":
+            # What a program prints is cut shortly behind the longest right output: more is wrong in
+            # any case, and a flood would only fill our memory.
             largest = max((len(test["output"]) for test in tests), default=0)
             job = self._job(code, kind, [test["input"] for test in tests])
             job["limits"]["output"] = largest + 2**12
@@ -125,6 +127,7 @@ class Sandbox:
             job = self._job(code, kind, [(check.source, check.mode) for check in checks])
             judged = _Tests([c.text for c in checks], [_passed(c) for c in checks], len(tests))
         job |= {"entry_point": entry_point, "setup": setup}
+        # As root each slot has a user id of its own, so that no program can signal another.
         slot = self._slots.get()
         try:
             outcome = _outcome(self._execute(job, slot, cap), judged, self.limits.timeout_s)
@@ -145,6 +148,7 @@ class Sandbox:
         return {"code": code, "kind": kind, "tests": tests, "limits": limits}
 
     def _execute(self, job: Mapping[str, Any], slot: int, cap: int) -> _Said:
+        # A program cannot know it, so whatever it prints is not taken for a verdict.
         nonce = secrets.token_hex(16)
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
             given.write(json.dumps({**job, "nonce": nonce}).encode())
@@ -187,6 +191,7 @@ class Sandbox:
                 start_new_session=True,
                 pass_fds=[file.fileno() for file in passed],
             )
+            # Ours are closed at once: a pipe ends only when every copy of its end is closed.
             for file in passed:
                 file.close()
             try:
@@ -205,6 +210,7 @@ class Sandbox:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return output, "late"
+                # Silence is the time to count what all its processes hold together.
                 if not selector.select(min(left, _EACH_S)):
                     if self.is_shut and (why := excess(process.pid, memory_mb=self._total_mb)):
                         return output, why
@@ -301,6 +307,7 @@ def _told(said: _Said, tests: _Tests, seconds: float) -> Outcome:
                 "bad_tests" if state == "bad_tests" else "failed", f"{line or texts[number]}{text}"
             )
         elif kind in ("value", "ran"):
+            # A test left out or told twice would shift the values against the tests.
             if not isinstance(content, list) or content[:1] != [done] or done >= len(judges):
                 return Outcome("failed", f"the tests did not run in their order{where}")
             end = judges[done](content[1])
