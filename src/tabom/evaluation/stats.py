@@ -323,12 +323,16 @@ def resample_counts(num: int, *, num_resamples: int, seed: int, stream: int) -> 
 
 
 def t_interval(values: Sequence[float] | Floats, *, level: float = LEVEL) -> Estimate:
-    """The mean of one number a seed, with Student's t interval; none for a single seed."""
+    """The mean of one number a seed, with Student's t interval.
+
+    Returns: no interval for a single seed, and none for equal numbers: seeds that agree to the
+        last digit say nothing of how far others would lie.
+    """
     value_S = np.asarray(values, dtype=np.float64)
     if len(value_S) == 0:
         raise DataError("no values to take a mean of")
     mean = float(value_S.mean())
-    if len(value_S) == 1 or math.isnan(mean):
+    if len(value_S) == 1 or math.isnan(mean) or np.ptp(value_S) == 0:
         return Estimate(value=mean)
     from scipy.stats import t
 
