@@ -199,15 +199,26 @@ def _rows(source: PromptSource, seed: int) -> tuple[str, Any]:
             return name, datasets.load_dataset("parquet", data_files=name, split="train")
         # What save_to_disk leaves: load_dataset would read its Arrow files as another kind of data.
         if any((path / mark).is_file() for mark in ("state.json", "dataset_dict.json")):
-            saved = datasets.load_from_disk(name)
-            is_dict = isinstance(saved, datasets.DatasetDict)
-            return name, saved[source.dataset_split] if is_dict else saved
+            return name, _split_of(datasets.load_from_disk(name), source.dataset_split)
         return name, datasets.load_dataset(name, source.dataset_config, split=source.dataset_split)
     except Exception as error:  # datasets raises many kinds, offline ones too
         cause = error.__cause__ or error
         raise DataError(
             f"prompts: {name!r} (split {source.dataset_split!r}) could not be loaded: {cause}"
         ) from error
+
+
+def _split_of(saved: Any, split: str) -> Any:
+    """One split of what save_to_disk left: a mapping of splits, or one split alone."""
+    splits = saved if isinstance(saved, Mapping) else {str(saved.split or "train"): saved}
+    if split in splits:
+        return splits[split]
+    # One that was saved alone is what the folder holds; `train` is only the default.
+    if not isinstance(saved, Mapping) and split == "train":
+        return saved
+    raise DataError(
+        f"its splits are {', '.join(splits)}; take rows of one with prompts.offset and limit"
+    )
 
 
 def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list[Any]:

@@ -237,6 +237,10 @@ def test_folders_of_save_to_disk(tmp_path: Path, option: str) -> None:
     assert prompts("both", dataset_split="test") == ["u"]
     with pytest.raises(DataError, match=r"both.*'dev'"):
         prompts("both", dataset_split="dev")
+    # A split that is not there is not some other one.
+    for name, split in (("one", "test"), ("one", "train[:1]"), ("both", "test[:1]")):
+        with pytest.raises(DataError, match=rf"{name}.*its splits are train.*offset"):
+            prompts(name, dataset_split=split)
 
 
 def test_a_missing_answer_names_the_flag_and_the_columns(tmp_path: Path) -> None:
