@@ -8,7 +8,6 @@ wrong, a reference that is none is unverifiable.
 """
 
 import re
-from fractions import Fraction
 
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.answer import find_answer
@@ -59,14 +58,8 @@ def judge_number(given: Response) -> Verdict:
     return _compare(found.form, read_quantity(found.text, known), wanted)
 
 
-def reference_number(reference: str) -> Fraction | None:
-    """The number of a reference: boxed, after `####`, or the whole text; None if there is none."""
-    quantity = reference_quantity(reference)
-    return None if quantity is None else quantity.value
-
-
 def reference_quantity(reference: str) -> Quantity | None:
-    """The same with its unit."""
+    """What a reference says, boxed, after `####` or as the whole text; None if it is no number."""
     found = find_answer(reference)
     if found is not None and found.form in ("boxed", "####"):
         return read_quantity(found.text) if found.is_closed or found.form == "####" else None

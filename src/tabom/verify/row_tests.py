@@ -29,13 +29,6 @@ class RowTests:
     entry_point: str | None = None
     setup: str = ""
 
-    @property
-    def split_share(self) -> float:
-        """The share of its asserts whose expected value no program gets to see."""
-        if self.kind == "programs":
-            return 1.0
-        return [check.mode for check in self.tests].count("eval") / len(self.tests)
-
 
 def row_tests(row: Mapping[str, Any]) -> RowTests:
     """The tests of a row. Raises DataError where there are none that a program could fail."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tabom.trajectory.verdicts import Verdict
 from tabom.verify.checker import Response
-from tabom.verify.number import judge_number, reference_number
+from tabom.verify.number import judge_number, reference_quantity
 
 
 def reason(response: str, reference: str, *, has_end: bool = True) -> str:
@@ -108,9 +108,11 @@ def test_a_repeating_decoder_and_a_zero_divisor_do_no_harm():
 
 
 def test_reference_number():
-    assert reference_number("12 x 3\n#### 5,600") == 5600
-    assert reference_number(r"thus \boxed{1/4}") == Fraction(1, 4)
-    assert reference_number("12 x 3") is None
+    for reference, value in (("12 x 3\n#### 5,600", 5600), (r"thus \boxed{1/4}", Fraction(1, 4))):
+        quantity = reference_quantity(reference)
+        assert quantity is not None
+        assert quantity.value == value
+    assert reference_quantity("12 x 3") is None
 
 
 @given(st.integers(-(10**9), 10**9), st.sampled_from([0, 1, 2]))
