@@ -233,7 +233,7 @@ def test_a_plan_prints_what_it_takes_for_granted(
         "--set", "training.per_device_train_batch_size=16", "--set", "verifier.type=exact",
         "--set", "decoding.max_new_tokens=256",
     )  # fmt: skip
-    assert "sizes from as published" in text
+    assert "sizes: as published" in text
     assert "24 of 150 tokens, assumed" in text
     assert "40 % of the trajectories are accepted (assumed" in text
     assert "WARNING" in text

@@ -121,7 +121,7 @@ def _notes(recipe: "Recipe", assumed: "Assumptions", given: "Given", most_bytes:
     why = "accept_all" if recipe.verifier.type == "accept_all" else "assumed"
     why = "--acceptance_rate" if assumed.acceptance_rate else why
     notes = [
-        f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}, sizes from "
+        f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}, sizes: "
         f"{sizes.source}",
         f"one {device.name}: {device.memory_gib:g} GiB, {device.tflops:g} TFLOP/s ({how}), of "
         f"which the run reaches {100 * given.machine.mfu:g} % (--mfu; `tabom doctor` measures it)",

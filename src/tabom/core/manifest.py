@@ -153,7 +153,7 @@ def check_manifest(folder: Folder, mark: Mark) -> Manifest | None:
         raise StageError(f"{state} of stage {there.stage!r}, expected {mark.stage!r}; {_WAYS_OUT}")
     if there is not None and there.fingerprint != mark.fingerprint:
         raise StageError(
-            f"output folder from another recipe: {state} of stage {mark.stage!r} with fingerprint "
+            f"{state} of another recipe: stage {mark.stage!r} with fingerprint "
             f"{there.fingerprint}, this run's is {mark.fingerprint}\n"
             f"{_differences(there.settings, mark.settings)}\n{_WAYS_OUT}"
         )

@@ -56,7 +56,7 @@ def test_another_recipe_is_refused_with_both_values(tmp_path: Path, done: bool) 
     with pytest.raises(StageError) as caught:
         m.begin(tmp_path, replace(RUN, fingerprint="f2", settings=other))
     text = str(caught.value)
-    assert text.startswith("output folder from another recipe")
+    assert "another recipe" in text
     assert ("results" if done else "an unfinished run") in text
     assert "  decoding.policy: 'entropy' there, 'random' here\n" in text
     assert "  decoding.k: absent there, 2 here\n" in text
