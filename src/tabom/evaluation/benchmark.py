@@ -105,6 +105,7 @@ class Benchmark:
             messages = [{"role": "user", "content": prompt}]
             messages += [{"role": "assistant", "content": opening}] if opening else []
             return model.encode_prompt(messages, is_open=bool(opening))
+        # Without a template nothing else would keep the question and its answer apart.
         is_apart = not opening or prompt[-1].isspace() or opening[0].isspace()
         return model.encode_text(prompt + ("" if is_apart else " ") + opening)
 
@@ -123,6 +124,7 @@ class Benchmark:
         """
         for number, row in enumerate(rows):
             ids = self.prompt_ids(row, model, chat_template=chat_template)
+            # The end of a prompt holds the question; what is cut is its beginning.
             ids = ids[-(max_prompt_tokens or len(ids)) :]
             for sample in range(num_samples):
                 yield Question(
@@ -178,6 +180,7 @@ class Benchmark:
 
     def _from_file(self, folder: Path) -> list[dict[str, Any]]:
         path = self._path(folder)
+        # The reader names file and line of what is no JSON or no text.
         rows = [self._known(row.cells(), row.place) for row in read_rows(path)]
         if not rows:
             raise DataError(f"{path}: there is no row in it")
@@ -193,6 +196,7 @@ class Benchmark:
                     f"{place}: column {name!r} must be {'text' if kind is str else 'a list'} and "
                     f"not empty, found {str(row.get(name))[:60]!r}"
                 )
+        # Other columns go, so that documents of a file and of the hub have one hash.
         return {name: row.get(name) for name in (*self.columns, *self.optional)}
 
 

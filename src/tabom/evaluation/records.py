@@ -92,6 +92,7 @@ _COLUMNS = {
 def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
     """Write records as one Parquet file, whole or not at all."""
     rows = [_flat(record) for record in records]
+    # Sets have different metrics: a column is empty where a set has none of that name.
     metrics = sorted({name for row in rows for name in row if name.startswith(_METRIC)})
     schema = pa.schema([*_COLUMNS.items(), *((name, pa.float64()) for name in metrics)])
     with replacing(Path(path)) as temporary:
@@ -108,6 +109,7 @@ def read_records(path: str | Path) -> list[EvaluationRecord]:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as evaluation records ({error})") from error
+    # Files of an older version lack columns.
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing:
         raise DataError(f"{path}: no column {missing[0]!r}; evaluate again")

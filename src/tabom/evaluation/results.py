@@ -48,6 +48,7 @@ def write_evaluation(
     write_json(folder / FIELDS, _shown(model, results))
     write_json(folder / RESULTS, {result.name: result.totals for result in results})
     manifests: dict[str, Any] = {result.name: result.manifests for result in results}
+    # It stands beside how a set was evaluated, so that a comparison of folders finds it.
     for name, found in held_out.items():
         manifests[name] = {p: {**one, HELD_OUT: found} for p, one in manifests[name].items()}
     write_json(folder / EVALUATION, manifests)
@@ -78,6 +79,7 @@ def read_evaluated(folder: Path) -> Iterator[tuple[EvaluationRecord, Trajectory]
         for record in read_records(folder / RECORDS)
         if record.pace == first.setdefault(record.set, record.pace)
     )
+    # Where one file has fewer rows, a None stands against an id.
     for record, trajectory in zip_longest(records, TrajectoryStore(folder / TRAJECTORIES)):
         ids = [record and record.trajectory, trajectory and trajectory.id]
         if ids[0] != ids[1]:
@@ -106,6 +108,7 @@ def _shown(model: "MaskedDiffusionModel", results: Sequence["SetResult"]) -> dic
                 "mean_K": _plain(curve.mean_K),
                 "average": _plain(np.asarray(curve.average)),
             }
+        # The page holds fields whole, and they grow with the square of the slots.
         shown = num_shown(max((t.num_slots for t in result.trajectories), default=0))
         for trajectory in result.trajectories[:shown]:
             name = trajectory.id

@@ -21,7 +21,7 @@ from tabom.diagnostics.tds import TdsCurve, tds
 from tabom.evaluation.manifest import evaluation_manifest
 from tabom.evaluation.records import EvaluationRecord, Pace
 from tabom.evaluation.responses import Responses
-from tabom.evaluation.sets import EvaluationSet
+from tabom.evaluation.sets import EvaluationSet, response_text
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.order import length_to_end
 from tabom.trajectory.record import Trajectory
@@ -84,6 +84,7 @@ def evaluate(
         results.append(result := SetResult(name=one.name))
         for decoding in one.decodings:
             pace, is_first = Pace.of(decoding), decoding is one.decodings[0]
+            # By number, since a set's name may hold what no folder's may.
             here = folder / str(number) / str(pace)
             decoder = Decoder(model, decoding, seed=seed, batch_size=batch_size)
             kept = Responses(here)
@@ -94,6 +95,7 @@ def evaluate(
                     kept.add(item)
                     progress(num_before + len(kept.found), total)
             num_before += len(one.questions)
+            # They came as they finished; from here on all is in the order of the questions.
             trajectories = [kept.found[question.id].trajectory for question in one.questions]
             note = partial(progress, num_before, total)
             records = judged(model, one, trajectories, pace=pace, folder=here, note=note)
@@ -126,11 +128,15 @@ def judged(
     note: told how far judging is.
     """
     mask_id, end_ids = model.ids.mask, model.ids.eos
-    texts = [one.text_of(model, trajectory) for trajectory in trajectories]
+    texts = [
+        response_text(model, t.response_ids_N.tolist(), until=one.benchmark.until, cut=one.cut)
+        for t in trajectories
+    ]
     responses = {
         t.id: replace(Response.of(t, mask_id=mask_id, end_ids=end_ids), text=text)
         for t, text in zip(trajectories, texts, strict=True)
     }
+    # The first judge decides what is correct; the others' numbers stand beside it.
     first, *others = _verdicts(one, responses, folder, note)
     return [
         EvaluationRecord(
@@ -169,6 +175,7 @@ def _verdicts(
     verdicts = []
     for number, checker in enumerate(one.judges.values()):
         with closing(VerdictLog(folder / f"verdicts-{number}.jsonl")) as log:
+            # Judging programs may take hours in all, so none is judged twice.
             asked = [id for id in responses if id not in log.verdicts]
             found = checker.judge_many(responses[id] for id in asked)
             for done, (id, verdict) in enumerate(zip(asked, found, strict=True), start=1):
@@ -223,6 +230,7 @@ def _measured(
     numbers: dict[str, float | None] = {}
     for label, metric in one.metrics.items():
         try:
+            # It is the user's own function, which may raise anything.
             value = metric(**arguments)
             number = math.nan if value is None else float(value)
         except Exception as error:

@@ -12,7 +12,6 @@ from tabom.evaluation.benchmark import Benchmark, Question
 from tabom.evaluation.records import EvaluationRecord
 from tabom.evaluation.settings import Cut, Role
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.trajectory.record import Trajectory
 from tabom.verify.checker import Checker
 
 # `f(*, row, slots, step)`: the prompt row; the text of each slot, "_" for a slot without text (end,
@@ -52,14 +51,6 @@ class EvaluationSet:
             )
         for decoding in self.decodings:
             require_draws(self.questions, decoding, what=f"evaluation set {self.name!r}")
-
-    def text_of(self, model: MaskedDiffusionModel, trajectory: Trajectory) -> str:
-        """The text of a response that is judged."""
-        until = self.benchmark.until
-        if self.cut == "all_ends" and not until:
-            return trajectory.response
-        ids = trajectory.response_ids_N.tolist()
-        return response_text(model, ids, until=until, cut=self.cut)
 
     def totals(self, records: Sequence[EvaluationRecord]) -> dict[str, float]:
         """The published numbers of all responses at one pace: means of every judge, and more."""

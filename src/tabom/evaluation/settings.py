@@ -115,6 +115,7 @@ class Asking(Settings):
         if self.setting is not None:
             for option, given in own.items():
                 fixed = getattr(get_setting(self.setting), option)
+                # None of either side leaves the decision to the other.
                 if given is None:
                     own[option] = fixed
                 elif fixed is not None:
@@ -130,6 +131,7 @@ class Asking(Settings):
         fixed: dict[str, Any] = {}
         if self.setting is not None:
             fixed = options_for(self.setting, task)
+            # Options that the setting leaves open, such as the pace, may be given beside it.
             for option in fixed.keys() & self.decoding.keys():
                 given = self.decoding[option]
                 _require_whole(self.setting, option, fixed=fixed[option], given=given)

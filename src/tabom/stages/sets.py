@@ -70,6 +70,7 @@ class SetConfig(Asking):
             raise ConfigError(
                 f"{where}: expected one of {', '.join(_STRAY)}, got {' and '.join(kinds) or 'none'}"
             )
+        # A field that would change nothing is more likely a mistake than meant.
         for own in fields(self):
             if own.name in _STRAY[kinds[0]] and getattr(self, own.name) != own.default:
                 raise ConfigError(f"{where}: {own.name} does not go with {kinds[0]}; drop it")
@@ -116,6 +117,7 @@ class SetConfig(Asking):
         if self.task is not None:
             return PromptSource(dataset_name=self.task, limit=self.limit)
         own = self.published()
+        # A plan fetches nothing: the number of documents is known, their lengths are assumed.
         if data_dir is None:
             return PromptSource(dataset_name=own.hub, limit=self.limit or own.num_documents)
         path = str(Path(data_dir) / f"{own.name}.jsonl")
@@ -164,6 +166,7 @@ class EvaluationConfig(Settings):
         documents: dict[str, Any] = {}
         for one in self.sets:
             if one.benchmark is not None:
+                # A file is known by its content, so that `data_dir` itself decides nothing.
                 documents[one.name] = one.published().identity(self.data_dir)
             elif one.task is not None:
                 from tabom.evaluation.harness import VERSION
@@ -195,6 +198,7 @@ def check_sets(
 def check_published(one: SetConfig, evaluation: EvaluationConfig) -> None:
     """A benchmark or task is there with what judges it. Local documents alone are read."""
     own = one.published(evaluation.include_path)
+    # A task's documents may have to be fetched, and a check fetches nothing.
     is_local = one.task is None and evaluation.data_dir is not None
     rows = own.documents(evaluation.data_dir) if is_local else []
     own.judges(rows, unsafe_exec=evaluation.unsafe_exec)

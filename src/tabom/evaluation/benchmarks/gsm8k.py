@@ -62,6 +62,7 @@ def _compared(answer: str | None, gold: str) -> Verdict:
         return Verdict("unverifiable", f"the gold answer {gold[:60]!r} is no number")
     if answer is None:
         return Verdict("no_answer")
+    # As text, as lm-eval compares: "7" and "7.0" differ.
     is_equal = _normalised(answer.strip()) == _normalised(gold)
     return Verdict("accepted" if is_equal else "wrong", answer.strip()[:500])
 

@@ -40,6 +40,7 @@ def completed(response: Response) -> str:
     """The prompt with the response behind it, up to the end of its code block."""
     row, body = response.row, block_of(response.text)
     name, head = str(row["entry_point"]), str(row["prompt"])
+    # A response may go on inside the function, or write it anew; both are found.
     found = extract_function(f"{FENCE}python\n{body}\n{FENCE}\n", entry_point=name, prompt=head)
     return found.code if found.code.strip() else f"{head}\n{body}"
 

@@ -65,6 +65,7 @@ def require(instruction_ids: Collection[str]) -> None:
             f"instruction {unknown[0]!r} of the documents is none of lm-eval's "
             f"{len(registry)} checks; were they made for another version?"
         )
+    # Without its tables nltk would raise in the middle of judging, after hours of decoding.
     needed = sorted(NEED_TABLES & set(instruction_ids))
     if needed and not _has_tables():
         raise ConfigError(

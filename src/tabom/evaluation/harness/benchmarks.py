@@ -32,6 +32,7 @@ def documents(*, benchmark: str, data_dir: str | None = None, **_: Any) -> dict[
 
     found = get_benchmark(benchmark)
     rows = found.documents(data_dir)
+    # What judges them is opened here only to see that it is there.
     found.judges(rows, unsafe_exec=_is_unsafe())
     asked = [
         {
@@ -62,6 +63,7 @@ def _judged(
         verdicts = judges[name].judge_many(responses)
         for own, verdict in zip(numbers, verdicts, strict=True):
             own[name.split(",")[0]] = float(verdict.is_accepted)
+    # lm-eval wants them as it gave the responses: a list of samples for each document.
     rest = iter(numbers)
     return [[next(rest) for _ in texts] for texts in resps]
 

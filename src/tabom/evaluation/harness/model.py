@@ -50,9 +50,11 @@ class TabomLM(LM):
     def __init__(self, *, model: MaskedDiffusionModel | None = None, **arguments: Any) -> None:
         """model: a loaded one; None loads `pretrained`."""
         super().__init__()
+        # A loaded model is known by the folder that it came from.
         if model is not None:
             arguments.setdefault("pretrained", model.name_or_path)
         self.config = HarnessConfig.of(_of_harness(arguments))
+        # Each process would answer every document anew.
         if model is None and os.environ.get("WORLD_SIZE", "1") != "1":
             raise ConfigError(
                 "lm-eval was started as several processes; this model runs in one: start one "
@@ -97,6 +99,7 @@ class TabomLM(LM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Decode what is not on file, all of one decoding together; the texts in order."""
+        # Every request is looked at before the first is decoded, so that errors come early.
         jobs = list(self._jobs(requests))
         # Several requests may ask for the same response.
         parts: dict[DecodingConfig, dict[str, Question]] = {}
@@ -156,8 +159,9 @@ class TabomLM(LM):
         """Where the responses of this model under this decoding and seed are kept."""
         if self.config.responses is None:
             return None
-        weights = identity(self.config.model)
-        name = configs.fingerprint(__version__, weights, decoding, self.config.seed)
+        # The checkpoint's files stand for the weights, as they do in the stages.
+        model, seed = identity(self.config.model), self.config.seed
+        name = configs.fingerprint(__version__, model, decoding, seed)
         return Path(self.config.responses) / name
 
     def _jobs(self, requests: Sequence[Any]) -> Iterator[_Job]:
@@ -172,6 +176,7 @@ class TabomLM(LM):
             ids = text_ids(self.model, context, place=f"document {doc_id} of task {task!r}")
             ids = ids[-(self.config.ending[1] or len(ids)) :]
             self.decodings[task] = self.config.decoding_for(task, generation)
+            # The id is the one that `tabom evaluate` gives, so that both draw the same.
             question = Question(
                 id=response_id(task.removesuffix(SUFFIX), ids, sample),
                 prompt_ids=ids,

@@ -47,7 +47,8 @@ class HarnessTask(Benchmark):
         Raises: ConfigError for a task that is not known, a group of several, or one that asks for
             likelihoods.
         """
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # without its routine lines
+        # Its routine lines would stand between the lines of our progress bars.
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         found = _manager(task, include_path)
         tasks = found.load(found.match_tasks([task]))["tasks"]
         if len(tasks) != 1:
@@ -55,6 +56,7 @@ class HarnessTask(Benchmark):
         ((name, self._task),) = tasks.items()
         if self._task.OUTPUT_TYPE != "generate_until":
             raise ConfigError(NO_LIKELIHOOD.format(task=task))
+        # A task that says nothing of examples has none; lm-eval's evaluator sets it so, too.
         if self._task.get_config("num_fewshot") is None:
             self._task.set_config("num_fewshot", 0)
         generation = dict(self._task.config.generation_kwargs or {})
@@ -103,6 +105,7 @@ class HarnessTask(Benchmark):
                 f"task {self.name!r} runs programs without a sandbox; allow it with --unsafe_exec "
                 "(evaluation.unsafe_exec), or take humaneval or mbpp of ours"
             )
+        # A metric may be a name or a function of the task file's own.
         config = self._task.config
         metric = config.metric_list[0]["metric"]
         filters = config.filter_list or [{"name": "none"}]
@@ -121,6 +124,7 @@ class HarnessTask(Benchmark):
 
     def numbers(self, row: Row, text: str) -> dict[str, float]:
         """Every metric of every filter that gives a number."""
+        # A judge asks for the same numbers as the record, and filters may be slow.
         key = (int(row["doc_id"]), text)
         if key not in self._scores:
             doc = self._docs[key[0]]
@@ -167,4 +171,5 @@ def _manager(task: str, include_path: str | None) -> Any:
 
 
 def _text_of(doc: Mapping[str, Any]) -> str:
+    # Only the held-out check reads it, so a document without such a column has no text.
     return next((doc[name] for name in _TEXT_COLUMNS if isinstance(doc.get(name), str)), "")
