@@ -45,6 +45,7 @@ def load_model(
     """
     checkpoint = Checkpoint.find(model_name_or_path)
     check_folder(checkpoint.folder)
+    # Small files come first, so that what is wrong with them is told before the weights load.
     tokenizer = checkpoint.tokenizer(is_required=require_tokenizer)
     place = pick_device(device)
     lm = load_lm(
@@ -114,6 +115,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if place.type == "meta":
             raise ModelError("device 'meta' holds no numbers; take cpu or cuda")
+        # A device that is named well may still not be there; only using it tells.
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
@@ -164,6 +166,7 @@ def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: 
             f"{folder}: the weights do not load: {one_line(error)}; a file may be cut short, or "
             "config.json of another checkpoint"
         ) from error
+    # transformers only warns of tensors that it did not find or had no place for.
     problem = check_tensors(lm, stored, family=family)
     if problem:
         raise ModelError(

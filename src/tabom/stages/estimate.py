@@ -191,6 +191,8 @@ def _train(stage: Train, given: Given) -> Work:
     num_seen = num_steps * config.gradient_accumulation_steps * batch_size
     length = given.train.padded_mean(batch_size, is_sorted=False) + given.num_slots
     objective = build_objective(stage.objective, **stage.options)
+    # How many rows an objective asks for depends on its context; drawing some is the one way
+    # that holds for every objective.
     rows = objective.rows_per_response(given.num_slots, has_order=stage.prompts is None)
     flops = step_flops(
         machine.sizes,

@@ -39,6 +39,7 @@ class Meter:
             total = total.detach()
             if total.ndim:
                 self._vectors.add(name)
+        # Sums of a checkpoint wait for the first value, whose device and dtype they take.
         loaded = self._loaded.pop(name, None)
         for i, (store, value) in enumerate(((self._sums, total), (self._counts, count))):
             if loaded is not None:
@@ -79,6 +80,7 @@ class Meter:
     def _reduced(
         self, device: torch.device, reduce: Callable[[Tensor], Tensor]
     ) -> dict[str, tuple[list[float], list[float]]]:
+        # All ranks have to send the same names in the same order.
         names = sorted(self._sums)
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         parts = [
@@ -147,6 +149,7 @@ class HostCopy:
         self._values = values.detach()
         self._event: Any = None
         if values.device.type == "cuda":
+            # Pinned memory lets the copy run beside the kernels that are queued later.
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values.detach(), non_blocking=True)
             self._event = torch.cuda.Event()

@@ -70,6 +70,7 @@ def take_apart(source: str) -> list[Check]:
         if _is_vacuous(node.test):
             raise VacuousError(f"asserts only {ast.unparse(node.test)[:60]!r}")
     checks = [_taken_apart(node) for node in tree.body]
+    # One statement that cannot be taken apart may change what the others see, so all run inside.
     if all(check is not None for check in checks):
         return [check for check in checks if check is not None]
     return [_whole(tree, source)]
@@ -85,6 +86,7 @@ def take_apart_check(source: str, entry_point: str) -> list[Check]:
     asserts = [n for n in ast.walk(tree) if isinstance(n, ast.Assert) and not _is_vacuous(n.test)]
     if not asserts:
         raise VacuousError("asserts nothing")
+    # An assert that runs alone has no `candidate` any more; it calls the function by its name.
     named = _Renamed(check.args.args[0].arg, entry_point)
     rest = [n for n in tree.body if n is not check and not _is_text(n) and not _is_assignment(n)]
     rest += [n for n in check.body if n not in asserts and not _is_empty(n)]
@@ -120,6 +122,8 @@ class _Counted(ast.NodeTransformer):
 def _whole(tree: ast.Module, source: str) -> Check:
     """A test that runs inside. Its asserts that no branch and no loop holds must be passed."""
     functions = {n.name: n.body for n in tree.body if isinstance(n, ast.FunctionDef)}
+    # Asserts in a branch or a loop may be left out by right programs, so none of them is asked
+    # for by its number.
     certain = [n for n in tree.body if isinstance(n, ast.Assert)]
     certain += [n for n in functions.get("check", []) if isinstance(n, ast.Assert)]
     order = [n for n in _in_order(tree) if isinstance(n, ast.Assert)]
@@ -151,6 +155,7 @@ def _is_assignment(node: ast.stmt) -> bool:
 
 def _is_vacuous(test: ast.expr) -> bool:
     """Whether every program passes: a constant, a tuple by mistake, "or True"."""
+    # `assert (a == b, text)` is true whatever a and b are.
     if isinstance(test, ast.Tuple):
         return True
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
@@ -181,6 +186,7 @@ def _taken_apart(node: ast.stmt) -> Check | None:
     if isinstance(test, ast.Call) and ast.unparse(test.func) in ("math.isclose", "isclose"):
         return _close(test, text, is_wanted)
     if isinstance(test, ast.Call | ast.Name | ast.Attribute | ast.Subscript):
+        # The truth of a value is asked for inside, since the value may be of any type.
         truth = ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), test))
         return _check(text, truth, lambda value: value is is_wanted)
     return None
@@ -206,6 +212,7 @@ def _close(test: ast.Call, text: str, is_wanted: bool) -> Check | None:
 
 def _check(text: str, expression: ast.expr, holds: Callable[[Any], bool]) -> Check:
     def is_right(value: Any) -> bool:
+        # Values come from programs, so comparing them may fail in many ways; none of them is right.
         try:
             return holds(value)
         except (TypeError, ValueError, OverflowError, RecursionError):

@@ -51,6 +51,7 @@ class Quantity:
 
     def is_rounded(self, value: Any) -> bool:
         """Whether this is a value rounded to the places written, six significant digits or more."""
+        # A decimal never stands for a whole number: 2.999999 is not 3.
         if self.digits < 6 or value == int(value):
             return False
         return bool(abs(value - self.value) * 2 * 10**self.places <= 1)
@@ -88,10 +89,12 @@ def read_quantity(text: str, known: frozenset[str] = frozenset()) -> Quantity | 
 
     known: words that count as things, beside those of the lists.
     """
+    # Patterns below look back and forth, which takes long on long texts.
     if len(text) > _LONGEST:
         return None
     text = without_leads(plain_text(text)).rstrip(". ")
     if "=" in text:
+        # The last part counts, but a number before it that differs makes the answer wrong.
         *before, text = (part.strip() for part in text.split("="))
         if not all(_may_equal(part, text) for part in before):
             return None
@@ -106,6 +109,7 @@ def read_quantity(text: str, known: frozenset[str] = frozenset()) -> Quantity | 
     unit = read_unit(f"{match['money']} {rest}" if match["money"] else rest, known)
     if value is None or unit is None:
         return _computed(text)
+    # What goes on as a quotient or a power was not read whole, and is no number here.
     if rest.lstrip()[:1] in ("/", "^") or (match["divisor"] and match["power"]):
         return None
     if match["divisor"] or not match["decimals"]:
@@ -126,6 +130,7 @@ def number_value(match: re.Match[str]) -> Fraction | None:
     """The value of a number as `NUMBER` finds it; None if it is endless or divided by 0."""
     digits = (match["whole"] or "0").replace(",", "") + (match["decimals"] or "")
     divisor = match["divisor"] or "1"
+    # Python takes quadratic time for long integers, and none is an answer.
     if max(len(digits), len(divisor)) > MAX_DIGITS or int(divisor) == 0:
         return None
     value = Fraction(digits + (f"e{match['power']}" if match["power"] else "")) / int(divisor)
