@@ -7,6 +7,7 @@ looks up no entry points, later versions read the entry point `lm_eval.models` o
 from pathlib import Path
 
 from tabom.core.errors import ConfigError
+from tabom.evaluation.benchmarks import names
 
 NAME = "tabom"
 TARGET = "tabom.evaluation.harness.model:TabomLM"
@@ -17,7 +18,8 @@ try:
     from lm_eval.api.registry import model_registry
 except ImportError as error:
     raise ConfigError(
-        "lm-eval is not installed, and its tasks need it: pip install 'tabom[eval]'"
+        f"lm-eval is not installed, and tasks that are none of ours ({', '.join(names())}) need it: "
+        "pip install 'tabom[eval]'"
     ) from error
 
 VERSION = str(lm_eval.__version__)
