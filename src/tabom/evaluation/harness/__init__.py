@@ -18,8 +18,8 @@ try:
     from lm_eval.api.registry import model_registry
 except ImportError as error:
     raise ConfigError(
-        f"lm-eval is not installed, and tasks that are none of ours ({', '.join(names())}) need it: "
-        "pip install 'tabom[eval]'"
+        f"lm-eval is not installed, and tasks that are none of ours ({', '.join(names())}) need "
+        "it: pip install 'tabom[eval]'"
     ) from error
 
 VERSION = str(lm_eval.__version__)
