@@ -1,6 +1,7 @@
 """Sums and counts on their way to the log, the journal on disk, and the guard against NaN."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from tabom.core.errors import TrainingError
+
+log = logging.getLogger(__name__)
 
 
 class Meter:
@@ -104,20 +107,20 @@ class Journal:
     """`metrics.jsonl`: one JSON object a line with step, epoch, seconds and tokens.
 
     seconds and tokens go on from the last kept line when a run is resumed at `from_step`; lines
-    after that step belong to work that is done again and are removed.
+    after that step belong to work that is done again and are removed. `last`: the last kept line.
     """
 
     def __init__(self, path: Path, *, from_step: int) -> None:
         self.path = path
-        kept = []
+        lines: list[dict[str, Any] | None] = []
         if from_step > 0 and path.exists():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:  # torn by the crash that the run resumes from
-                    break
-                if line["step"] <= from_step:
-                    kept.append(line)
+            # By \n alone: what is damaged may hold any byte.
+            texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            lines = [_logged(text) for text in texts if text]
+        if None in lines:  # torn by the crash that the run resumes from, or damaged since
+            log.warning("%s: %d damaged lines are left out", path, lines.count(None))
+        kept = [line for line in lines if line is not None and line["step"] <= from_step]
+        self.last = dict(kept[-1]) if kept else {}
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         self.tokens = kept[-1]["tokens"] if kept else 0
@@ -132,6 +135,16 @@ class Journal:
         stamped = {**line, "seconds": round(self.seconds, 3), "tokens": self.tokens}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: _finite(v) for k, v in stamped.items()}) + "\n")
+
+
+def _logged(text: str) -> dict[str, Any] | None:
+    """A line of the journal; None for one that it did not write so."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    numbers = [line.get(key) for key in ("step", "seconds", "tokens")] if type(line) is dict else []
+    return line if numbers and all(type(n) in (int, float) for n in numbers) else None
 
 
 def _finite(value: Any) -> Any:

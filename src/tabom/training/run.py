@@ -176,7 +176,8 @@ def train(
         num_examples=len(dataset),
         num_eval_examples=len(dataset.held_out),
         dropped=dataset.dropped,
-        metrics=dict(trainer.last_metrics),
+        # A run that was stopped after its last step has none but those of its journal.
+        metrics=dict(trainer.last_metrics or (trainer.journal.last if trainer.journal else {})),
         speed=trainer.speed.whole(),
         peak_memory_bytes=peak_memory(arguments.device),
         output_dir=str(output_dir),

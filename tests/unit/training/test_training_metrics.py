@@ -62,6 +62,27 @@ def test_journal_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     assert path.read_text() == ""  # a new run does not add to an old one's lines
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    ["[]", "3", "{}", '{"stfp": 1, "seconds": 1, "tokens": 1}', "\xff", "\x85", "[" * 100_000,
+     '{"step": "1", "seconds": 1, "tokens": 1}', '{"step": 1, "seconds": 1, "tokens": null}'],
+)  # fmt: skip
+def test_a_damaged_journal_is_gone_on_with_and_told(
+    tmp_path: Path, damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    journal = Journal(path, from_step=0)
+    for step in (1, 2, 3):
+        journal.tokens += 10
+        journal.write({"step": step, "loss": step / 2})
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + damaged.encode("latin-1") + b"\n" + lines[2])
+    resumed = Journal(path, from_step=3)
+    assert (resumed.tokens, resumed.last["loss"]) == (30, 1.5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
+    assert "metrics.jsonl: 1 damaged" in caplog.text
+
+
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_guard(norm: float) -> None:
     guard = FiniteGuard()
