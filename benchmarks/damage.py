@@ -129,7 +129,7 @@ class World:
                 sys.exit(f"the undamaged world could not be made: {error[-2000:]}")
         killed = self.root / "killed"  # as a kill after the last checkpoint leaves it
         for path in list(killed.iterdir()):
-            if path.is_file() and path.name != ".started.json":
+            if path.is_file() and path.name not in (".started.json", "metrics.jsonl"):
                 path.unlink()
         found = json.loads((self.root / "run/seed-0/tabom/train/manifest.json").read_text())
         mark = {k: found[k] for k in ("stage", "fingerprint", "settings", "created")}

@@ -102,6 +102,8 @@ def test_unknown_verb_and_flag_exit_with_two() -> None:
         (["train", "--objective", "x", "--max_steps", "many"], ["--max_steps", "'many'"]),
         (["train", "--objective", "x", "--max_steps", "9" * 30], ["--max_steps", "63 bits"]),
         (["chat", "x", "--policy", "entropi"], ["--policy", "did you mean 'entropy'"]),
+        (["collect", "--model", "x"], ["'--model'; did you mean '--model_name_or_path'"]),
+        (["doctor", "--model_name_or_path", "x"], ["MODEL stands without a flag"]),
         (["train", "--objective", "x", "--prompts_args", "{a: !!int ''}"], ["--prompts_args"]),
     ],
 )  # fmt: skip

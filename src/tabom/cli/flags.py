@@ -48,6 +48,11 @@ class Parser(argparse.ArgumentParser):
             name = rest[0].partition("=")[0]
             what = "flag" if name.startswith("-") else "argument"
             near = configs.nearest(name, self._option_string_actions)
+            for action in self._actions:
+                # What other verbs take as a flag: `tabom doctor --model_name_or_path FOLDER`.
+                place = str(action.metavar or action.dest).upper()
+                if not action.option_strings and name.upper().startswith(f"--{place}"):
+                    near = f"; {place} stands without a flag"
             self.error(f"there is no {what} {name!r}{near}")
         return found, rest
 

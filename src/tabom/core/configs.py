@@ -182,7 +182,9 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the known name that is nearest, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    begun = [k for k in known if k.startswith(name)] if len(name.strip("-")) > 2 else []
+    near = begun or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
