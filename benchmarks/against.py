@@ -79,7 +79,7 @@ def cpu_seconds(tree: Path, arguments: list[str]) -> float:
     done = subprocess.run(
         [sys.executable, "-m", "tabom", *arguments],
         env=environment,
-        cwd=tempfile.gettempdir(),
+        cwd=tree,
         capture_output=True,
         text=True,
         check=False,

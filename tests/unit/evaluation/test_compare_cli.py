@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -353,8 +352,8 @@ def test_a_folder_counts_once_and_broken_manifests_are_named(
 
 
 @pytest.mark.slow
-def test_many_records_take_linear_time_and_a_small_page(tmp_path: Path) -> None:
-    """100,000 records of five arms: under a minute and a gigabyte, and a page under 3 MB."""
+def test_many_records_take_little_memory_and_a_small_page(tmp_path: Path) -> None:
+    """100,000 records of five arms: under a gigabyte, and a page under 3 MB."""
     for arm in range(5):
         rights = [(i * 7919 + arm * 31) % 10 < 5 + (arm > 2) for i in range(10_000)]
         evaluation(tmp_path / f"arm{arm}", {"m": rights, "n": rights[::-1]})
@@ -362,12 +361,10 @@ def test_many_records_take_linear_time_and_a_small_page(tmp_path: Path) -> None:
         "import resource, sys; from tabom.cli.main import main; status = main(sys.argv[1:]);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
     )
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, "compare", *sorted(map(str, tmp_path.glob("arm?")))],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert time.perf_counter() - start < 60
     assert int(done.stdout.split()[-1]) < 1_000_000  # KB
     assert (tmp_path / "arm0" / "compare" / "compare.html").stat().st_size < 3_000_000
 

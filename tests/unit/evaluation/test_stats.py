@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 import tracemalloc
 
 import numpy as np
@@ -109,10 +108,8 @@ def test_mcnemar_against_the_sum_of_binomial_coefficients(gained, lost):
     assert mcnemar_p(gained, lost) == pytest.approx(min(1.0, 2 * tail / 2**num), abs=1e-12)
 
 
-def test_mcnemar_of_many_documents_takes_no_time():
-    start = time.perf_counter()
-    assert mcnemar_p(500_000, 499_000) == pytest.approx(0.3176, abs=1e-3)  # near the normal one
-    assert time.perf_counter() - start < 2
+def test_mcnemar_of_many_documents_is_near_the_normal_one():
+    assert mcnemar_p(500_000, 499_000) == pytest.approx(0.3176, abs=1e-3)
 
 
 def likeliest(gained, lost, num, delta):
@@ -391,17 +388,15 @@ def test_many_documents_give_the_interval_of_plain_draws(kind):
     assert found == macro_interval([values])  # the draws are keyed
 
 
-def test_a_hundred_thousand_documents_are_quick_and_small():
+def test_a_hundred_thousand_documents_take_little_memory():
     u = keys.uniform(41, np.arange(300_000, dtype=np.int64)).reshape(3, 100_000)
     values = np.where(u < 0.05, 1.0, np.where(u > 0.98, -1.0, 0.0))
     tracemalloc.start()
-    start = time.perf_counter()
     found = macro_interval([values])
-    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.low < 0.03 < found.high
     assert peak < 200e6
-    assert seconds < 10
 
 
 # -- forgetting ----------------------------------------------------------------------------------

@@ -23,14 +23,11 @@ HEAVY = "[m for m in ('torch', 'transformers', 'numpy', 'pyarrow') if m in sys.m
 
 def test_reading_ids_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); import tabom.models.checkpoint as ids; "
-        "print(time.perf_counter() - start); found = ids.load_ids('toy-base'); "
+        "import sys; import tabom.models.checkpoint as ids; found = ids.load_ids('toy-base'); "
         f"print(found.mask, found.eos, {HEAVY})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, rest = done.stdout.split("\n", 1)
-    assert rest.strip() == "2 (1,) []"
-    assert float(seconds) < 1.0  # 0.03 s where nothing else runs
+    assert done.stdout.strip() == "2 (1,) []"
 
 
 @pytest.mark.parametrize("name", ["toy-base", "toy-hasty"])
