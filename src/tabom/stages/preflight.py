@@ -92,8 +92,11 @@ def _verifier(verifier: VerifierConfig) -> None:
 
 def _training(training: TrainingConfig) -> None:
     """transformers takes the settings here: the tracker and the optimiser are installed."""
-    # No folder is made: transformers only keeps the name.
-    training.training_arguments("unused", has_eval=False, use_cpu=bool(training.use_cpu))
+    asked = (training.report_to, training.optim, training.bf16)
+    # Importing transformers takes seconds, and these it takes everywhere.
+    if asked != ("none", TrainingConfig().optim, None):
+        # No folder is made: transformers only keeps the name.
+        training.training_arguments("unused", has_eval=False, use_cpu=bool(training.use_cpu))
 
 
 # What a section alone can be asked; stages add what takes two of them.
