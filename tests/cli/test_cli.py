@@ -369,7 +369,7 @@ def test_malformed_trajectory_row_names_file_and_row(
 ) -> None:
     out = tmp_path / "out"
     assert main(["collect", "--config", str(tiny_recipe), "--quiet", "--output_dir", str(out)]) == 0
-    (path,) = out.rglob("*.parquet")
+    (path,) = (out / "data").rglob("*.parquet")
     table = pq.read_table(path)
     rows = table.to_pylist()
     rows[5]["step"][0] = 99

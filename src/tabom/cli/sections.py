@@ -8,12 +8,12 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Collection
 from contextlib import closing
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tabom.cli import flags
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.place import place
 from tabom.core.progress import Bars
 from tabom.core.recipe_file import RecipeFile, read_recipe
 from tabom.core.text import told
@@ -55,8 +55,9 @@ def add(parser: argparse.ArgumentParser, stage: type, *, skip: Collection[str] =
 
 
 def _flagged(stage: type) -> list[dataclasses.Field[Any]]:
-    """The fields that decide the result: they are flags, and the others are how it is reached."""
-    return [f for f in dataclasses.fields(stage) if f.metadata.get("decides", True)]
+    """The fields that decide the result, and those that say they have flags."""
+    fields = dataclasses.fields(stage)
+    return [f for f in fields if f.metadata.get("decides", True) or "flags" in f.metadata]
 
 
 def sections_of(stage: type) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
         if name in sections and not values.get(name) and name not in own:
             raise ConfigError(f"no {name}: give {hint}, or --config RECIPE")
     folder = flags.need(args.output_dir, "--output_dir", "it is where the result goes")
-    values |= {"folder": Path(folder).expanduser(), "label": args.verb}
+    values |= {"folder": place(folder), "label": args.verb}
     return configs.build(stage, values, source=file.file_of)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,6 +104,80 @@ class Prompt:
         users = [m["content"] for m in self.prompt if m.get("role") == "user"]
         return users[-1] if users else ""
 
+    @property
+    def num_characters(self) -> int:
+        """Of all its messages: what is known of its length before it is tokenized."""
+        said = self.prompt
+        return len(said) if isinstance(said, str) else sum(len(m["content"]) for m in said)
+
+
+class PromptRows(Sequence[Prompt]):
+    """The chosen prompts of a source, each composed when it is asked for.
+
+    Reading all of them in turn (`list`) checks every row. A prompt alone costs its own row, so that
+    a worker pays for the prompts of its chunks and not for all.
+    """
+
+    def __init__(self, source: PromptSource, *, seed: int) -> None:
+        """seed: of the run; given to a function source and used by `shuffle`.
+
+        Raises: DataError naming the file; ConfigError for a wrong column or function.
+        """
+        self._source = source
+        self._where, self._rows = where, rows = _rows(source, seed)
+        chosen = np.arange(len(rows))
+        if source.shuffle:
+            # A sort of keyed draws: the permutation depends on the seed and the number of rows.
+            chosen = np.argsort(keys.uniform(seed, chosen, keys.text_key("shuffle")), kind="stable")
+        self._chosen = chosen[source.offset :][: source.limit]
+        if len(self._chosen) < (source.limit or 1):
+            raise DataError(
+                f"{where}: {source.limit or 'some'} prompts were asked for, {len(self._chosen)} "
+                f"are there ({len(rows)} rows, offset {source.offset}); lower prompts.limit or "
+                "prompts.offset"
+            )
+        self._reader = RowReader(
+            prompt_column=source.prompt_column,
+            reference_column=source.reference_column,
+            ground_truth_column=source.ground_truth_column,
+        )
+        # With every turn a row is several prompts, so only reading all tells which is which.
+        self._all: list[Prompt] | None = None
+        self._all = [*iter(self)] if source.every_turn else None
+
+    def __len__(self) -> int:
+        return len(self._chosen if self._all is None else self._all)
+
+    def __getitem__(self, number: Any) -> Any:
+        if self._all is not None:
+            return self._all[number]
+        return self._composed(self._chosen[number])[0]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        seen: set[str] = set()
+        columns: dict[str, None] = {}
+        for row in self._chosen:
+            for prompt in self._composed(row, columns):
+                if prompt.id in seen:
+                    raise DataError(
+                        f"{self._where}: the id {prompt.id!r} occurs twice; ids must be unique"
+                    )
+                seen.add(prompt.id)
+                yield prompt
+        # The rows of a function are what its author made them; there is nothing to be surprised at.
+        used = self._reader.used | _QUIET | {self._source.id_column}
+        unused = [c for c in columns if c not in used]
+        if unused and self._source.function is None:
+            _say_once(f"{self._where}: in no prompt and no answer: the columns {', '.join(unused)}")
+
+    def _composed(self, number: Any, columns: dict[str, None] | None = None) -> list[Prompt]:
+        row, at = self._rows[int(number)], f"{self._where}, row {number}"
+        if not isinstance(row, Mapping):
+            raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
+        if columns is not None:
+            columns |= dict.fromkeys(name for name in row if is_filled(row[name]))
+        return _prompts(self._source, self._reader, row, at)
+
 
 def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
     """Read, select and normalise the prompts of a source.
@@ -112,40 +186,7 @@ def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
     seed: of the run; given to a function source and used by `shuffle`.
     Raises: DataError naming the file and the row; ConfigError for a wrong column or function.
     """
-    where, rows = _rows(source, seed)
-    chosen = np.arange(len(rows))
-    if source.shuffle:
-        # A sort of keyed draws: the permutation depends on the seed and the number of rows alone.
-        chosen = np.argsort(keys.uniform(seed, chosen, keys.text_key("shuffle")), kind="stable")
-    chosen = chosen[source.offset :][: source.limit]
-    if len(chosen) < (source.limit or 1):
-        raise DataError(
-            f"{where}: {source.limit or 'some'} prompts were asked for, {len(chosen)} are there "
-            f"({len(rows)} rows, offset {source.offset}); lower prompts.limit or prompts.offset"
-        )
-    reader = RowReader(
-        prompt_column=source.prompt_column,
-        reference_column=source.reference_column,
-        ground_truth_column=source.ground_truth_column,
-    )
-    prompts: list[Prompt] = []
-    columns: dict[str, None] = {}
-    for i in chosen:
-        row, at = rows[int(i)], f"{where}, row {i}"
-        if not isinstance(row, Mapping):
-            raise DataError(f"{at}: a row must be a mapping of columns, got {type(row).__name__}")
-        columns |= dict.fromkeys(name for name in row if is_filled(row[name]))
-        prompts += _prompts(source, reader, row, at)
-    seen: set[str] = set()
-    for prompt in prompts:
-        if prompt.id in seen:
-            raise DataError(f"{where}: the id {prompt.id!r} occurs twice; ids must be unique")
-        seen.add(prompt.id)
-    # The rows of a function are what its author made them; there is nothing to be surprised at.
-    unused = [c for c in columns if c not in reader.used | _QUIET | {source.id_column}]
-    if unused and source.function is None:
-        _say_once(f"{where}: in no prompt and no answer: the columns {', '.join(unused)}")
-    return prompts
+    return list(PromptRows(source, seed=seed))
 
 
 _said: set[str] = set()

@@ -1,23 +1,44 @@
 """Decode the prompts that are not on disk yet; finish the store when nothing is missing."""
 
 import json
+import os
+import signal
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tabom.collect.config import CollectionConfig
+from tabom.collect.index import INDEX, Index, write_index
 from tabom.collect.prompts import Prompt
 from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
-from tabom.core.errors import DataError, StageError
-from tabom.core.manifest import read_manifest
+from tabom.core.atomic import locked, replacing
+from tabom.core.chunks import PLAN, Chunk, Chunks, cut
+from tabom.core.errors import DataError
+from tabom.core.manifest import Manifest, Mark, check_manifest
+from tabom.core.place import is_remote, remove
+from tabom.core.preempt import Preemption
 from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import TRUNCATED, Trajectory
-from tabom.trajectory.store import TrajectoryWriter, finish
+from tabom.trajectory.schema import to_arrow
+from tabom.trajectory.store import (
+    STAGE,
+    Spool,
+    TrajectoryWriter,
+    complete,
+    read_object,
+    to_object,
+)
+
+SPOOL, FAILED = "spool", "failed.parquet"
 
 
 def make_requests(
@@ -52,89 +73,176 @@ def make_requests(
             )
             for sample in range(config.num_samples)
         ]
-    if not requests:
-        raise DataError(
-            f"all {len(prompts)} prompts are longer than collection.max_prompt_tokens = "
-            f"{config.max_prompt_tokens}"
-        )
     return requests, num_too_long
 
 
 def collect(
     decoder: Decoder,
     prompts: Sequence[Prompt],
-    folder: Path,
+    chunks: Chunks,
     *,
     config: CollectionConfig,
     settings: dict[str, Any],
-    share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int, str], object] = lambda done, total, note: None,
 ) -> dict[str, Any]:
-    """Collect a share of the trajectories, durably; whoever sees the end finishes the store.
+    """Collect chunks until none is left to take; whoever sees the end finishes the store.
 
-    Resumable: what is on disk (of any earlier attempt, however shared out) is not decoded again.
+    What is done (by any earlier attempt, by whomever) is not decoded again.
+    prompts: of which those of a chunk are asked for when it is decoded.
     settings: for the manifest, with the decoder's fingerprint.
-    share: (K, N), one of N parts from 0; those who collect them need no connection to each other.
-    progress: called with (done, total) of this share and a note on its speed.
-    Returns: counts (prompts, too_long, resumed, decoded, forwards, truncated: stopped at the text
-        with slots undecoded, missing: what is left of other shares), seconds, and the speed of
-        this process, which the manifest has of the one that finished the store.
-    Raises: StageError if part of this share is not on disk at the end.
+    progress: called with (done, total) responses of all workers and a note on this one's speed.
+    Returns: counts of this process (resumed: found done, decoded, forwards, truncated: stopped at
+        the text with slots undecoded, missing: left in the hands of others) and of the store
+        (prompts, too_long, failed), seconds, and the speed of this process, which the manifest has
+        of the one that finished the store.
+    Raises: DataError if every prompt is too long; SystemExit 143 after a SIGTERM, when the batch
+        that was in work is kept.
     """
     started = time.perf_counter()
-    requests, num_too_long = make_requests(decoder.model, prompts, config)
-    # By length, so that the shares are of alike work.
-    requests.sort(key=lambda r: (len(r.prompt_ids), r.id))
-    writer = TrajectoryWriter(folder)
-    on_disk = writer.done()
-    # It is cut from all requests, not from what is left: others scan at different moments.
-    own = requests[share[0] :: share[1]]
-    mine = [r for r in own if r.id not in on_disk]
+    chunks.begin(
+        decoder.fingerprint, lambda: _plan(prompts, chunks, config), num_prompts=len(prompts)
+    )
     if config.torch_compile:
         from tabom.models.compiled import compile_layers
 
         compile_layers(decoder.model)
-    num_forwards = num_truncated = 0
-    progress(0, len(mine), "")
-    meter = SpeedMeter(decoder)
-    finished: list[Trajectory] = []
-    for done, item in enumerate(decoder.decode(mine), start=1):
-        finished.append(item.trajectory)
-        num_forwards += item.trajectory.num_forwards
-        num_truncated += bool(item.trajectory.row.get(TRUNCATED))
-        if not item.num_following:  # a batch that ends together is one file
-            writer.append(finished)
-            finished = []
-        progress(done, len(mine), meter.note())
-    counts: dict[str, Any] = {
+    index = Index(chunks.folder / INDEX)
+    tally = Counter(resumed=chunks.num_done * config.num_samples)
+    total, meter = len(prompts) * config.num_samples, SpeedMeter(decoder)
+    progress(tally["resumed"], total, "")
+    with Preemption(signal.SIGTERM) as stop:
+        for attempt in chunks.attempts(stop):
+            with attempt:
+                requests, num_too_long = _requests(index, attempt.chunk, prompts, decoder, config)
+                # The parts of a split chunk share the spool that it has filled so far.
+                whole, _, part = attempt.chunk.name.partition(".")
+                folder = spool_of(chunks, decoder.fingerprint) / whole
+                writer = TrajectoryWriter(folder)
+                on_disk = writer.done().intersection(r.id for r in requests)
+                mine = [r for r in requests if r.id not in on_disk]
+                tally["resumed"] += len(on_disk)
+                before = chunks.num_done * config.num_samples + len(on_disk)
+                finished: list[Trajectory] = []
+                for done, item in enumerate(decoder.decode(mine), start=1):
+                    finished.append(item.trajectory)
+                    tally["decoded"] += 1
+                    tally["forwards"] += item.trajectory.num_forwards
+                    tally["truncated"] += bool(item.trajectory.row.get(TRUNCATED))
+                    if not item.num_following:  # a batch that ends together is one file
+                        writer.append(finished)
+                        finished = []
+                        attempt.rows = (len(on_disk) + done) // config.num_samples
+                        if stop.is_asked:
+                            stop.stop()
+                    progress(before + done, total, meter.note())
+                spool = Spool(folder)
+                names = [r.id for r in requests]
+                if not spool.place_of.keys() >= set(names):
+                    chunks.scan()  # tells if the folder was removed
+                    raise DataError(f"{folder}: batches of {whole} vanished; run it again")
+                data, counts = to_object(spool.gather(names) if names else to_arrow([]))
+                chunks.put(attempt, data, **counts, **spool.counts, num_too_long=num_too_long)
+                if not part:
+                    remove(folder)
+    chunks.scan()
+    found: dict[str, Any] = {
         "prompts": len(prompts),
-        "too_long": num_too_long,
-        "resumed": len(own) - len(mine),
-        "decoded": len(mine),
-        "forwards": num_forwards,
-        "truncated": num_truncated,
+        **{name: tally[name] for name in ("resumed", "decoded", "forwards", "truncated")},
         "seconds": round(time.perf_counter() - started, 3),
         **meter.report(),
     }
-    on_disk = writer.done()
-    missing = {r.id for r in requests if r.id not in on_disk}
-    if read_manifest(folder) is not None:
-        missing = set()  # another worker saw the end first, and its store has all
-    # What this process decoded was on disk once; if it is gone, somebody took it away.
-    if any(r.id in missing for r in own):
-        raise StageError(
-            f"{folder}: not finished, {len(missing)} of {len(requests)} trajectories are missing; "
-            "was the folder removed or emptied during the run? run it again"
+    if left := sum(chunk.size for chunk in chunks.left()):
+        return found | {"missing": left * config.num_samples}
+    manifest = finish_chunks(
+        chunks,
+        Mark(stage=STAGE, fingerprint=decoder.fingerprint, settings=settings),
+        num_samples=config.num_samples,
+        counts=meter.report(),
+        seconds=found["seconds"],
+    )
+    told = {name: manifest.counts[f"num_{name}"] for name in ("too_long", "failed")}
+    return found | told
+
+
+def _plan(
+    prompts: Sequence[Prompt], chunks: Chunks, config: CollectionConfig
+) -> dict[str, list[tuple[int, int]]]:
+    """Write the index and cut it, into whole batches, so that no chunk ends with a small one."""
+    write_index(chunks.folder / INDEX, prompts)
+    size = max(chunks.size // config.batch_size * config.batch_size, 1)
+    return {"": cut(len(prompts), size if size >= config.batch_size else chunks.size)}
+
+
+def _requests(
+    index: Index,
+    chunk: Chunk,
+    prompts: Sequence[Prompt],
+    decoder: Decoder,
+    config: CollectionConfig,
+) -> tuple[list[DecodeRequest], int]:
+    """The requests of a chunk by their length, and how many of its prompts are too long."""
+    picked = [prompts[row] for row in index.rows(chunk)]
+    if [prompt.id for prompt in picked] != index.rows(chunk, "id"):
+        raise DataError(
+            f"{chunk.name}: the prompts are not those that this collection began with; collect "
+            "them into another --output_dir"
         )
-    if missing:
-        counts["missing"] = len(missing)
-    else:
-        finish(
-            folder,
-            fingerprint=decoder.fingerprint,
-            settings=settings,
-            seconds=counts["seconds"],
-            ids=[r.id for r in requests],
-            counts=meter.report(),
-        )
-    return counts
+    requests, num_too_long = make_requests(decoder.model, picked, config)
+    return sorted(requests, key=lambda r: (len(r.prompt_ids), r.id)), num_too_long
+
+
+def spool_of(chunks: Chunks, fingerprint: str) -> Path:
+    """Where the finished batches of chunks in work are kept: in the folder, or beside a URL's work
+    in $TABOM_SPOOL or the folder for temporary files of this machine."""
+    if not is_remote(chunks.folder):
+        return chunks.folder / SPOOL
+    here = os.environ.get("TABOM_SPOOL") or tempfile.gettempdir()
+    return Path(here) / f"tabom-spool-{os.getuid()}" / fingerprint
+
+
+def finish_chunks(
+    chunks: Chunks, mark: Mark, *, num_samples: int, counts: Mapping[str, Any], seconds: float
+) -> Manifest:
+    """Declare a collection complete, of which every chunk is done or given up.
+
+    Reads a small object for each chunk, no trajectories. Of several who do this one works.
+    """
+    folder = chunks.folder
+
+    def counted(chunk: Chunk, data: bytes, path: Path) -> dict[str, int]:
+        rows = read_object(data, path, fingerprint=mark.fingerprint)
+        num_too_long = chunk.size - rows.num_rows // num_samples
+        return {**to_object(rows)[1], "num_too_long": num_too_long}
+
+    with locked(folder / ".finish"):
+        manifest = check_manifest(folder, mark)
+        if manifest is None:
+            described, failed = chunks.describe(counted), chunks.failed()
+            extra = [PLAN, INDEX]
+            if failed:
+                index = Index(folder / INDEX)
+                rows = [
+                    {"why": why, **{n: index.rows(c, n)[0] for n in ("id", "row", "characters")}}
+                    for c, why in failed
+                ]
+                with replacing(folder / FAILED) as temporary:
+                    pq.write_table(pa.Table.from_pylist(rows), temporary)
+                extra.append(FAILED)
+            if not any(found["num_trajectories"] for _, found in described.values()):
+                raise DataError(
+                    f"{folder}: nothing was collected: {len(failed)} prompts failed, and all "
+                    f"{chunks.num_items - len(failed)} prompts are longer than "
+                    "collection.max_prompt_tokens allows"
+                )
+            manifest = complete(
+                folder,
+                mark,
+                described,
+                counts={"num_failed": len(failed), **counts},
+                seconds=seconds,
+                others=extra,
+            )
+            chunks.clear(described)
+        remove(spool_of(chunks, mark.fingerprint))
+        remove(folder / ".finish")
+    return manifest

@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Files that are there whole or not at all, also after a power cut; by path or by URL."""
 
 import fcntl
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tabom.core.errors import DataError, StageError
+from tabom.core.place import Place, is_remote, place
 from tabom.core.plain import to_plain
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -23,9 +25,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path: the file to be. Its folder is made if need be.
     Yields: a path in the same folder (a rename is atomic only inside one file system), whose name
         starts with a dot so that no manifest lists it. On an exception it is removed and `path`
-        keeps what it had.
+        keeps what it had. For a URL it is a local file, which is sent at the end.
     """
-    path = Path(path)
+    path = place(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (temporary := Path(folder) / path.name)
+            path.write_bytes(temporary.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     try:
@@ -45,8 +52,41 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write the bytes: temporary file, fsync, rename, fsync of the folder."""
+    if is_remote(path := place(path)):
+        path.write_bytes(bytes(data))
+        return
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def create(path: Place, data: bytes) -> bool:
+    """Write the bytes unless the file is there; of several who do this together one succeeds.
+
+    A local file gets its name by a hard link, so that it is whole when it appears; an object store
+    is asked to create and not to replace.
+    Returns: whether the file is the one written here.
+    """
+    path = place(path)
+    if is_remote(path):
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            # A request that was answered by an error, and sent again, may have been heard before.
+            return bool(path.read_bytes() == data)
+        return True
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        os.link(temporary, path)
+        sync_folder(path.parent)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -69,9 +109,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises: DataError, naming the file, if it is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(place(path).read_bytes())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}); restore it or delete it") from error
 
@@ -93,7 +133,7 @@ def only_one(
     folder: str | os.PathLike[str], *, is_shared: bool = False
 ) -> AbstractContextManager[None]:
     """Hold a folder for this process, without waiting for others; see `locked`."""
-    return locked(Path(folder) / LOCK, is_shared=is_shared, is_waiting=False)
+    return locked(place(folder) / LOCK, is_shared=is_shared, is_waiting=False)
 
 
 @contextmanager
@@ -105,7 +145,10 @@ def locked(
     is_shared: several may hold it together, but none beside one who holds it alone.
     Raises: StageError if it is held by others and `is_waiting` is False.
     """
-    path = Path(path)
+    path = place(path)
+    if is_remote(path):  # there are no locks; no result rests on one
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # The file stays behind: were it removed, two processes could lock two files of one name.
     with path.open("w") as file:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from tabom.core.errors import ConfigError
+from tabom.core.place import place
 from tabom.core.plain import fingerprint as fingerprint
 from tabom.core.plain import to_plain as to_plain
 from tabom.core.yaml_text import load_yaml as load_yaml
@@ -316,8 +317,8 @@ def _convert_kind(value: Any, hint: Any, where: str) -> Any:
     if kind in (int, float):
         return _convert_number(value, kind, where)
     if kind is Path and isinstance(value, str):
-        return Path(value)
-    if isinstance(value, kind):
+        return place(value)
+    if isinstance(value, kind) or (kind is Path and isinstance(value, os.PathLike)):
         return value
     raise _wrong(value, _KINDS.get(kind, kind.__name__), where)
 

@@ -5,7 +5,6 @@ the folder is complete; a folder with the start mark alone is a partial that the
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 from tabom.core import configs, env
 from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
 from tabom.core.errors import ConfigError, DataError, StageError
+from tabom.core.place import Place, is_remote, place, remove
 
 MANIFEST = "manifest.json"
 STARTED = ".started.json"
@@ -24,7 +24,7 @@ _SEAL = "seal"  # its key in a JSON file: no other file holds a hash of these
 _MAX_DIFFERENCES = 8
 _WAYS_OUT = "take another --output_dir, or pass --overwrite to delete what is there and start again"
 
-Folder = str | os.PathLike[str]
+Folder = Place
 M = TypeVar("M")
 
 
@@ -74,24 +74,25 @@ def write_manifest(
     *,
     counts: Mapping[str, Any],
     seconds: float,
-    files: Iterable[str] | None = None,
+    files: Iterable[str] | Mapping[str, FileFacts | None] | None = None,
 ) -> Manifest:
     """Declare the folder complete. Call it last.
 
-    files: relative paths to list with their hashes; None: every file in the folder, names that
-        start with a dot left out (at any depth).
+    files: relative paths to list with their hashes (a mapping has those that are known already);
+        None: every file in the folder, names that start with a dot left out (at any depth).
     Returns: the manifest as written.
     Raises: DataError if a listed file is missing.
     """
-    folder = Path(folder)
+    folder = place(folder)
     if files is None:
-        inside = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        shown = (path for path in inside if not any(part[0] == "." for part in path.parts))
-        files = {path.as_posix() for path in shown} - {MANIFEST}
+        root = folder.as_posix().rstrip("/") + "/"
+        inside = (p.as_posix().removeprefix(root) for p in folder.rglob("*") if p.is_file())
+        files = {n for n in inside if not any(part[0] == "." for part in n.split("/"))} - {MANIFEST}
+    known = files if isinstance(files, Mapping) else {}
     manifest = Manifest(
         **vars(mark),
         counts=dict(counts),
-        files={name: describe_file(folder / name) for name in sorted(set(files))},
+        files={name: known.get(name) or describe_file(folder / name) for name in sorted({*files})},
         versions=env.versions(),
         seconds=round(float(seconds), 3),
     )
@@ -105,7 +106,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
 
     Raises: DataError, naming the file, if it is not a manifest.
     """
-    return _read(Path(folder) / MANIFEST, Manifest)
+    return _read(place(folder) / MANIFEST, Manifest)
 
 
 def _read(path: Path, kind: type[M]) -> M | None:
@@ -145,7 +146,7 @@ def check_manifest(folder: Folder, mark: Mark) -> Manifest | None:
     Returns: None for a folder that is missing, empty or begun by this same run.
     Raises: StageError if the folder belongs to another stage or another fingerprint.
     """
-    folder = Path(folder)
+    folder = place(folder)
     manifest = read_manifest(folder)
     there = manifest or _read(folder / STARTED, Mark)
     state = f"output folder {folder} holds {'results' if manifest else 'an unfinished run'}"
@@ -168,7 +169,7 @@ def begin(folder: Folder, mark: Mark) -> Manifest | None:
     """
     found = check_manifest(folder, mark)
     if found is None and STARTED not in check_ours(folder):
-        write_json(Path(folder) / STARTED, mark)
+        write_json(place(folder) / STARTED, mark)
     return found
 
 
@@ -179,11 +180,11 @@ def check_ours(folder: Folder) -> list[str]:
     Raises: StageError for a file, and for a folder that holds what tabom did not make. To mark
         that as ours would let a later --overwrite delete what is not ours.
     """
-    folder = Path(folder)
+    folder = place(folder)
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file, expected an output folder; take another path")
     # One snapshot: several ranks may begin at the same moment.
-    found = os.listdir(folder) if folder.exists() else []
+    found = [path.name for path in folder.iterdir()] if folder.exists() else []
     names = sorted(n for n in found if n != LOCK and not n.endswith(TEMPORARY_SUFFIX))
     if names and not {MANIFEST, STARTED}.intersection(names):
         raise StageError(
@@ -200,33 +201,37 @@ def reset(folder: Folder) -> None:
     The lock file stays, since the caller may hold it.
     Raises: StageError if the folder carries neither a manifest nor a start mark.
     """
-    folder = Path(folder)
+    folder = place(folder)
     if not check_ours(folder):
         return
     # The marks go last: a reset that is cut short leaves a folder that still is ours.
-    for name in sorted(os.listdir(folder), key=lambda name: name in (MANIFEST, STARTED)):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
+    for path in sorted(folder.iterdir(), key=lambda path: path.name in (MANIFEST, STARTED)):
+        if not is_remote(path) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif name != LOCK:
-            path.unlink()
+        elif path.name != LOCK:
+            remove(path)
 
 
-_checked: set[tuple[str, int, int, FileFacts]] = set()
+_checked: set[tuple[str, int, float, FileFacts]] = set()
 
 
-def check_file(path: Path, expected: FileFacts) -> None:
+def check_file(path: Path, expected: FileFacts, data: bytes | None = None) -> None:
     """Compare a file with what its manifest says, where its bytes are first read.
 
-    Its hash is computed at most once a process while it keeps its size and time.
+    data: its bytes, where the caller has them. Else its hash is computed at most once a process
+        while it keeps its size and time.
     Raises: DataError if the file is missing or changed.
     """
-    found = path.stat() if path.is_file() else None
-    # A study opens one adapter in many stages; reading a large one takes seconds.
-    key = found and (str(path.resolve()), found.st_size, found.st_mtime_ns, expected)
-    if key in _checked:
-        return
-    facts = describe_file(path)
+    key = None
+    if data is not None:
+        facts = FileFacts(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    else:
+        found = path.stat() if path.is_file() else None
+        # A study opens one adapter in many stages; reading a large one takes seconds.
+        key = found and (str(path.absolute()), found.st_size, found.st_mtime, expected)
+        if key in _checked:
+            return
+        facts = describe_file(path)
     if facts != expected:
         raise DataError(
             f"{path}: changed since the stage wrote it (sha256 {facts.sha256[:12]}..., "
@@ -242,7 +247,7 @@ def check_folder(folder: Folder) -> None:
 
     Those in subfolders (shards, checkpoints) are checked by whoever opens them.
     """
-    path = Path(folder) / MANIFEST
+    path = place(folder) / MANIFEST
     content = read_json(path) if path.is_file() else None
     # Other tools have files of that name.
     is_ours = isinstance(content, dict) and "fingerprint" in content
@@ -250,7 +255,7 @@ def check_folder(folder: Folder) -> None:
     for name, expected in (found.files if found else {}).items():
         # A model card is for people, who may add to it.
         if "/" not in name and not name.endswith(".md"):
-            check_file(Path(folder) / name, expected)
+            check_file(place(folder) / name, expected)
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,23 +5,21 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tabom.collect.config import CollectionConfig
-from tabom.collect.prompts import PromptSource, load_prompts
+from tabom.collect.prompts import PromptRows, PromptSource
 from tabom.core.errors import ConfigError
-from tabom.core.identity import FREE
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
+from tabom.stages.launch import Chunked
 from tabom.stages.preflight import Check, check_decoding
-from tabom.stages.stage import Counts, Done, Stage
+from tabom.stages.stage import Counts, Done
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collect(Stage):
+class Collect(Chunked):
     """Trajectories of one seed."""
 
     kind: ClassVar[str] = "collect"
     cost: ClassVar[float] = 3.0
-    resumes: ClassVar[bool] = True
-    is_shared: ClassVar[bool] = True
 
     model: ModelConfig
     prompts: PromptSource
@@ -29,17 +27,9 @@ class Collect(Stage):
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     seed: int = 0
     """Key of all draws."""
-    rank: int = field(default=0, metadata=FREE)
-    world_size: int = field(default=1, metadata=FREE)
-    """The share of the prompts that this process has; sharing changes nothing in the result."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(
-                f"rank {self.rank} of {self.world_size} processes; expected one from 0 to "
-                f"{self.world_size - 1} (--shard, or RANK and WORLD_SIZE of the environment)"
-            )
-
+        super().__post_init__()
         if self.collection.num_samples > 1 and not self.decoding.draws_tokens:
             raise ConfigError(
                 "collection.num_samples > 1 at decoding.temperature 0, or with greedy_tokens, "
@@ -58,7 +48,7 @@ class Collect(Stage):
         from tabom.collect.worker import collect
         from tabom.decoding.decoder import Decoder
 
-        prompts = load_prompts(self.prompts, seed=self.seed)
+        prompts = PromptRows(self.prompts, seed=self.seed)
         # Settings that do not go with the model are found here, before anything is written.
         decoder = Decoder(
             self.model.load(),
@@ -70,9 +60,8 @@ class Collect(Stage):
         return collect(
             decoder,
             prompts,
-            self.folder,
+            self.chunks(),
             config=self.collection,
             settings=self.settings,
-            share=(self.rank, self.world_size),
             progress=report,
         )

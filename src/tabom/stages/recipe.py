@@ -15,6 +15,7 @@ from tabom.core.identity import FREE
 from tabom.core.recipe_file import read_recipe
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
+from tabom.stages.launch import LaunchConfig
 from tabom.stages.sets import EvaluationConfig, check_sets
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
@@ -116,6 +117,8 @@ class Recipe:
     """What is measured beside accuracy."""
     study: StudyConfig = field(default_factory=StudyConfig)
     """How the stages are spread over this machine."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Where their chunks are worked on."""
 
     def __post_init__(self) -> None:
         # Two of one name would write into one folder, or stand in one column of the report.

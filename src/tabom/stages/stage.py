@@ -146,6 +146,8 @@ class Stage:
         overwrite: empty the folder first if it holds another's result.
         Raises: StageError if another process works there, or another's result is there.
         """
+        if (counts := self.elsewhere(report, overwrite=overwrite)) is not None:
+            return counts
         if overwrite:
             self.make_way()
         with self._lock(is_shared=self.is_shared):
@@ -162,6 +164,10 @@ class Stage:
                 self._clear()
                 raise
         return counts
+
+    def elsewhere(self, report: Report, *, overwrite: bool) -> Counts | None:
+        """Do all of it in other processes and return the counts; None: it is done here."""
+        return None
 
     def make_way(self) -> None:
         """Empty the folder if it holds another's result.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "tabom_manifest.json"
 METRICS = "metrics.jsonl"
+_STOPPING = "finishing this optimiser step, then saving a checkpoint"
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def train(
         torch.cuda.reset_peak_memory_stats()
 
     start = time.perf_counter()
-    with Preemption() as trainer.preemption:
+    with Preemption(doing=_STOPPING) as trainer.preemption:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Losses are looked at on the device while it trains; what was found is told here.
     trainer.guard.check()
@@ -164,7 +165,7 @@ def train(
             by.name, trainer.state.global_step, trainer.state.max_steps, trainer.state.global_step,
             output_dir,
         )  # fmt: skip
-        raise KeyboardInterrupt if by == signal.SIGINT else SystemExit(128 + by)
+        trainer.preemption.stop()
     trainer.save_model()
     model.eval()
     seconds = time.perf_counter() - start if trainer.journal is None else trainer.journal.seconds

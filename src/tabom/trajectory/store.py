@@ -1,19 +1,19 @@
-"""The store: responses kept batch by batch while a model decodes, then a finished collection.
+"""The store: responses kept batch by batch while a model decodes, chunk objects, a manifest.
 
 While work goes on, every append is one Arrow file under `partial/`. The file appears whole, by a
 rename, and its name holds a checksum of its bytes, so a reader knows a damaged file and drops it.
 Nobody ever writes to a file of somebody else, so any number of processes may append, be killed
-and start again. `finish` then orders the rows, writes them as Parquet under `data/`, and declares
-the folder complete with a manifest.
+and start again. What is whole becomes a Parquet object `data/chunk-00017.parquet`, and a manifest
+that lists the objects declares the folder complete.
 """
 
 import json
 import os
 import re
 import secrets
-import shutil
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tabom.core.atomic import locked, replacing, write_bytes, write_text
+from tabom.core.atomic import locked, write_bytes, write_text
+from tabom.core.chunks import DATA, facts_of
 from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import (
     FileFacts,
@@ -34,6 +35,7 @@ from tabom.core.manifest import (
     read_manifest,
     write_manifest,
 )
+from tabom.core.place import Place, entries, is_remote, place, remove
 from tabom.trajectory.record import TRUNCATED, FloatArray, Trajectory
 from tabom.trajectory.schema import (
     FIELD,
@@ -46,8 +48,8 @@ from tabom.trajectory.schema import (
 )
 
 STAGE = "collect"
-PARTIAL, DATA = "partial", "data"
-ROWS_PER_SHARD = 4096  # of one Parquet file, and of what `finish` holds in memory
+PARTIAL = "partial"
+ROWS_PER_FILE = 4096  # of one Parquet file, and of what `finish` holds in memory
 READ_ROWS = 256  # rows that are objects at one time while streaming
 GROUP_ROWS = 1024  # of one Parquet row group
 # Only texts are given dictionaries. Token ids and entropies hardly repeat: with a dictionary they
@@ -58,7 +60,7 @@ _PARQUET: dict[str, Any] = {
 }
 _NAME = re.compile(r"\d{20}-[0-9a-f]{8}-([0-9a-f]{8})\.arrow")
 
-Folder = str | os.PathLike[str]
+Folder = Place
 
 _CARD = """\
 ---
@@ -197,17 +199,16 @@ def finish(
     ids: Iterable[str] | None = None,
     counts: Mapping[str, int | float] | None = None,
 ) -> Manifest:
-    """Make the partial files a finished store: Parquet shards, a card, and the manifest last.
+    """Make the partial files of a folder a finished store: chunk objects, and the manifest last.
 
-    Memory grows with the number of ids and one shard, not with the trajectories. A crash at any
+    Memory grows with the number of ids and one object, not with the trajectories. A crash at any
     point leaves the partial files, and calling it again begins anew. Of several processes that
     call it together one works and the others find it done. A complete folder is left as it is.
 
     ids: the planned ids: rows are written in this order and all must be there. None: rows are
         sorted by id, so that the folder's content does not depend on who collected what.
-    counts: for the manifest, beside num_trajectories, num_shards, num_forwards, num_truncated
-        (stopped at the text, with slots undecoded), num_doubled (rows left out because their id
-        came twice) and num_torn (files left out because they are damaged).
+    counts: for the manifest, beside those of `complete`, num_doubled (rows left out because their
+        id came twice) and num_torn (files left out because they are damaged).
     Raises: StageError if nothing or not all was collected, or the folder is another run's;
         DataError if one id has two contents.
     """
@@ -217,25 +218,93 @@ def finish(
     with locked(folder / PARTIAL / ".finish"):
         manifest = check_manifest(folder, mark)
         if manifest is None:
-            found = _Found(folder)
+            found = Spool(folder)
             names = found.plan(ids)
-            shutil.rmtree(folder / DATA, ignore_errors=True)  # of a finish that was cut short
-            files, written = _write_shards(folder, found, names)
-            card = _CARD.format(count=len(names), fingerprint=fingerprint, data=DATA)
-            write_text(folder / "README.md", card)
-            manifest = write_manifest(
-                folder,
-                mark,
-                counts={**written, **found.counts, **(counts or {})},
-                seconds=seconds,
-                files=[*files, "README.md"],
+            remove(folder / DATA)  # of a finish that was cut short
+            chunks = {}
+            for number, start in enumerate(range(0, len(names), ROWS_PER_FILE)):
+                data, facts = to_object(found.gather(names[start : start + ROWS_PER_FILE]))
+                name = f"{DATA}/chunk-{number:05d}.parquet"
+                write_bytes(folder / name, data)
+                chunks[name] = FileFacts(**facts_of(data)), facts
+            manifest = complete(
+                folder, mark, chunks, counts={**found.counts, **(counts or {})}, seconds=seconds
             )
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        remove(folder / PARTIAL)
     return manifest
 
 
-class _Found:
-    """Where each id lies: the number of its partial file, and the row in that."""
+def complete(
+    folder: Folder,
+    mark: Mark,
+    chunks: Mapping[str, tuple[FileFacts, Mapping[str, int]]],
+    *,
+    counts: Mapping[str, Any],
+    seconds: float,
+    others: Iterable[str] = (),
+) -> Manifest:
+    """Declare a store of chunk objects complete: a card, and the manifest last.
+
+    chunks: the objects in their order, by path in the folder, each with what `to_object` counted.
+    counts: for the manifest, beside the sums of those and num_chunks. others: files to list, too.
+    """
+    sums = Counter(num_chunks=len(chunks))
+    for _, found in chunks.values():
+        sums.update(found)
+    data = next(iter(chunks)).rpartition("/")[0]
+    card = _CARD.format(count=sums["num_trajectories"], fingerprint=mark.fingerprint, data=data)
+    write_text(place(folder) / "README.md", card)
+    return write_manifest(
+        folder,
+        mark,
+        counts={**sums, **counts},
+        seconds=seconds,
+        files={**{n: facts for n, (facts, _) in chunks.items()}, "README.md": None}
+        | dict.fromkeys(others),
+    )
+
+
+def to_object(rows: pa.RecordBatch) -> tuple[bytes, dict[str, int]]:
+    """Rows as the bytes of a chunk object, and what is counted of them.
+
+    The counts are num_trajectories, num_forwards, and num_truncated (stopped at the text, with
+    slots undecoded).
+    """
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, rows.schema, **_PARQUET) as writer:
+        writer.write_batch(rows, row_group_size=GROUP_ROWS)
+    # Searched first, for few rows say that they stopped, and parsing them all would be slow.
+    said = (text for text in rows.column("row").to_pylist() if TRUNCATED in text)
+    return sink.getvalue().to_pybytes(), {
+        "num_trajectories": rows.num_rows,
+        "num_forwards": sum(rows.column("num_forwards").to_pylist()),
+        "num_truncated": sum(bool(json.loads(text).get(TRUNCATED)) for text in said),
+    }
+
+
+def read_object(data: bytes, path: Path, *, fingerprint: str | None = None) -> pa.RecordBatch:
+    """The rows of a chunk object.
+
+    Raises: DataError if it is none, or a row has another fingerprint than the one expected.
+    """
+    with _parquet(path, data) as file:
+        validate_schema(file.schema_arrow, str(path))
+        rows = file.read().combine_chunks()
+    batch = pa.RecordBatch.from_arrays(
+        [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in rows.columns],
+        schema=rows.schema,
+    )
+    strange = {*batch.column("fingerprint").to_pylist()} - {fingerprint}
+    if fingerprint is not None and strange:
+        raise DataError(
+            f"{path}: its rows have the fingerprint {min(strange)}, this run's is {fingerprint}; "
+            "delete the file, or take another --output_dir"
+        )
+    return batch
+
+
+class Spool:
+    """The partial files of a folder: where each id lies, as the number of its file and the row."""
 
     def __init__(self, folder: Path) -> None:
         """Look into every partial file.
@@ -302,31 +371,6 @@ class _Found:
         return rows if targets == sorted(targets) else rows.take(pa.array(np.argsort(targets)))
 
 
-def _write_shards(
-    folder: Path, found: _Found, names: Sequence[str]
-) -> tuple[list[str], dict[str, int]]:
-    """The files' names, and what is in them."""
-    num_shards = -(-len(names) // ROWS_PER_SHARD)
-    files = []
-    num_forwards = num_truncated = 0
-    for shard in range(num_shards):
-        rows = found.gather(names[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD])
-        num_forwards += sum(rows.column("num_forwards").to_pylist())
-        # Searched first, for few rows say that they stopped, and parsing them all would be slow.
-        said = (text for text in rows.column("row").to_pylist() if TRUNCATED in text)
-        num_truncated += sum(bool(json.loads(text).get(TRUNCATED)) for text in said)
-        files.append(f"{DATA}/train-{shard:05d}-of-{num_shards:05d}.parquet")
-        with replacing(folder / files[-1]) as temporary:
-            with pq.ParquetWriter(temporary, SCHEMA, **_PARQUET) as writer:
-                writer.write_batch(rows, row_group_size=GROUP_ROWS)
-    return files, {
-        "num_trajectories": len(names),
-        "num_shards": num_shards,
-        "num_forwards": num_forwards,
-        "num_truncated": num_truncated,
-    }
-
-
 class TrajectoryStore:
     """The trajectories of a finished collection, or of one Parquet file, streamed from disk.
 
@@ -335,51 +379,70 @@ class TrajectoryStore:
     """
 
     def __init__(self, path: Folder) -> None:
-        """path: of a finished collection, or of a Parquet file.
+        """path: of a finished collection, or of a Parquet file; or the URL of one.
 
-        Opening checks the manifest, the files' sizes and their footers. A file's hash is checked
-        when its rows are first read, since Parquet itself reads a flipped bit as another number.
+        Opening reads the manifest and lists the files with their sizes. A file is compared with its
+        hash when its rows are first read, since Parquet itself reads a flipped bit as another
+        number.
         Raises: StageError if no finished collection is there; DataError if a file that its manifest
-            lists is missing, has another size or is not one of trajectories.
+            lists is missing or has another size, or a single file is not one of trajectories.
         """
-        path = Path(path)
+        path = place(path)
         self.manifest = None if path.is_file() else _finished(path)
         self._files: dict[Path, FileFacts | None] = {path: None}
-        if self.manifest is not None:
-            listed = sorted(self.manifest.files.items())
-            self._files = {path / n: facts for n, facts in listed if n.endswith(".parquet")}
-        self._num_rows = 0
-        for file, facts in self._files.items():
-            size = file.stat().st_size if file.is_file() else 0
-            if facts is not None and size != facts.bytes:
+        if self.manifest is None:
+            with _parquet(path) as opened:
+                validate_schema(opened.schema_arrow, str(path))
+                self._num_rows: int = opened.metadata.num_rows
+            return
+        # By number: from a hundred thousand on, names are longer.
+        listed = sorted(
+            self.manifest.files.items(), key=lambda item: (len(item[0].partition(".")[0]), item[0])
+        )
+        chunks = {name: facts for name, facts in listed if f"{DATA}/" in name}
+        folders = {name.rpartition("/")[0] for name in chunks}
+        sizes = {f"{f}/{e.name}": e.size for f in folders for e in entries(path / f)}
+        for name, facts in chunks.items():
+            if (size := sizes.get(name, 0)) != facts.bytes:
                 raise DataError(
-                    f"{file}: {size} bytes, the manifest says {facts.bytes}; copy it again"
+                    f"{path / name}: {size} bytes, the manifest says {facts.bytes}; copy it again"
                 )
-            with _parquet(file) as opened:
-                validate_schema(opened.schema_arrow, str(file))
-                self._num_rows += opened.metadata.num_rows
+        self._files = {path / name: facts for name, facts in chunks.items()}
+        self._num_rows = int(self.manifest.counts["num_trajectories"])
 
     def __len__(self) -> int:
         return self._num_rows
 
     def __iter__(self) -> Iterator[Trajectory]:
-        for path, facts in self._files.items():
-            if facts is not None:
-                check_file(path, facts)
-            first_row = 0
-            with _parquet(path) as file:
-                for batch in file.iter_batches(batch_size=READ_ROWS, columns=SCHEMA.names):
-                    yield from from_arrow(batch, source=str(path), first_row=first_row)
-                    first_row += batch.num_rows
+        for number in range(self.num_files):
+            yield from self.read_file(number)
+
+    @property
+    def num_files(self) -> int:
+        return len(self._files)
+
+    def read_file(self, number: int) -> Iterator[Trajectory]:
+        """The trajectories of one file, by its place among the files."""
+        path, facts = list(self._files.items())[number]
+        data = None
+        if is_remote(path):  # a chunk is a few MB: one request, and no second one for its hash
+            data = path.read_bytes()
+        if facts is not None:
+            check_file(path, facts, data)
+        first_row = 0
+        with _parquet(path, data) as file:
+            validate_schema(file.schema_arrow, str(path))
+            for batch in file.iter_batches(batch_size=READ_ROWS, columns=SCHEMA.names):
+                yield from from_arrow(batch, source=str(path), first_row=first_row)
+                first_row += batch.num_rows
 
 
 def _finished(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
         raise StageError(
-            f"{folder}: no finished collection (no manifest.json, "
-            f"{len(TrajectoryWriter(folder).done())} trajectories so far); collect into it, a "
-            "rerun resumes"
+            f"{folder}: no finished collection (no manifest.json); collect into it, a rerun "
+            f"resumes (`tabom status {folder}` tells how far it is)"
         )
     if manifest.stage != STAGE:
         raise StageError(f"{folder}: holds stage {manifest.stage!r}, expected {STAGE!r}")
@@ -387,10 +450,12 @@ def _finished(folder: Path) -> Manifest:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file; what goes wrong with it names it."""
+def _parquet(path: Path, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file, by its bytes where these are read; what goes wrong with it names it."""
     try:
-        with pq.ParquetFile(path) as file:
+        if data is None and is_remote(path):
+            data = path.read_bytes()
+        with pq.ParquetFile(path if data is None else pa.BufferReader(data)) as file:
             yield file
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}); copy it again") from error

@@ -10,6 +10,7 @@ import pytest
 from tabom.collect.config import CollectionConfig
 from tabom.collect.prompts import Prompt, PromptSource, load_prompts
 from tabom.collect.worker import collect, make_requests
+from tabom.core.chunks import Chunks
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder
@@ -43,7 +44,8 @@ def run(model: MaskedDiffusionModel, prompts: list[Prompt], folder: Path, **kwar
         batch_size=config.batch_size,
         fingerprint="f",
     )
-    return collect(decoder, prompts, folder, config=config, settings={}, **kwargs)
+    chunks = Chunks(folder, size=kwargs.pop("size", 4), share=kwargs.pop("share", (0, 1)))
+    return collect(decoder, prompts, chunks, config=config, settings={}, **kwargs)
 
 
 def content(folder: Path) -> dict[str, tuple[Any, ...]]:
@@ -55,27 +57,45 @@ def entropies(folder: Path) -> np.ndarray:
     return np.stack([t.entropy_N for t in found])
 
 
+def stop_at(number: int) -> Any:
+    """A progress function that stops the work after so many responses."""
+
+    def progress(done: int, total: int, note: str) -> None:
+        if done >= number:
+            raise DataError("stopped by the test")
+
+    return progress
+
+
 def test_one_process_and_two_ranks_collect_the_same(
     tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
 ) -> None:
     counts = run(model, prompts, tmp_path / "one")
     assert (counts["prompts"], counts["decoded"], counts["resumed"]) == (20, 20, 0)
     assert counts["forwards"] == 20 * 4
-    run(model, prompts, tmp_path / "two", share=(1, 2))
-    assert not (tmp_path / "two" / "manifest.json").exists()  # the other half is missing
-    run(model, prompts, tmp_path / "two", share=(0, 2))
+    # Rank 1 begins with the chunks 3 and 1 of 5, rank 0 takes what it left.
+    with pytest.raises(DataError, match="stopped"):
+        run(model, prompts, tmp_path / "two", share=(1, 2), progress=stop_at(8))
+    assert not (tmp_path / "two" / "manifest.json").exists()
+    assert sorted(p.stem for p in (tmp_path / "two" / "data").iterdir()) == ["chunk-00003"]
+    counts = run(model, prompts, tmp_path / "two", share=(0, 2))
+    assert (counts["decoded"], counts["resumed"]) == (12, 8)  # a batch was in the spool
     assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert [t.id for t in TrajectoryStore(tmp_path / "one")] == [
+        t.id for t in TrajectoryStore(tmp_path / "two")
+    ]
     np.testing.assert_allclose(entropies(tmp_path / "one"), entropies(tmp_path / "two"), atol=1e-5)
 
 
-def test_what_is_on_disk_is_not_decoded_again(
+def test_a_worker_takes_over_what_nobody_works_on(
     tmp_path: Path, model: MaskedDiffusionModel, prompts: list[Prompt]
 ) -> None:
-    folder = tmp_path / "c"
-    run(model, prompts, folder, share=(0, 4))
-    counts = run(model, prompts, folder)
-    assert (counts["resumed"], counts["decoded"]) == (5, 15)
-    assert len(TrajectoryStore(folder)) == 20
+    counts = run(model, prompts, tmp_path, share=(3, 4))
+    assert counts["decoded"] == 20
+    assert "missing" not in counts
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "README.md", "chunks.json", "data", "index.parquet", "manifest.json"
+    ]  # fmt: skip
 
 
 def test_records_carry_what_verifiers_need(
@@ -120,7 +140,10 @@ def test_too_long_prompts_are_counted(
     assert len(requests) + num_too_long == 20
     assert num_too_long == sum(n > lengths[9] for n in lengths)
     with pytest.raises(DataError, match="all 20 prompts are longer"):
-        make_requests(model, prompts, CollectionConfig(max_prompt_tokens=1))
+        run(model, prompts, tmp_path, config=CollectionConfig(max_prompt_tokens=1))
+    counts = run(model, prompts, tmp_path / "some", config=config)
+    assert counts["too_long"] == num_too_long
+    assert len(TrajectoryStore(tmp_path / "some")) == len(requests)
 
 
 def test_a_collection_that_stops_at_the_text_trains_on_what_was_decoded(

@@ -47,18 +47,18 @@ def collect(folder: Path, trajectories: list[Trajectory], **options: Any) -> Tra
 def test_from_writers_to_a_store(
     tmp_path: Path, make: Make, says: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(store_module, "ROWS_PER_FILE", 10)
     everything = [make(i) for i in range(25)]
     begin(tmp_path, Mark(stage="collect", fingerprint="f1", settings=SETTINGS))
     for part in (everything[15:], everything[:16]):  # id 15 was collected twice
         TrajectoryWriter(tmp_path).append(part)
     manifest = finish(tmp_path, **RUN)
     assert manifest.counts == {
-        "num_trajectories": 25, "num_shards": 3, "num_doubled": 1, "num_torn": 0,
+        "num_trajectories": 25, "num_chunks": 3, "num_doubled": 1, "num_torn": 0,
         "num_truncated": 0, "num_forwards": sum(t.num_forwards for t in everything),
     }  # fmt: skip
     assert sorted(manifest.files) == [
-        "README.md", *(f"data/train-0000{k}-of-00003.parquet" for k in range(3))
+        "README.md", *(f"data/chunk-0000{k}.parquet" for k in range(3))
     ]  # fmt: skip
     found = read_manifest(tmp_path)
     assert found is not None
@@ -72,7 +72,7 @@ def test_from_writers_to_a_store(
     assert [says(t) for t in store] == [says(t) for t in everything]
     assert [says(t) for t in store] == [says(t) for t in everything]  # a second pass begins anew
     assert (
-        pq.ParquetFile(tmp_path / "data/train-00000-of-00003.parquet")
+        pq.ParquetFile(tmp_path / "data/chunk-00000.parquet")
         .metadata.row_group(0)
         .column(0)
         .compression
@@ -160,10 +160,10 @@ def test_finish_killed_at_any_moment_can_run_again(
     everything = [make(i) for i in range(9)]
     TrajectoryWriter(tmp_path).append(everything)
     where, name = {
-        "second shard": (store_module, "replacing"),
+        "second shard": (store_module, "write_bytes"),
         "card": (store_module, "write_text"),
         "manifest": (store_module, "write_manifest"),
-        "cleaning": (store_module.shutil, "rmtree"),
+        "cleaning": (store_module, "remove"),
     }[moment]
     real, calls = getattr(where, name), []
 
@@ -174,25 +174,25 @@ def test_finish_killed_at_any_moment_can_run_again(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(where, name, killed)
-    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 5)
+    monkeypatch.setattr(store_module, "ROWS_PER_FILE", 5)
     with pytest.raises(KeyboardInterrupt):
         finish(tmp_path, **RUN)
     monkeypatch.undo()
     if moment != "cleaning":
         with pytest.raises(StageError, match="no finished collection"):
             TrajectoryStore(tmp_path)
-    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 4)
+    monkeypatch.setattr(store_module, "ROWS_PER_FILE", 4)
     finish(tmp_path, **RUN)  # other shard names than the first attempt's
     assert [says(t) for t in TrajectoryStore(tmp_path)] == [says(t) for t in everything]
     shards = sorted(p.name for p in (tmp_path / "data").iterdir())
     if moment != "cleaning":
-        assert shards == [f"train-0000{k}-of-00003.parquet" for k in range(3)]
+        assert shards == [f"chunk-0000{k}.parquet" for k in range(3)]
     assert not (tmp_path / "partial").exists()
 
 
 def test_an_unfinished_or_missing_collection(tmp_path: Path, make: Make) -> None:
     TrajectoryWriter(tmp_path).append([make(0)])
-    with pytest.raises(StageError, match=r"no manifest\.json, 1 trajectories so far"):
+    with pytest.raises(StageError, match=r"no manifest\.json"):
         TrajectoryStore(tmp_path)
     with pytest.raises(StageError, match="nowhere"):
         TrajectoryStore(tmp_path / "nowhere")
@@ -207,10 +207,10 @@ def test_an_unfinished_or_missing_collection(tmp_path: Path, make: Make) -> None
 
 def test_damaged_files_are_named(tmp_path: Path, make: Make) -> None:
     store = collect(tmp_path, [make(i) for i in range(300)])
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    path = tmp_path / "data" / "chunk-00000.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: \d+ bytes, the manifest"):
+    with pytest.raises(DataError, match=r"chunk-00000\.parquet: \d+ bytes, the manifest"):
         TrajectoryStore(tmp_path)
     with pytest.raises(DataError, match="not a readable Parquet file"):
         TrajectoryStore(path)
@@ -218,13 +218,13 @@ def test_damaged_files_are_named(tmp_path: Path, make: Make) -> None:
     changed[len(whole) // 3] ^= 1  # one bit; Parquet reads another number, or fails much later
     path.write_bytes(changed)
     damaged = TrajectoryStore(tmp_path)  # the hash is read when the rows are
-    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: changed since"):
+    with pytest.raises(DataError, match=r"chunk-00000\.parquet: changed since"):
         next(iter(damaged))
     path.write_bytes(whole[:4] + bytes(b ^ 0x55 for b in whole[4:400]) + whole[400:])
-    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet"):
+    with pytest.raises(DataError, match=r"chunk-00000\.parquet"):
         list(store)
     path.unlink()
-    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: 0 bytes"):
+    with pytest.raises(DataError, match=r"chunk-00000\.parquet: 0 bytes"):
         TrajectoryStore(tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_a_malformed_row_in_a_file_is_named(tmp_path: Path, make: Make) -> None:
 
 def test_one_file_is_a_store_without_a_manifest(tmp_path: Path, make: Make) -> None:
     collect(tmp_path / "run", [make(i) for i in range(3)])
-    path = tmp_path / "run/data/train-00000-of-00001.parquet"
+    path = tmp_path / "run/data/chunk-00000.parquet"
     file = TrajectoryStore(path)
     assert (file.manifest, len(file)) == (None, 3)
     assert ids_of(file) == ["id-0000", "id-0001", "id-0002"]
@@ -285,7 +285,7 @@ def test_datasets_opens_the_folder_offline(
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    monkeypatch.setattr(store_module, "ROWS_PER_SHARD", 3)
+    monkeypatch.setattr(store_module, "ROWS_PER_FILE", 3)
     collect(tmp_path / "run", [make(i) for i in range(7)])
     rows = datasets.load_dataset(
         str(tmp_path / "run"), split="train", cache_dir=str(tmp_path / "cache")
@@ -338,7 +338,7 @@ def test_the_entropies_of_every_step_are_kept_beside_a_response(tmp_path: Path, 
     assert found[1:] == [None, None]
     np.testing.assert_array_equal(found[0], field)
     finish(tmp_path, **RUN)
-    assert pq.read_schema(tmp_path / "data/train-00000-of-00001.parquet").names == SCHEMA.names
+    assert pq.read_schema(tmp_path / "data/chunk-00000.parquet").names == SCHEMA.names
 
 
 @settings(max_examples=60, deadline=None)

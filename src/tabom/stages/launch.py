@@ -1,0 +1,243 @@
+"""Where the chunks of a stage are worked on: here, by a pool of processes, on Ray or on Slurm.
+
+Workers know nothing of each other. Each runs the stage as it is, takes chunks until none is left
+(`core.chunks`), and the one that sees the end finishes it. A launcher starts them, starts those
+again that die, and shows how far all are.
+"""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from tabom.core import manifest
+from tabom.core.chunks import PLAN, Chunks
+from tabom.core.configs import Bound, Count, Settings
+from tabom.core.errors import ConfigError, StageError, TabomError
+from tabom.core.identity import FREE
+from tabom.core.place import set_storage_options
+from tabom.core.preempt import Preemption
+from tabom.core.progress import Report
+from tabom.stages.stage import Counts, Stage
+
+_POLL_S = 1.0
+_STRIKES = 3  # deaths in a row that leave no trace
+LAUNCH: dict[str, Any] = {**FREE, "flags": True}  # decides nothing, and has flags all the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchConfig(Settings):
+    """Where collection, verification and evaluation run; nothing here changes a result."""
+
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """local: processes on this machine. ray: actors of a Ray cluster. slurm: print a job script."""
+    chunk_workers: Any = "auto"
+    """Processes that take chunks; auto: one for each GPU (or gpus_per_worker of them), one on a
+    CPU."""
+    chunk_size: Count = 256
+    """Prompts (or questions) of a chunk."""
+    gpus_per_worker: Annotated[float, Bound(">=", 0)] = 1.0
+    """GPUs that a worker has; a part of one on Ray alone."""
+    max_retries: Count = 3
+    """Workers that may die over a chunk before it is split; a prompt that kills alone is left out,
+    named in failed.parquet."""
+    ray_address: str = "auto"
+    """The Ray cluster: auto (one that runs here, else a new one), or ray://HEAD:10001."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the file system of a URL, such as {endpoint_url: ...}."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.chunk_workers
+        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            raise ConfigError(f"chunk_workers: expected auto or a number from 1, got {given!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunked(Stage):
+    """A stage whose work is cut into chunks, for any number of processes."""
+
+    resumes: ClassVar[bool] = True
+    is_shared: ClassVar[bool] = True
+    plan_in: ClassVar[str] = ""
+    """Where in the folder its chunks are."""
+
+    launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=LAUNCH)
+    rank: int = field(default=0, metadata=FREE)
+    world_size: int = field(default=1, metadata=FREE)
+    """Which of so many workers this process is; each begins with chunks of its own."""
+    is_led: bool = field(default=False, metadata=FREE)
+    """Whether a launcher started this process, which then waits for the chunks of others."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world_size} processes; expected one from 0 to "
+                f"{self.world_size - 1} (--shard, or RANK and WORLD_SIZE of the environment)"
+            )
+
+    def chunks(self) -> Chunks:
+        """Its chunks, for this worker."""
+        return Chunks(
+            self.folder / self.plan_in if self.plan_in else self.folder,
+            size=self.launch.chunk_size,
+            max_retries=self.launch.max_retries,
+            share=(self.rank, self.world_size),
+            waits=self.is_led,
+        )
+
+    def elsewhere(self, report: Report, *, overwrite: bool) -> Counts | None:
+        """Have the work done by the workers that the settings ask for; None: it is done here."""
+        set_storage_options(str(self.folder), self.launch.storage_options)
+        num_workers = 1 if self.is_led or self.world_size > 1 else self.num_workers()
+        if num_workers == 1:
+            return None
+        if overwrite:
+            self.make_way()
+        if not self.is_complete():
+            with self._lock(is_shared=True):
+                _run_pool(self, num_workers, report)
+        found = manifest.check_manifest(self.folder, self.mark)
+        if found is None:
+            raise StageError(f"{self.folder}: not finished, though no worker is left; run it again")
+        return {**found.counts, "seconds": found.seconds}
+
+    def num_workers(self) -> int:
+        """How many processes are asked for."""
+        if self.launch.chunk_workers != "auto":
+            return int(self.launch.chunk_workers)
+        model = getattr(self, "model", None)
+        # One that runs beside other stages has no machine of its own.
+        if parent_process() is not None or (model and model.device not in (None, "cuda")):
+            return 1
+        return max(int(len(visible_gpus()) / max(self.launch.gpus_per_worker, 1)), 1)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Imports no torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
+    return sorted((match[1] for match in found if match), key=int)
+
+
+# -- a pool of processes on this machine --
+
+
+def _run_pool(stage: Chunked, num_workers: int, report: Report) -> None:
+    """Run workers until one of them has finished the stage; those that die are started again."""
+    chunks = stage.chunks()
+    pool = _Pool(stage, num_workers)
+    strikes, seen = 0, None
+    try:
+        with Preemption(signal.SIGTERM, doing="every worker finishes its batch") as stop:
+            while pool.workers:
+                for code in pool.ended(timeout=_POLL_S):
+                    if stop.is_asked or code == 0:
+                        continue
+                    # Deaths over a chunk are counted in the store, and end by themselves. Others
+                    # (no memory for the model) would go on for ever.
+                    now = chunks.num_traces()
+                    strikes, seen = (strikes + 1 if now == seen else 1), now
+                    if strikes >= _STRIKES:
+                        how = signal.Signals(-code).name if code < 0 else f"status {code}"
+                        raise StageError(
+                            f"{stage.folder}: {strikes} workers ended with {how} before they began "
+                            "a chunk; what they said is above. Lower a batch size or chunk_workers"
+                        )
+                    pool.start()
+                if stop.is_asked:
+                    pool.terminate()
+                show(stage, chunks, report)
+            if stop.is_asked:
+                stop.stop()
+    finally:
+        pool.close()
+
+
+def show(stage: Chunked, chunks: Chunks, report: Report) -> None:
+    """Report how far all workers are together, as the folder says it."""
+    if not (chunks.folder / PLAN).is_file():
+        return
+    found = chunks.status()
+    note = f"{found.rows_per_hour:.0f}/h, {found.num_running} chunks in work"
+    report(stage.label, found.num_rows_done, found.num_rows, note)
+
+
+class _Pool:
+    """Worker processes, each with GPUs of its own."""
+
+    def __init__(self, stage: Chunked, num_workers: int) -> None:
+        self.stage, self.num_workers = stage, num_workers
+        gpus, each = visible_gpus(), int(stage.launch.gpus_per_worker)
+        self._gpus = [gpus[i * each : (i + 1) * each] for i in range(num_workers)]
+        self.workers: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._is_told = False
+        for _ in range(num_workers):
+            self.start()
+
+    def start(self) -> None:
+        """Start the first worker that is not there."""
+        rank = next(i for i in range(self.num_workers) if i not in self.workers)
+        context = get_context("spawn")
+        here, there = context.Pipe(duplex=False)
+        stage = replace(self.stage, rank=rank, world_size=self.num_workers, is_led=True)
+        threads = max((os.cpu_count() or 1) // self.num_workers, 1)
+        process = context.Process(target=_work, args=(stage, self._gpus[rank], threads, there))
+        process.start()
+        there.close()
+        self.workers[rank] = process, here
+
+    def ended(self, *, timeout: float) -> Iterator[int]:
+        """The exit codes of workers that ended, after some seconds at the latest.
+
+        Raises: the error that a worker told.
+        """
+        wait([process.sentinel for process, _ in self.workers.values()], timeout)
+        for rank, (process, connection) in list(self.workers.items()):
+            if process.is_alive():
+                continue
+            del self.workers[rank]
+            if connection.poll():
+                try:
+                    raise connection.recv()
+                except EOFError:
+                    pass
+            yield process.exitcode or 0
+
+    def terminate(self) -> None:
+        """Tell all to finish their batch and end."""
+        for process, _ in self.workers.values() if not self._is_told else ():
+            process.terminate()
+        self._is_told = True
+
+    def close(self) -> None:
+        """End all; what is in their hands goes back."""
+        self.terminate()
+        try:
+            for process, _ in self.workers.values():
+                process.join()
+        except KeyboardInterrupt:
+            for process, _ in self.workers.values():
+                process.kill()
+            raise
+
+
+def _work(stage: Chunked, gpus: list[str], threads: int, connection: Connection) -> None:
+    """A worker: the stage as one of many, its error told to the parent."""
+    from tabom.stages.pool import _start_worker
+
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    _start_worker(None, threads if "OMP_NUM_THREADS" not in os.environ else None)
+    try:
+        stage.run()
+    except TabomError as error:
+        connection.send(error)
