@@ -20,6 +20,7 @@ VERBS = {
     "convert": ("tabom.cli.convert", "read and write the trajectory files of other projects"),
     "diagnose": ("tabom.cli.diagnose", "order agreement, loss ratio and TDS of a model"),
     "report": ("tabom.cli.report", "write the summary, the table and the HTML report of a run"),
+    "status": ("tabom.cli.status", "how far chunks are, who works on them, how long it takes"),
     "plan": ("tabom.cli.plan", "what a run would do and cost, before anything starts"),
     "doctor": ("tabom.cli.doctor", "check a model, and estimate the memory it needs"),
     "generate": ("tabom.cli.generate", "decode prompts with a model and print the responses"),
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb is not None and verb not in VERBS and ":" not in verb:
             parser.error(f"there is no verb {verb!r}{nearest(verb, VERBS)}")
         args = parser.parse_args(arguments)
+        args.arguments = arguments
         module, _ = VERBS.get(args.verb, (OWN_STAGE, ""))
         return int(import_module(module).run(args))
     except TabomError as error:

@@ -6,6 +6,7 @@ sections of the stage's class are taken from --config, with the flags on top.
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import Any, TypeVar
@@ -17,11 +18,16 @@ from tabom.core.place import place
 from tabom.core.progress import Bars
 from tabom.core.recipe_file import RecipeFile, read_recipe
 from tabom.core.text import told
+from tabom.stages.launch import Chunked, job_script
 from tabom.stages.preflight import preflight
 from tabom.stages.recipe import Recipe
 from tabom.stages.stage import Counts, Stage, load_output
 
 S = TypeVar("S", bound=Stage)
+_SHARD = (
+    "this is worker K of N (from 0), which takes chunks beside the others, e.g. 0/8; RANK and "
+    "WORLD_SIZE of the environment if left out"
+)
 
 _HINTS = {
     "model": "--model_name_or_path",
@@ -52,6 +58,8 @@ def add(parser: argparse.ArgumentParser, stage: type, *, skip: Collection[str] =
             )
         else:
             flags.add_field(parser, stage, field.name, required=is_needed)
+    if issubclass(stage, Chunked):
+        parser.add_argument("--shard", metavar="K/N", help=_SHARD)
 
 
 def _flagged(stage: type) -> list[dataclasses.Field[Any]]:
@@ -91,6 +99,8 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
     Raises: ConfigError naming the flag if a section is missing; StageError if a folder does not
         hold the finished stage that is read from it.
     """
+    if issubclass(stage, Chunked):
+        own = dict(zip(("rank", "world_size"), _shard(args.shard), strict=True)) | own
     file, sections = recipe_of(args), sections_of(stage)
     values = {name: value for name, value in file.mapping.items() if name in sections}
     for field in _flagged(stage):
@@ -108,6 +118,21 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
     return configs.build(stage, values, source=file.file_of)
 
 
+def _shard(text: str | None) -> tuple[int, int]:
+    """The share "K/N" as (K, N); None: what the environment says, as torchrun sets it.
+
+    Raises: ConfigError naming the flag or the variables.
+    """
+    given = f"--shard {text!r}"
+    if text is None:
+        text = f"{os.environ.get('RANK', '0')}/{os.environ.get('WORLD_SIZE', '1')}"
+        given = f"RANK/WORLD_SIZE {text!r} of the environment"
+    rank, slash, size = text.partition("/")
+    if not (slash and rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise ConfigError(f"{given}: expected K/N with K below N, such as 0/8")
+    return int(rank), int(size)
+
+
 def verb(
     build: Callable[[argparse.Namespace], S],
     *,
@@ -123,6 +148,9 @@ def verb(
     def run(args: argparse.Namespace) -> int:
         """Check, run and show. Returns: the exit status of a verb that is done."""
         stage = build(args)
+        if isinstance(stage, Chunked) and stage.launch.launcher == "slurm":
+            print(job_script(args.arguments, stage.launch))
+            return 0
         # A finished stage needs nothing any more, so nothing is asked of this machine.
         is_done = not args.overwrite and stage.is_complete()
         if not is_done:
@@ -132,7 +160,10 @@ def verb(
         if is_done:
             print("complete already; what it found:")
         show(stage, counts)
-        after(stage, counts)
+        if "missing" in counts:
+            print(f"not finished: {counts['missing']} responses are in the hands of others")
+        else:
+            after(stage, counts)
         return 0
 
     return run

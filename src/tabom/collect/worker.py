@@ -1,9 +1,7 @@
 """Decode the prompts that are not on disk yet; finish the store when nothing is missing."""
 
 import json
-import os
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +17,11 @@ from tabom.collect.index import INDEX, Index, write_index
 from tabom.collect.prompts import Prompt
 from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
-from tabom.core.atomic import locked, replacing
+from tabom.core.atomic import replacing
 from tabom.core.chunks import PLAN, Chunk, Chunks, cut
 from tabom.core.errors import DataError
 from tabom.core.manifest import Manifest, Mark, check_manifest
-from tabom.core.place import is_remote, remove
+from tabom.core.place import remove
 from tabom.core.preempt import Preemption
 from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.contract import MaskedDiffusionModel
@@ -38,7 +36,7 @@ from tabom.trajectory.store import (
     to_object,
 )
 
-SPOOL, FAILED = "spool", "failed.parquet"
+FAILED = "failed.parquet"
 
 
 def make_requests(
@@ -116,7 +114,7 @@ def collect(
                 requests, num_too_long = _requests(index, attempt.chunk, prompts, decoder, config)
                 # The parts of a split chunk share the spool that it has filled so far.
                 whole, _, part = attempt.chunk.name.partition(".")
-                folder = spool_of(chunks, decoder.fingerprint) / whole
+                folder = chunks.spool / whole
                 writer = TrajectoryWriter(folder)
                 on_disk = writer.done().intersection(r.id for r in requests)
                 mine = [r for r in requests if r.id not in on_disk]
@@ -160,8 +158,9 @@ def collect(
         counts=meter.report(),
         seconds=found["seconds"],
     )
-    told = {name: manifest.counts[f"num_{name}"] for name in ("too_long", "failed")}
-    return found | told
+    if manifest is None:  # another worker is about to finish it
+        return found | {"missing": 0}
+    return found | {name: manifest.counts[f"num_{name}"] for name in ("too_long", "failed")}
 
 
 def _plan(
@@ -169,8 +168,7 @@ def _plan(
 ) -> dict[str, list[tuple[int, int]]]:
     """Write the index and cut it, into whole batches, so that no chunk ends with a small one."""
     write_index(chunks.folder / INDEX, prompts)
-    size = max(chunks.size // config.batch_size * config.batch_size, 1)
-    return {"": cut(len(prompts), size if size >= config.batch_size else chunks.size)}
+    return {"": cut(len(prompts), chunks.size, batch=config.batch_size)}
 
 
 def _requests(
@@ -191,21 +189,13 @@ def _requests(
     return sorted(requests, key=lambda r: (len(r.prompt_ids), r.id)), num_too_long
 
 
-def spool_of(chunks: Chunks, fingerprint: str) -> Path:
-    """Where the finished batches of chunks in work are kept: in the folder, or beside a URL's work
-    in $TABOM_SPOOL or the folder for temporary files of this machine."""
-    if not is_remote(chunks.folder):
-        return chunks.folder / SPOOL
-    here = os.environ.get("TABOM_SPOOL") or tempfile.gettempdir()
-    return Path(here) / f"tabom-spool-{os.getuid()}" / fingerprint
-
-
 def finish_chunks(
     chunks: Chunks, mark: Mark, *, num_samples: int, counts: Mapping[str, Any], seconds: float
-) -> Manifest:
+) -> Manifest | None:
     """Declare a collection complete, of which every chunk is done or given up.
 
     Reads a small object for each chunk, no trajectories. Of several who do this one works.
+    Returns: None if another one is at it.
     """
     folder = chunks.folder
 
@@ -214,35 +204,36 @@ def finish_chunks(
         num_too_long = chunk.size - rows.num_rows // num_samples
         return {**to_object(rows)[1], "num_too_long": num_too_long}
 
-    with locked(folder / ".finish"):
-        manifest = check_manifest(folder, mark)
-        if manifest is None:
-            described, failed = chunks.describe(counted), chunks.failed()
-            extra = [PLAN, INDEX]
-            if failed:
-                index = Index(folder / INDEX)
-                rows = [
-                    {"why": why, **{n: index.rows(c, n)[0] for n in ("id", "row", "characters")}}
-                    for c, why in failed
-                ]
-                with replacing(folder / FAILED) as temporary:
-                    pq.write_table(pa.Table.from_pylist(rows), temporary)
-                extra.append(FAILED)
-            if not any(found["num_trajectories"] for _, found in described.values()):
-                raise DataError(
-                    f"{folder}: nothing was collected: {len(failed)} prompts failed, and all "
-                    f"{chunks.num_items - len(failed)} prompts are longer than "
-                    "collection.max_prompt_tokens allows"
-                )
-            manifest = complete(
-                folder,
-                mark,
-                described,
-                counts={"num_failed": len(failed), **counts},
-                seconds=seconds,
-                others=extra,
+    chunks.is_over = lambda: check_manifest(folder, mark) is not None
+    end = chunks.end()
+    if end is None:
+        return check_manifest(folder, mark)
+    with end:
+        described, failed = chunks.describe(counted), chunks.failed()
+        extra = [PLAN, INDEX]
+        if failed:
+            index = Index(folder / INDEX)
+            rows = [
+                {"why": why, **{n: index.rows(c, n)[0] for n in ("id", "row", "characters")}}
+                for c, why in failed
+            ]
+            with replacing(folder / FAILED) as temporary:
+                pq.write_table(pa.Table.from_pylist(rows), temporary)
+            extra.append(FAILED)
+        if not any(found["num_trajectories"] for _, found in described.values()):
+            raise DataError(
+                f"{folder}: nothing was collected: {len(failed)} prompts failed, and all "
+                f"{chunks.num_items - len(failed)} prompts are longer than "
+                "collection.max_prompt_tokens allows"
             )
-            chunks.clear(described)
-        remove(spool_of(chunks, mark.fingerprint))
-        remove(folder / ".finish")
+        manifest = complete(
+            folder,
+            mark,
+            described,
+            counts={"num_failed": len(failed), **counts},
+            seconds=seconds,
+            others=extra,
+        )
+    chunks.clear(described)
+    remove(chunks.spool)
     return manifest

@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 from tabom.core.atomic import create, read_json, write_bytes
 from tabom.core.errors import DataError, StageError, TabomError
 from tabom.core.manifest import FileFacts
-from tabom.core.place import Entry, Place, entries, place, remove
+from tabom.core.place import Entry, Place, entries, local_folder, place, remove
 from tabom.core.plain import canonical_json
 from tabom.core.preempt import Preemption
 
-PLAN, DATA, ATTEMPTS = "chunks.json", "data", "attempts"
-SUFFIX = ".parquet"
+PLAN, DATA, ATTEMPTS, SPOOL = "chunks.json", "data", "attempts", "spool"
+_END = "end"  # the name of the attempts to finish
 PARTS = 16  # that a chunk is split into: 256 items are single ones after two splits
 BEAT_S = 20.0  # how often a worker says that it is alive
 LOST_S = 120.0  # silence after which a worker on another machine counts as dead
@@ -62,8 +62,10 @@ class Chunk(NamedTuple):
         ]
 
 
-def cut(num_items: int, size: int) -> list[tuple[int, int]]:
-    """Ranges of `size` items, the last one shorter."""
+def cut(num_items: int, size: int, *, batch: int = 1) -> list[tuple[int, int]]:
+    """Ranges of `size` items, the last one shorter. batch: items that a range holds a multiple of,
+    where it holds as many, so that no small batch ends it."""
+    size = max(size // batch * batch, min(size, batch))
     return [(start, min(start + size, num_items)) for start in range(0, num_items, size)]
 
 
@@ -173,6 +175,7 @@ class Chunks:
     folder: path or URL. size: items of a chunk. max_retries: deaths over a chunk before it is
     split, or given up if it is one item. share: (K, N), this is worker K of N, which says where it
     begins to look. waits: for the chunks of others to be done or free, where none is left to take.
+    suffix: of an object's name. is_over: whether another worker has finished the whole.
     """
 
     def __init__(
@@ -183,8 +186,11 @@ class Chunks:
         max_retries: int = 3,
         share: tuple[int, int] = (0, 1),
         waits: bool = False,
+        suffix: str = ".parquet",
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.folder = place(folder)
+        self.is_over = is_over
+        self.folder, self.suffix = place(folder), suffix
         self.size, self.max_retries, self.share, self.waits = size, max_retries, share, waits
         self.plan: list[Chunk] = []
         self.facts: dict[str, Any] = {}
@@ -237,11 +243,14 @@ class Chunks:
         Raises: StageError if the folder was removed meanwhile.
         """
         if self.plan and not (self.folder / PLAN).is_file():
+            if self.is_over():
+                self.plan, self._data, self._marks = [], {}, {}
+                return
             raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
         self._data = {
-            e.name.removesuffix(SUFFIX): e
+            e.name.removesuffix(self.suffix): e
             for e in entries(self.folder / DATA)
-            if e.name.endswith(SUFFIX)
+            if e.name.endswith(self.suffix)
         }
         self._marks = {}
         for entry in entries(self.folder / ATTEMPTS):
@@ -324,7 +333,7 @@ class Chunks:
 
         facts: counts, which are kept beside its hash.
         """
-        path = self.folder / DATA / f"{attempt.chunk.name}{SUFFIX}"
+        path = self.path_of(attempt.chunk)
         attempt.state = "late"
         if create(path, data):
             attempt.state, attempt.facts = "done", {"file": facts_of(data), "counts": facts}
@@ -348,13 +357,40 @@ class Chunks:
                     file = FileFacts(**said["file"])
                     if file.bytes == self._data[chunk.name].size:
                         return file, said["counts"]
-            path = self.folder / DATA / f"{chunk.name}{SUFFIX}"
+            path = self.path_of(chunk)
             data = path.read_bytes()
             return FileFacts(**facts_of(data)), read(chunk, data, path)
 
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(one, done))
-        return {f"{DATA}/{c.name}{SUFFIX}": f for c, f in zip(done, found, strict=True)}
+        return {f"{DATA}/{self.path_of(c).name}": f for c, f in zip(done, found, strict=True)}
+
+    def path_of(self, chunk: Chunk) -> Path:
+        """Where a chunk's object is, or will be."""
+        return self.folder / DATA / f"{chunk.name}{self.suffix}"
+
+    def end(self) -> Attempt | None:
+        """The right to finish the whole, which one worker has at a time.
+
+        Returns: None if it is finished, or (for a worker that does not wait) about to be.
+        """
+        last = Chunk(_END, 0, 0)
+        while not self.is_over():
+            self.scan()
+            tries = self._tries(last)
+            if not tries or self._is_dead(last, tries[-1]):
+                if (found := self._claim(last, len(tries) + 1)) is not None:
+                    return found
+            elif not self.waits:
+                break
+            else:
+                time.sleep(_WAIT_S)
+        return None
+
+    @property
+    def spool(self) -> Path:
+        """A folder of this machine for what chunks in work have so far."""
+        return local_folder(self.folder) / SPOOL
 
     def clear(self, keep: Iterable[str]) -> None:
         """Remove the attempts, and objects that are not kept: of split chunks done after all."""

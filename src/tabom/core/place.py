@@ -5,9 +5,11 @@ A path is a `pathlib.Path`. A URL (`s3://bucket/run`, `gs://`, `memory://`, what
 and those that it starts, by `set_storage_options`.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +55,18 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def local_folder(folder: Path) -> Path:
+    """The folder, or for a URL one of its own on this machine, for files that grow.
+
+    $TABOM_SPOOL says where; else it is among the temporary files.
+    """
+    if not is_remote(folder):
+        return folder
+    here = os.environ.get("TABOM_SPOOL") or tempfile.gettempdir()
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return Path(here) / f"tabom-spool-{os.getuid()}" / name
+
+
 def set_storage_options(name: Place, options: Mapping[str, Any]) -> None:
     """Options of the file system of a URL, for this process and those that it starts."""
     if not options or "://" not in str(name):
@@ -82,6 +96,13 @@ def entries(folder: Path) -> list[Entry]:
         for name, one in names
         if one["type"] == "file" and name
     )
+
+
+def subfolders(folder: Path, prefix: str) -> list[str]:
+    """The names of the folders directly in a folder that begin so, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith(prefix) and p.is_dir())
 
 
 def _modified(info: Mapping[str, Any]) -> float:

@@ -14,6 +14,15 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+_active: "set[Preemption]" = set()
+
+
+def ask_all() -> None:
+    """Ask what runs in this process to stop, as SIGTERM does; for where a handler cannot be had."""
+    for one in _active:
+        one.asked_by = signal.SIGTERM
+
+
 class Preemption:
     """As a context: notes the first of its signals. A second one does what it did before.
 
@@ -38,6 +47,7 @@ class Preemption:
         raise KeyboardInterrupt if by == signal.SIGINT else SystemExit(128 + by)
 
     def __enter__(self) -> "Preemption":
+        _active.add(self)
         if threading.current_thread() is threading.main_thread():
             self._before = {one: signal.signal(one, self._note) for one in self._signals}
         return self
@@ -49,6 +59,7 @@ class Preemption:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
+        _active.discard(self)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked_by = signal.Signals(number)

@@ -4,8 +4,10 @@ Legend: K steps (model calls), N response slots.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
+from tabom.core.place import subfolders
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoded, Decoder, DecodeRequest
 from tabom.trajectory.store import Kept, TrajectoryWriter
@@ -22,7 +24,10 @@ class Responses:
         the first response. None: memory alone."""
         self._writer = None if folder is None else TrajectoryWriter(folder)
         self._waiting: list[Kept] = []
-        kept = self._writer.kept() if self._writer else ()
+        # What several workers answered lies in a folder for each of their chunks.
+        names = () if folder is None else subfolders(folder, "chunk-")
+        writers = [TrajectoryWriter(folder / name) for name in names] if folder else []
+        kept = chain.from_iterable(w.kept() for w in (self._writer, *writers) if w)
         self.found = {one.trajectory.id: one for one in kept}
 
     def missing(

@@ -4,6 +4,7 @@ Legend: K steps (model calls), N response slots.
 """
 
 import math
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tabom.core.chunks import Chunks, cut
 from tabom.core.errors import DataError
+from tabom.core.place import local_folder
+from tabom.core.preempt import Preemption
 from tabom.decoding.decoder import Decoder
 from tabom.diagnostics.curves import end_step
 from tabom.diagnostics.tds import TdsCurve, tds
@@ -56,6 +60,60 @@ class SetResult:
         own = [t for t in self.trajectories if t.id in self.fields]
         lengths = [length_to_end(t.response_ids_N, end_ids) for t in own]
         return tds([self.fields[t.id] for t in own], lengths=lengths) if own else None
+
+
+def answer_chunks(
+    model: MaskedDiffusionModel,
+    sets: Sequence[EvaluationSet],
+    chunks: Chunks,
+    *,
+    seed: int,
+    batch_size: int,
+    num_fields: int = 64,
+) -> None:
+    """Answer questions as one of several workers, chunk by chunk, until none is left to take.
+
+    The answers are then in `chunks.folder`, where `evaluate` with equal options finds them.
+    chunks: begun, see `cut_questions`.
+    """
+    with Preemption(signal.SIGTERM) as stop:
+        for attempt in chunks.attempts(stop):
+            with attempt:
+                name, start, end, group = attempt.chunk
+                number, _, pace = group.partition("/")
+                one = sets[int(number)]
+                decoding = next(d for d in one.decodings if str(Pace.of(d)) == pace)
+                wanted = num_fields if decoding is one.decodings[0] and start < num_fields else 0
+                decoder = Decoder(model, decoding, seed=seed, batch_size=batch_size)
+                kept = Responses(chunks.folder / group / name)
+                questions = one.questions[start:end]
+                for part, has_field in kept.missing(questions, decoder, num_fields=wanted):
+                    for item in decoder.decode(part, record_field=has_field):
+                        kept.add(item)
+                        attempt.rows = len(kept.found)
+                        if stop.is_asked and not item.num_following:
+                            stop.stop()
+                chunks.put(attempt, b"{}")
+
+
+def cut_questions(
+    sets: Sequence[EvaluationSet], *, size: int, batch_size: int, num_fields: int
+) -> dict[str, list[tuple[int, int]]]:
+    """The chunks of an evaluation: ranges of questions by set and pace, in whole batches.
+
+    Those whose fields are kept are apart, so that a published function sees the same batches as
+    in one process.
+    """
+    ranges = {}
+    for number, one in enumerate(sets):
+        for decoding in one.decodings:
+            first = min(num_fields, len(one.questions)) if decoding is one.decodings[0] else 0
+            rest = cut(len(one.questions) - first, size, batch=batch_size)
+            ranges[f"{number}/{Pace.of(decoding)}"] = [
+                *cut(first, size, batch=batch_size),
+                *((first + start, first + end) for start, end in rest),
+            ]
+    return ranges
 
 
 def evaluate(
@@ -174,7 +232,7 @@ def _verdicts(
     """What each judge of a set says of each response, by its id. folder, note: see `judged`."""
     verdicts = []
     for number, checker in enumerate(one.judges.values()):
-        with closing(VerdictLog(folder / f"verdicts-{number}.jsonl")) as log:
+        with closing(VerdictLog(local_folder(folder) / f"verdicts-{number}.jsonl")) as log:
             # Judging programs may take hours in all, so none is judged twice.
             asked = [id for id in responses if id not in log.verdicts]
             found = checker.judge_many(responses[id] for id in asked)

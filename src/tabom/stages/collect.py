@@ -20,6 +20,7 @@ class Collect(Chunked):
 
     kind: ClassVar[str] = "collect"
     cost: ClassVar[float] = 3.0
+    plan_in: ClassVar[str] = ""
 
     model: ModelConfig
     prompts: PromptSource

@@ -2,20 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tabom.core.hooks import load_function
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.held_out import held_out_of, trainings
+from tabom.stages.launch import Chunked
 from tabom.stages.preflight import SECTION_CHECKS, Check, check_decoding
 from tabom.stages.sets import EvaluationConfig, bind, check_published, check_sets
-from tabom.stages.stage import UNFINISHED, Counts, Done, Output, Stage, reads
+from tabom.stages.stage import UNFINISHED, Counts, Done, Output, reads
 from tabom.verify.config import VerifierConfig
+
+if TYPE_CHECKING:
+    from tabom.evaluation.run import SetResult
+    from tabom.evaluation.sets import EvaluationSet
+    from tabom.models.contract import MaskedDiffusionModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Stage):
+class Evaluate(Chunked):
     """Records of one model on every evaluation set at every pace.
 
     The sections decoding and verifier are of the sets that have none of their own.
@@ -23,7 +29,6 @@ class Evaluate(Stage):
 
     kind: ClassVar[str] = "evaluate"
     cost: ClassVar[float] = 1.5
-    resumes: ClassVar[bool] = True
 
     model: ModelConfig
     trained: Output | None = field(default=None, metadata=reads("train"))
@@ -33,6 +38,7 @@ class Evaluate(Stage):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sets(self.evaluation, decoding=self.decoding, verifier=self.verifier)
 
     def checks(self) -> Iterator[Check]:
@@ -51,24 +57,43 @@ class Evaluate(Stage):
                 yield Check(f"{here}.metrics.{name}", load_function, (function,))
 
     def work(self, report: Done) -> Counts:
-        from tabom.evaluation.results import write_evaluation
-        from tabom.evaluation.run import evaluate
+        from tabom.evaluation.run import answer_chunks, cut_questions, evaluate
 
         config = self.evaluation
         trained = self.trained.checked() if self.trained else None
         model = self.model.load(trained=trained)
         own: dict[str, Any] = {"decoding": self.decoding, "verifier": self.verifier}
         sets = [bind(one, model, evaluation=config, **own) for one in config.sets]
-        results = evaluate(
-            model,
-            sets,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            num_fields=config.num_fields,
-            folder=self.folder / UNFINISHED,
-            progress=report,
+        here = self.folder / UNFINISHED
+        how: dict[str, Any] = {
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "num_fields": config.num_fields,
+        }
+
+        if not self.is_one_of_many:
+            return self._written(
+                model, sets, evaluate(model, sets, folder=here, progress=report, **how)
+            )
+        chunks, size = self.chunks(), self.launch.chunk_size
+        chunks.begin(
+            self.fingerprint,
+            lambda: cut_questions(
+                sets, size=size, batch_size=config.batch_size, num_fields=config.num_fields
+            ),
         )
-        is_asked = config.held_out_check != "off"
+        answer_chunks(model, sets, chunks, **how)
+        return self.ended(
+            chunks, lambda: self._written(model, sets, evaluate(model, sets, folder=here, **how))
+        )
+
+    def _written(
+        self, model: "MaskedDiffusionModel", sets: "list[EvaluationSet]", results: "list[SetResult]"
+    ) -> Counts:
+        from tabom.evaluation.results import write_evaluation
+
+        is_asked = self.evaluation.held_out_check != "off"
+        trained = self.trained.folder if self.trained else None
         held_out = held_out_of(
             {one.name: one.texts for one in sets},
             trained=trainings(self.model, trained) if is_asked else (),

@@ -7,24 +7,26 @@ again that die, and shows how far all are.
 
 import os
 import re
+import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from tabom.core import manifest
-from tabom.core.chunks import PLAN, Chunks
+from tabom.core.chunks import Chunks
 from tabom.core.configs import Bound, Count, Settings
-from tabom.core.errors import ConfigError, StageError, TabomError
+from tabom.core.errors import ConfigError, DataError, StageError, TabomError
 from tabom.core.identity import FREE
-from tabom.core.place import set_storage_options
+from tabom.core.place import remove, set_storage_options
 from tabom.core.preempt import Preemption
 from tabom.core.progress import Report
-from tabom.stages.stage import Counts, Stage
+from tabom.stages.stage import UNFINISHED, Counts, Stage
 
 _POLL_S = 1.0
 _STRIKES = 3  # deaths in a row that leave no trace
@@ -64,9 +66,10 @@ class Chunked(Stage):
     """A stage whose work is cut into chunks, for any number of processes."""
 
     resumes: ClassVar[bool] = True
-    is_shared: ClassVar[bool] = True
-    plan_in: ClassVar[str] = ""
+    plan_in: ClassVar[str] = UNFINISHED
     """Where in the folder its chunks are."""
+    uses_gpus: ClassVar[bool] = True
+    """Whether a worker of its own for each GPU is what auto means."""
 
     launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=LAUNCH)
     rank: int = field(default=0, metadata=FREE)
@@ -90,31 +93,78 @@ class Chunked(Stage):
             max_retries=self.launch.max_retries,
             share=(self.rank, self.world_size),
             waits=self.is_led,
+            suffix=".parquet" if not self.plan_in else ".json",
+            is_over=self.is_complete,
         )
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether others work on its chunks, too."""
+        return self.is_led or self.world_size > 1
+
+    def ended(self, chunks: Chunks, write: Callable[[], Counts]) -> Counts:
+        """What the stage counts, when its chunks are done: by one of all workers.
+
+        write: makes the result of the chunks. Its counts have `missing` where others still work.
+        """
+        chunks.scan()
+        if failed := chunks.failed():
+            raise StageError(
+                f"{self.folder}: {len(failed)} parts of the work kill every worker, the first "
+                f"{failed[0][0].group} from {failed[0][0].start}: {failed[0][1]}"
+            )
+        if left := chunks.left():
+            return {"missing": sum(chunk.size for chunk in left)}
+        if (end := chunks.end()) is None:
+            found = manifest.check_manifest(self.folder, self.mark)
+            return {"missing": 0} if found is None else dict(found.counts)
+        with end:
+            return write()
+
+    def finish(self, counts: Counts, *, seconds: float) -> None:
+        """Declare the folder complete, if this is the worker that made the result."""
+        if not self.is_one_of_many:
+            super().finish(counts, seconds=seconds)
+        elif "missing" not in counts and not self.is_complete():
+            manifest.write_manifest(self.folder, self.mark, counts=counts, seconds=seconds)
+            remove(self.folder / UNFINISHED)
+
+    def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
+        return super()._lock(is_shared=self.is_one_of_many or not self.plan_in)
 
     def elsewhere(self, report: Report, *, overwrite: bool) -> Counts | None:
         """Have the work done by the workers that the settings ask for; None: it is done here."""
         set_storage_options(str(self.folder), self.launch.storage_options)
-        num_workers = 1 if self.is_led or self.world_size > 1 else self.num_workers()
-        if num_workers == 1:
+        is_here = self.is_one_of_many or self.launch.launcher == "slurm"
+        num_workers = 1 if is_here else self.num_workers()
+        if is_here or (num_workers == 1 and self.launch.launcher == "local"):
             return None
         if overwrite:
             self.make_way()
         if not self.is_complete():
-            with self._lock(is_shared=True):
-                _run_pool(self, num_workers, report)
+            with super()._lock(is_shared=True):
+                run_pool(self, self._pool(num_workers), report)
         found = manifest.check_manifest(self.folder, self.mark)
         if found is None:
             raise StageError(f"{self.folder}: not finished, though no worker is left; run it again")
         return {**found.counts, "seconds": found.seconds}
 
+    def _pool(self, num_workers: int) -> "Pool":
+        if self.launch.launcher == "local":
+            return LocalPool(self, num_workers)
+        from tabom.stages.ray_pool import RayPool
+
+        return RayPool(self, num_workers)
+
     def num_workers(self) -> int:
         """How many processes are asked for."""
         if self.launch.chunk_workers != "auto":
             return int(self.launch.chunk_workers)
-        model = getattr(self, "model", None)
+        if self.launch.launcher == "ray":
+            return 0  # what the cluster has, which is known when it is reached
+        device = getattr(getattr(self, "model", None), "device", None) or "cuda"
         # One that runs beside other stages has no machine of its own.
-        if parent_process() is not None or (model and model.device not in (None, "cuda")):
+        if parent_process() is not None or not self.uses_gpus or device != "cuda":
             return 1
         return max(int(len(visible_gpus()) / max(self.launch.gpus_per_worker, 1)), 1)
 
@@ -128,29 +178,102 @@ def visible_gpus() -> list[str]:
     return sorted((match[1] for match in found if match), key=int)
 
 
+_JOB = """\
+#!/bin/bash
+# Written by: tabom {written}
+# Look at it, add your partition and account, then: sbatch FILE
+#SBATCH --job-name=tabom-{verb}
+#SBATCH --array=0-{last}
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+{gpus}#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%A_%a.out
+
+# At SIGTERM (the end of the time, or a preemption) the worker keeps its batch, gives its chunk back
+# and ends with status 143. Requeued, it takes chunks again.
+srun {command} --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+code=$?
+if [ "$code" -eq 143 ]; then
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+fi
+exit "$code"
+"""
+
+
+def job_script(arguments: Sequence[str], launch: LaunchConfig) -> str:
+    """A Slurm array job that runs a command of ours, each task a worker that takes chunks.
+
+    arguments: of the command, as they were given.
+    """
+    words = list(_without(arguments, "launcher", "chunk_workers", "shard"))
+    num = 8 if launch.chunk_workers == "auto" else int(launch.chunk_workers)
+    gpus = launch.gpus_per_worker
+    return _JOB.format(
+        written=shlex.join(arguments),
+        verb=words[0],
+        last=num - 1,
+        gpus=f"#SBATCH --gpus-per-task={gpus:g}\n" if gpus else "",
+        command=shlex.join(["tabom", *words, "--launcher", "local", "--chunk_workers", "1"]),
+    )
+
+
+def _without(arguments: Sequence[str], *names: str) -> Iterator[str]:
+    """The words of a command without some flags and their values."""
+    words = iter(arguments)
+    for word in words:
+        name, equals, _ = word.removeprefix("--").replace("-", "_").partition("=")
+        if word.startswith("--") and name in names:
+            if not equals:
+                next(words, None)
+        else:
+            yield word
+
+
 # -- a pool of processes on this machine --
 
 
-def _run_pool(stage: Chunked, num_workers: int, report: Report) -> None:
+class Pool(Protocol):
+    """Workers of a stage, by their rank."""
+
+    workers: dict[int, Any]
+
+    def start(self) -> None:
+        """Start the first worker that is not there."""
+
+    def ended(self, *, timeout: float) -> Iterator[str]:
+        """How workers ended that did, after some seconds at the latest; "" for one that is done.
+
+        Raises: the error that a worker told.
+        """
+
+    def terminate(self) -> None:
+        """Tell all to finish their batch and end."""
+
+    def close(self) -> None:
+        """End all; what is in their hands goes back."""
+
+
+def run_pool(stage: Chunked, pool: Pool, report: Report) -> None:
     """Run workers until one of them has finished the stage; those that die are started again."""
     chunks = stage.chunks()
-    pool = _Pool(stage, num_workers)
     strikes, seen = 0, None
     try:
         with Preemption(signal.SIGTERM, doing="every worker finishes its batch") as stop:
             while pool.workers:
-                for code in pool.ended(timeout=_POLL_S):
-                    if stop.is_asked or code == 0:
+                for how in pool.ended(timeout=_POLL_S):
+                    if stop.is_asked or not how:
                         continue
                     # Deaths over a chunk are counted in the store, and end by themselves. Others
                     # (no memory for the model) would go on for ever.
                     now = chunks.num_traces()
                     strikes, seen = (strikes + 1 if now == seen else 1), now
                     if strikes >= _STRIKES:
-                        how = signal.Signals(-code).name if code < 0 else f"status {code}"
                         raise StageError(
-                            f"{stage.folder}: {strikes} workers ended with {how} before they began "
-                            "a chunk; what they said is above. Lower a batch size or chunk_workers"
+                            f"{stage.folder}: {strikes} workers ended ({how}) before they began a "
+                            "chunk; what they said is above. Lower a batch size or chunk_workers"
                         )
                     pool.start()
                 if stop.is_asked:
@@ -164,14 +287,15 @@ def _run_pool(stage: Chunked, num_workers: int, report: Report) -> None:
 
 def show(stage: Chunked, chunks: Chunks, report: Report) -> None:
     """Report how far all workers are together, as the folder says it."""
-    if not (chunks.folder / PLAN).is_file():
+    try:
+        found = chunks.status()
+    except DataError:  # the plan is not there yet, or no more
         return
-    found = chunks.status()
     note = f"{found.rows_per_hour:.0f}/h, {found.num_running} chunks in work"
     report(stage.label, found.num_rows_done, found.num_rows, note)
 
 
-class _Pool:
+class LocalPool:
     """Worker processes, each with GPUs of its own."""
 
     def __init__(self, stage: Chunked, num_workers: int) -> None:
@@ -184,7 +308,7 @@ class _Pool:
             self.start()
 
     def start(self) -> None:
-        """Start the first worker that is not there."""
+        """See `Pool`."""
         rank = next(i for i in range(self.num_workers) if i not in self.workers)
         context = get_context("spawn")
         here, there = context.Pipe(duplex=False)
@@ -195,11 +319,8 @@ class _Pool:
         there.close()
         self.workers[rank] = process, here
 
-    def ended(self, *, timeout: float) -> Iterator[int]:
-        """The exit codes of workers that ended, after some seconds at the latest.
-
-        Raises: the error that a worker told.
-        """
+    def ended(self, *, timeout: float) -> Iterator[str]:
+        """See `Pool`."""
         wait([process.sentinel for process, _ in self.workers.values()], timeout)
         for rank, (process, connection) in list(self.workers.items()):
             if process.is_alive():
@@ -210,16 +331,17 @@ class _Pool:
                     raise connection.recv()
                 except EOFError:
                     pass
-            yield process.exitcode or 0
+            code = process.exitcode or 0
+            yield signal.Signals(-code).name if code < 0 else f"status {code}" if code else ""
 
     def terminate(self) -> None:
-        """Tell all to finish their batch and end."""
+        """See `Pool`."""
         for process, _ in self.workers.values() if not self._is_told else ():
             process.terminate()
         self._is_told = True
 
     def close(self) -> None:
-        """End all; what is in their hands goes back."""
+        """See `Pool`."""
         self.terminate()
         try:
             for process, _ in self.workers.values():

@@ -8,14 +8,15 @@ that lists the objects declares the folder complete.
 """
 
 import json
-import os
 import re
 import secrets
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tabom.core.atomic import locked, write_bytes, write_text
-from tabom.core.chunks import DATA, facts_of
+from tabom.core.chunks import DATA, cut, facts_of
 from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import (
     FileFacts,
@@ -51,6 +52,7 @@ STAGE = "collect"
 PARTIAL = "partial"
 ROWS_PER_FILE = 4096  # of one Parquet file, and of what `finish` holds in memory
 READ_ROWS = 256  # rows that are objects at one time while streaming
+_READERS = 16  # footers read at one time
 GROUP_ROWS = 1024  # of one Parquet row group
 # Only texts are given dictionaries. Token ids and entropies hardly repeat: with a dictionary they
 # take four times as long to write, and a third more bytes.
@@ -102,8 +104,8 @@ class TrajectoryWriter:
     """
 
     def __init__(self, folder: Folder) -> None:
-        """folder: of this one piece of work, made with the first append."""
-        self.folder = Path(folder)
+        """folder: of this one piece of work, or its URL; made with the first append."""
+        self.folder = place(folder)
 
     def append(
         self,
@@ -162,12 +164,8 @@ class TrajectoryWriter:
 
 def _partial_files(folder: Path) -> list[Path]:
     """Our files under `partial/`. What else lies there is not opened: it might be a pipe."""
-    try:
-        with os.scandir(folder / PARTIAL) as entries:
-            ours = [e.path for e in entries if _NAME.fullmatch(e.name) and e.is_file()]
-    except FileNotFoundError:
-        return []
-    return [Path(path) for path in sorted(ours)]
+    found = entries(folder / PARTIAL)
+    return [folder / PARTIAL / e.name for e in found if _NAME.fullmatch(e.name)]
 
 
 def _load(path: Path) -> pa.RecordBatch | None:
@@ -390,7 +388,7 @@ class TrajectoryStore:
         """
         path = place(path)
         self.manifest = None if path.is_file() else _finished(path)
-        self._files: dict[Path, FileFacts | None] = {path: None}
+        self._files: dict[str, tuple[Path, FileFacts | None]] = {"": (path, None)}
         if self.manifest is None:
             with _parquet(path) as opened:
                 validate_schema(opened.schema_arrow, str(path))
@@ -408,24 +406,33 @@ class TrajectoryStore:
                 raise DataError(
                     f"{path / name}: {size} bytes, the manifest says {facts.bytes}; copy it again"
                 )
-        self._files = {path / name: facts for name, facts in chunks.items()}
+        self._files = {name: (path / name, facts) for name, facts in chunks.items()}
         self._num_rows = int(self.manifest.counts["num_trajectories"])
 
     def __len__(self) -> int:
         return self._num_rows
 
     def __iter__(self) -> Iterator[Trajectory]:
-        for number in range(self.num_files):
-            yield from self.read_file(number)
+        for name in self._files:
+            yield from self._read(name)
 
-    @property
-    def num_files(self) -> int:
-        return len(self._files)
+    def ranges(self, size: int) -> dict[str, list[tuple[int, int]]]:
+        """The rows of each file cut into ranges of `size` at most. Reads the footers."""
 
-    def read_file(self, number: int) -> Iterator[Trajectory]:
-        """The trajectories of one file, by its place among the files."""
-        path, facts = list(self._files.items())[number]
-        data = None
+        def count(name: str) -> int:
+            with _parquet(self._files[name][0]) as file:
+                return int(file.metadata.num_rows)
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            counts = list(pool.map(count, self._files))
+        return {n: cut(num, size) for n, num in zip(self._files, counts, strict=True)}
+
+    def rows(self, name: str, start: int, end: int) -> Iterator[Trajectory]:
+        """The trajectories of a range of one file, by the name that `ranges` has for it."""
+        return islice(self._read(name), start, end)
+
+    def _read(self, name: str) -> Iterator[Trajectory]:
+        (path, facts), data = self._files[name], None
         if is_remote(path):  # a chunk is a few MB: one request, and no second one for its hash
             data = path.read_bytes()
         if facts is not None:

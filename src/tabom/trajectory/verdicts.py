@@ -86,6 +86,16 @@ class VerdictLog:
             self._path.unlink(missing_ok=True)
 
 
+def to_json(verdicts: Mapping[str, Verdict]) -> bytes:
+    """Verdicts by id as JSON, for a part of a verification that several share."""
+    return json.dumps({key: asdict(verdict) for key, verdict in verdicts.items()}).encode()
+
+
+def from_json(data: bytes) -> dict[str, Verdict]:
+    """What `to_json` wrote."""
+    return {key: Verdict(**said) for key, said in json.loads(data).items()}
+
+
 def write_verdicts(path: str | os.PathLike[str], verdicts: Mapping[str, Verdict]) -> None:
     """Write the verdicts of some trajectories, by id, as one Parquet file: whole or not at all."""
     rows = [{"id": key, **asdict(verdict)} for key, verdict in verdicts.items()]
