@@ -133,7 +133,7 @@ def test_ray_workers_and_driver_are_killed(tiny_recipe: Path, tmp_path: Path) ->
     one, out = tmp_path / "one", tmp_path / "out"
     command = [
         sys.executable, "-m", "tabom", "collect", "--config", str(tiny_recipe), "--quiet",
-        "--set", "prompts.args.num=200", "--set", "collection.batch_size=4", "--chunk_size", "8",
+        "--set", "prompts.args.num=800", "--set", "collection.batch_size=1", "--chunk_size", "8",
     ]  # fmt: skip
     subprocess.run([*command, "--output_dir", str(one)], check=True, capture_output=True)
     run = [*command, "--output_dir", str(out), "--launcher", "ray", "--chunk_workers", "2",
