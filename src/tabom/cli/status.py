@@ -16,9 +16,8 @@ COMPLETE, RUNNING, STOPPED = 0, 3, 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `tabom status`."""
-    parser.description = (
-        "How far a collection, a verification, an evaluation or a study is. Exit status: 0 "
-        "complete, 3 somebody works on it, 4 nobody does, 2 there is nothing."
+    parser.epilog = (
+        "Exit status: 0 complete, 3 somebody works on it, 4 nobody does, 2 there is nothing."
     )
     parser.add_argument("folder", metavar="DIR|URL", help="the --output_dir of the command")
     parser.add_argument("--storage_options", default="{}", metavar="YAML", help="as of `collect`")
