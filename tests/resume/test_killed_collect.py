@@ -29,7 +29,9 @@ def command(recipe: Path, out: Path, *more: str) -> list[str]:
 def on_disk(out: Path) -> set[str]:
     """The responses that are safe: in objects, and in the batches of chunks in work."""
     found = {
-        i for p in out.glob("data/*") for i in pq.read_table(p, columns=["id"])["id"].to_pylist()
+        i
+        for p in out.glob("data/[!.]*")
+        for i in pq.read_table(p, columns=["id"])["id"].to_pylist()
     }
     return found.union(*(TrajectoryWriter(spool).done() for spool in out.glob("spool/*")))
 
@@ -118,9 +120,14 @@ def test_a_pool_whose_workers_are_killed_and_then_its_driver(
     for number in range(12):
         process = subprocess.Popen(run)
         wanted = 16 * number
-        if not until(process, lambda wanted=wanted: len(on_disk(out)) > wanted):
+        # What the killed run left may be there before the new workers are.
+        at_work = lambda wanted=wanted, process=process: (  # noqa: E731
+            len(on_disk(out)) > wanted and workers_of(process)
+        )
+        if not until(process, at_work):
             break
-        victim = process.pid if number % 3 == 2 else chance.choice(workers_of(process))
+        workers = workers_of(process)
+        victim = process.pid if number % 3 == 2 or not workers else chance.choice(workers)
         os.kill(victim, signal.SIGKILL)
         kills += 1
         if victim != process.pid:

@@ -178,15 +178,17 @@ def _requests(
     decoder: Decoder,
     config: CollectionConfig,
 ) -> tuple[list[DecodeRequest], int]:
-    """The requests of a chunk by their length, and how many of its prompts are too long."""
+    """The requests of a chunk, and how many of its prompts are too long.
+
+    In the order of the index, so that a store's rows lie alike whether or not a chunk was split.
+    """
     picked = [prompts[row] for row in index.rows(chunk)]
     if [prompt.id for prompt in picked] != index.rows(chunk, "id"):
         raise DataError(
             f"{chunk.name}: the prompts are not those that this collection began with; collect "
             "them into another --output_dir"
         )
-    requests, num_too_long = make_requests(decoder.model, picked, config)
-    return sorted(requests, key=lambda r: (len(r.prompt_ids), r.id)), num_too_long
+    return make_requests(decoder.model, picked, config)
 
 
 def finish_chunks(

@@ -1,7 +1,6 @@
 """Launchers: the same results by several workers; scripts for Slurm; status."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -119,12 +118,6 @@ def test_verification_and_evaluation_by_two_workers_equal_one(
     for folder in (two / "v", two / "e"):
         assert not (folder / ".unfinished").exists()
         assert (folder / "manifest.json").is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("slurmd") is None, reason="slurmd is not installed")
-def test_slurm_in_one_box() -> None:
-    pytest.skip("started by benchmarks/slurm_box.py, which needs root")
 
 
 @pytest.mark.slow
