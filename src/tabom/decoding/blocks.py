@@ -37,6 +37,11 @@ def check_blocks(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
             f"decoding approximate {config.approximate!r}: {model.name_or_path} is block-causal "
             "and decodes with an exact cache; leave it out"
         )
+    if config.blocks_ahead:
+        raise ConfigError(
+            f"decoding blocks_ahead {config.blocks_ahead}: {model.name_or_path} is block-causal, "
+            "a block of it waits for the one before; leave it out"
+        )
     if config.block_length not in (None, own) and not config.is_official:
         raise ConfigError(
             f"decoding block_length {config.block_length}: {model.name_or_path} decodes blocks of "

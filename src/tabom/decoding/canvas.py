@@ -17,7 +17,7 @@ from tabom.core.errors import ModelError
 from tabom.core.keys import text_key
 from tabom.decoding.requests import Decoded, DecodeRequest, StepView
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.trajectory.record import TRUNCATED, Trajectory
+from tabom.trajectory.record import FIXED, TRUNCATED, Trajectory
 
 # What a row takes along when it moves to another canvas.
 SLOT_STATE = ("open_BN", "step_BN", "entropy_BN", "confidence_BN")
@@ -90,17 +90,21 @@ class Canvas:
     def blank(
         cls, model: MaskedDiffusionModel, requests: Sequence[DecodeRequest], num_slots: int
     ) -> "Canvas":
-        """Prompts on the left, mask tokens in every slot."""
+        """Prompts on the left, mask tokens in every slot that is not fixed."""
         device, shape = model.device, (len(requests), num_slots)
         ids_BP, mask_BP = left_padded([r.prompt_ids for r in requests], pad_id=model.ids.pad)
-        ids_BS = torch.cat([ids_BP, ids_BP.new_full(shape, model.ids.mask)], dim=1)
+        answer_BN, open_BN = ids_BP.new_full(shape, model.ids.mask), torch.ones(shape).bool()
+        for b, request in enumerate(requests):
+            for slot, token in request.fixed.items():
+                answer_BN[b, slot], open_BN[b, slot] = token, False
+        ids_BS = torch.cat([ids_BP, answer_BN], dim=1)
         mask_BS = None if mask_BP is None else torch.cat([mask_BP, mask_BP.new_ones(shape)], dim=1)
         return cls(
             requests=list(requests),
             ids_BS=ids_BS.to(device),
             attention_mask_BS=None if mask_BS is None else mask_BS.to(device),
             key_B=torch.tensor([text_key(request.id) for request in requests], device=device),
-            open_BN=torch.ones(shape, dtype=torch.bool, device=device),
+            open_BN=open_BN.to(device),
             step_BN=torch.full(shape, -1, dtype=torch.long, device=device),
             entropy_BN=torch.full(shape, torch.nan, device=device),
             confidence_BN=torch.full(shape, torch.nan, device=device),
@@ -225,7 +229,9 @@ class Canvas:
                 method=method,
                 task=request.task,
                 reference=request.reference,
-                row={**request.row, TRUNCATED: True} if is_truncated else dict(request.row),
+                row=dict(request.row)
+                | ({TRUNCATED: True} if is_truncated else {})
+                | ({FIXED: sorted(request.fixed)} if request.fixed else {}),
                 fingerprint=fingerprint,
             )
             field_KN = None if field_KBN is None else field_KBN[:num_forwards, b].copy()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from tabom.core.configs import Bound, Count, NonNegative, Settings, Share
 from tabom.core.errors import ConfigError
 
-OwnPolicy = Literal["entropy", "confidence", "margin", "random"]
+OwnPolicy = Literal["entropy", "confidence", "margin", "random", "left_to_right"]
 OfficialPolicy = Literal[
     "maskgit_plus", "topk_margin", "origin", "low_confidence", "low_confidence_dynamic",
     "low_confidence_static", "sequential",
@@ -44,6 +44,12 @@ SCHEDULES_OF: dict[str, tuple[Schedule, ...]] = {
     "greedy_tokens": get_args(Schedule),
     "tokens_per_step": ("fixed",),
     "threshold": ("threshold", "official"),
+    "blocks_ahead": ("threshold",),
+    "min_per_step": ("threshold", "factor"),
+    # How the choice among tokens is bent; no published function here knows any of it.
+    **dict.fromkeys(
+        ("eos_penalty", "suppress_ids", "begin_suppress_ids"), ("fixed", "threshold", "factor")
+    ),
     "factor": ("factor",),
 }
 
@@ -54,8 +60,9 @@ class DecodingConfig(Settings):
 
     policy: Policy = "entropy"
     """Which masked slots are revealed first: least entropy, greatest confidence (probability of
-    the chosen token), greatest margin (p1 - p2), or random. Ties: lowest slot. Under the official
-    schedule by its published name: entropy, maskgit_plus, topk_margin or origin (Dream's `alg`);
+    the chosen token), greatest margin (p1 - p2), random, or left_to_right. Ties: lowest slot. Under
+    the official schedule by its published name: entropy, maskgit_plus, topk_margin or origin
+    (Dream's `alg`);
     low_confidence or random (LLaDA's `remasking`); low_confidence (LLaDA2); entropy (RND1);
     low_confidence_dynamic, low_confidence_static or sequential (SDAR)."""
     max_new_tokens: Count = 256
@@ -71,6 +78,12 @@ class DecodingConfig(Settings):
     factor: Annotated[float, Bound(">", 0)] | None = None
     """Fast-dLLM's rule: of the slots sorted by confidence, as many as there are ranks r with
     confidence >= 1 - factor / (r + 1), and always the best one."""
+    min_per_step: Count = 1
+    """Schedules threshold and factor: reveal at least this many slots a step."""
+    blocks_ahead: Annotated[int, Bound(">=", 0)] = 0
+    """Schedule threshold with block_length: so many blocks behind the leftmost unfinished one are
+    decoded with it where they are sure: from the moment that a tenth of the block before is
+    decoded, slots that reach the threshold; from 95% on, at least min_per_step (d3LLM's rule)."""
     block_length: Count | None = None
     """Decode blocks of this many slots from left to right; null: the whole canvas (a block-causal
     model: its own blocks)."""
@@ -94,6 +107,14 @@ class DecodingConfig(Settings):
     """When a response is finished: full (every slot is decoded) or text (no masked slot is left of
     the leftmost end token, so that the text is final: the slots behind it that are still masked
     are filled, have no step, and are never trained on)."""
+    eos_penalty: NonNegative = 0.0
+    """Added to the logit of the end-of-text token, times log(share of slots decoded + 0.001): it
+    comes late instead of flooding the canvas (Dream-Coder takes 3)."""
+    suppress_ids: tuple[int, ...] = ()
+    """Tokens that are never an answer."""
+    begin_suppress_ids: tuple[int, ...] = ()
+    """Tokens without a share in the confidence (entropy, margin): a slot whose answer is one of
+    them is revealed after all others, as with dllm's begin_suppress_tokens."""
     steps: Count | None = None
     """Official schedule: model calls (of LLaDA2 and SDAR: in a block); null: a call for each slot
     (of the block)."""
@@ -179,6 +200,12 @@ class DecodingConfig(Settings):
                     f"schedule {self.schedule!r} compares confidences; policy is "
                     f"{self.policy!r}, take confidence"
                 )
+        if self.blocks_ahead and (self.block_length is None or self.approximate is not None):
+            raise ConfigError(
+                f"blocks_ahead {self.blocks_ahead} needs a block_length, and no approximate cache, "
+                f"which holds all but one block; got block_length {self.block_length} and "
+                f"approximate {self.approximate!r}"
+            )
         if self.greedy_tokens and self.temperature == 0:
             raise ConfigError("greedy_tokens is for a temperature above 0; got temperature 0.0")
         if self.stop == "text" and self.is_official:

@@ -15,21 +15,24 @@ import torch
 from torch import Tensor
 
 from tabom.core.errors import ConfigError
-from tabom.core.keys import uniform
-from tabom.decoding.answers import Answers, Draws, RowStats
+from tabom.decoding.answers import Answers, SlotStats
 from tabom.decoding.blocks import CachedBlocks, check_blocks
-from tabom.decoding.canvas import Canvas, require_finite
+from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.counts import DecodeCounts
 from tabom.decoding.official import OfficialDecoding, check_official
-from tabom.decoding.policies import candidates_in_block, quota, select
+from tabom.decoding.policies import (
+    blocks_at_work,
+    candidates_in_block,
+    quota,
+    select,
+    select_ahead,
+)
 from tabom.decoding.requests import Decoded, DecodeRequest, Observer, by_length, check_request
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.vocabulary.sizes import LOGIT_BYTES, kind_of
 
 __all__ = ["DecodeRequest", "Decoded", "Decoder"]
-
-TOKEN_STREAM = 1  # keeps the draws of tokens apart from those of the random policy
 
 
 class Decoder:
@@ -69,11 +72,21 @@ class Decoder:
         check_blocks(model, config)
         if config.is_official:
             check_official(model, config)
+        for token in (*config.suppress_ids, *config.begin_suppress_ids):
+            if not 0 <= token < model.vocab_size:
+                raise ConfigError(
+                    f"decoding suppress_ids or begin_suppress_ids has {token}, which is no token "
+                    f"of a vocabulary of {model.vocab_size}"
+                )
         self.model, self.config, self.seed = model, config, seed
         self.batch_size, self.fingerprint = batch_size, fingerprint
         self.counts = DecodeCounts()
         self._answers = Answers(
-            config=config, mask_id=model.ids.mask, max_logit_bytes=max_logit_bytes
+            config=config,
+            mask_id=model.ids.mask,
+            max_logit_bytes=max_logit_bytes,
+            eos_id=model.ids.filler,
+            seed=seed,
         )
 
     def decode(
@@ -98,7 +111,7 @@ class Decoder:
         waiting = list(requests) if self.config.is_official else by_length(requests)
         # All are looked at first, so that a bad prompt ends the run before hours of decoding.
         for request in waiting:
-            check_request(request, vocab_size=self.model.vocab_size)
+            check_request(request, self.config, self.model.ids.mask, self.model.vocab_size)
         longest = max((len(request.prompt_ids) for request in waiting), default=0)
         self.model.require_positions(
             prompt_tokens=longest, max_new_tokens=self.config.max_new_tokens
@@ -169,14 +182,17 @@ class Decoder:
         every_slot: send all open slots through the head, not only those of the active block.
         Yields: after each call its entropies, float32 `[B, N]`, NaN where no row was asked.
         """
-        model, length = self.model, self.model.block_length
-        blocks = CachedBlocks(model, canvas, self.config, self.counts) if is_cached else None
+        model, config, length = self.model, self.config, self.model.block_length
+        blocks = CachedBlocks(model, canvas, config, self.counts) if is_cached else None
         while len(live_L := canvas.live_L()):
-            candidates_BN = candidates_in_block(
-                canvas.open_BN,
-                block_length=length or self.config.block_length,
-                offset_B=None if length is None else canvas.prompt_length_B,
-            )
+            if config.blocks_ahead:
+                candidates_BN, _ = blocks_at_work(canvas.open_BN, config)
+            else:
+                candidates_BN = candidates_in_block(
+                    canvas.open_BN,
+                    block_length=length or config.block_length,
+                    offset_B=None if length is None else canvas.prompt_length_B,
+                )
             # The head is much of the work, so only what may be revealed goes through it.
             asked_BN = canvas.open_BN if every_slot else candidates_BN
             batch_R, slot_R = asked_BN.nonzero(as_tuple=True)
@@ -189,45 +205,24 @@ class Decoder:
                 position_R = num_columns - canvas.num_slots + slot_R
                 hidden_RD = model.asked_hidden(ids_LS, mask_LS, row_R, position_R)
             self.counts.add_call(num_rows=len(slot_R))
-            draws = self._draws(canvas, batch_R, slot_R)
-            stats = self._answers.of(hidden_RD, model.head_weight_VD, draws)
-            require_finite(stats.entropy_R, model, canvas.num_forwards_B[batch_R])
-            yield self._reveal(canvas, candidates_BN, (batch_R, slot_R), stats)
+            stats = self._answers.on_slots(model, canvas, (batch_R, slot_R), hidden_RD)
+            yield self._reveal(canvas, candidates_BN, stats)
 
-    def _draws(self, canvas: Canvas, batch_R: Tensor, slot_R: Tensor) -> Draws:
-        """A draw depends on the request, its step and the slot, never on the batch."""
-        keys = (self.seed, canvas.key_B[batch_R], canvas.num_forwards_B[batch_R], slot_R)
-        return Draws(
-            token_R=uniform(*keys, TOKEN_STREAM) if self.config.draws_tokens else None,
-            order_R=uniform(*keys) if self.config.policy == "random" else None,
-        )
-
-    def _reveal(
-        self, canvas: Canvas, candidates_BN: Tensor, asked: tuple[Tensor, Tensor], stats: RowStats
-    ) -> Tensor:
-        """Write the best answers of each row to the canvas; returns the entropies `[B, N]`.
-
-        asked: row and slot of each of the R stats.
-        """
-
-        def on_slots(value_R: Tensor, fill: float) -> Tensor:
-            slots_BN = value_R.new_full(canvas.open_BN.shape, fill)
-            slots_BN[asked] = value_R
-            return slots_BN
-
-        token_BN = on_slots(stats.token_R, 0)
-        entropy_BN = on_slots(stats.entropy_R, torch.nan)
-        confidence_BN = on_slots(stats.confidence_R, torch.nan)
-        score_BN = on_slots(stats.score_R, -torch.inf)
-        chosen_BN = select(score_BN, candidates_BN, quota(score_BN, candidates_BN, self.config))
-        revealed_BN = chosen_BN & (token_BN != self.model.ids.mask)
-        canvas.response_BN[revealed_BN] = token_BN[revealed_BN]
-        canvas.reveal(revealed_BN, entropy_BN, confidence_BN)
+    def _reveal(self, canvas: Canvas, candidates_BN: Tensor, stats: SlotStats) -> Tensor:
+        """Write the best answers of each row to the canvas; returns the entropies `[B, N]`."""
+        if self.config.blocks_ahead:
+            chosen_BN = select_ahead(stats.score_BN, self.config, canvas.open_BN)
+        else:
+            quota_B = quota(stats.score_BN, candidates_BN, self.config)
+            chosen_BN = select(stats.score_BN, candidates_BN, quota_B)
+        revealed_BN = chosen_BN & (stats.token_BN != self.model.ids.mask)
+        canvas.response_BN[revealed_BN] = stats.token_BN[revealed_BN]
+        canvas.reveal(revealed_BN, stats.entropy_BN, stats.confidence_BN)
         canvas.num_forwards_B += canvas.open_BN.any(dim=1)
         canvas.open_BN &= ~chosen_BN
         if self.config.stop == "text":
             canvas.finish_texts(self.model)
-        return entropy_BN
+        return stats.entropy_BN
 
 
 @contextmanager

@@ -316,7 +316,7 @@ class OfficialDecoding:
         revealed_BN, masked_again_BN = was_open_BN & ~canvas.open_BN, ~was_open_BN & canvas.open_BN
         asked_BN = was_open_BN if self.every_slot else revealed_BN
         rows_RV = logits_BSV[:, -canvas.num_slots :][asked_BN].float()
-        rows = RunningSoftmax.of_logits(rows_RV, without=mask_id)
+        rows = RunningSoftmax.of_logits(rows_RV, without=(mask_id,))
         entropy_R = rows.entropy_nats()
         require_finite(entropy_R, self.model, canvas.num_forwards_B[asked_BN.nonzero()[:, 0]])
         rows_RV[:, mask_id] = -torch.inf

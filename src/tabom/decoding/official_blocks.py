@@ -235,7 +235,7 @@ class OfficialBlocks:
             place_BN[b, low:high] = torch.arange(start, start + high - low)
         wanted_BN = (was_open_BN if self.every_slot else revealed_BN) & (place_BN >= 0)
         rows_RV = logits_ALV.flatten(0, 1)[place_BN[wanted_BN]].float()
-        softmax = RunningSoftmax.of_logits(rows_RV, without=mask_id)
+        softmax = RunningSoftmax.of_logits(rows_RV, without=(mask_id,))
         entropy_R = softmax.entropy_nats()
         require_finite(entropy_R, self.model, canvas.num_forwards_B[wanted_BN.nonzero()[:, 0]])
         rows_RV[:, mask_id] = -torch.inf

@@ -3,7 +3,7 @@
 Legend: B batch, K steps (model calls), N response slots.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tabom.core.errors import DataError
+from tabom.decoding.config import DecodingConfig
 from tabom.trajectory.record import FloatArray, Trajectory
 
 
@@ -21,6 +22,8 @@ class DecodeRequest:
     id: unique; the key of every draw, and the trajectory's id.
     prompt_ids: what the model sees, chat template included; not empty.
     prompt, task, reference, row: carried into the trajectory unchanged.
+    fixed: tokens of the answer that are given, by slot; the others are decoded between them. In the
+        trajectory given slots have their token, no step, and stand in `row` under "fixed".
     """
 
     id: str
@@ -29,6 +32,7 @@ class DecodeRequest:
     task: str = ""
     reference: str = ""
     row: dict[str, Any] = field(default_factory=dict)
+    fixed: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,16 +72,33 @@ class StepView:
 Observer = Callable[[StepView], None]
 
 
-def check_request(request: DecodeRequest, *, vocab_size: int) -> None:
-    """Raises `DataError` for an empty prompt or an id outside the vocabulary."""
+def check_request(
+    request: DecodeRequest, config: DecodingConfig, mask_id: int, vocab_size: int
+) -> None:
+    """Raises `DataError` for an empty prompt, an id outside the vocabulary, a slot that is none.
+
+    config, mask_id, vocab_size: of the decoding and its model.
+    """
     if len(request.prompt_ids) == 0:
         raise DataError(f"request {request.id!r}: prompt_ids is empty")
-    low, high = min(request.prompt_ids), max(request.prompt_ids)
-    if low < 0 or high >= vocab_size:
+    for name, ids in (("prompt", request.prompt_ids), ("fixed", list(request.fixed.values()))):
+        low, high = min(ids, default=0), max(ids, default=0)
+        if low < 0 or high >= vocab_size:
+            raise DataError(
+                f"request {request.id!r}: {name} token {low if low < 0 else high} is outside the "
+                f"vocabulary of {vocab_size}; tokenize with this model's tokenizer"
+            )
+    if request.fixed and config.is_official:
         raise DataError(
-            f"request {request.id!r}: prompt token {low if low < 0 else high} is outside the "
-            f"vocabulary of {vocab_size}; tokenize with this model's tokenizer"
+            f"request {request.id!r} has fixed slots, and the published functions of schedule "
+            "'official' begin with an empty answer; take another schedule"
         )
+    for slot, token in request.fixed.items():
+        if not 0 <= slot < config.max_new_tokens or token == mask_id:
+            raise DataError(
+                f"request {request.id!r}: fixed slot {slot} with token {token}; expected a slot "
+                f"below max_new_tokens = {config.max_new_tokens}, and a token other than the mask"
+            )
 
 
 def by_length(requests: Iterable[DecodeRequest]) -> list[DecodeRequest]:

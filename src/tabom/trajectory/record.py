@@ -11,10 +11,12 @@ import numpy as np
 from tabom.core.errors import DataError
 from tabom.trajectory.order import FloatArray, IntArray, order_from_step
 
-__all__ = ["TRUNCATED", "FloatArray", "IntArray", "Trajectory"]
+__all__ = ["FIXED", "TRUNCATED", "FloatArray", "IntArray", "Trajectory"]
 
 # Of a trajectory's `row`: true where decoding stopped with the text final and slots undecoded.
 TRUNCATED = "is_truncated"
+# Of a trajectory's `row`: the slots whose tokens were given (infilling); they have no step.
+FIXED = "fixed"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

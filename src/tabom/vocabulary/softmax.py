@@ -7,7 +7,7 @@ With z the logits of a row, m their maximum, S = sum e^(z-m) and Q = sum e^(z-m)
 S and Q are running sums: with a new maximum they are scaled to it. All terms are non-negative, so
 nothing cancels.
 
-Legend: R gathered rows, T tokens of one tile, M rows that got a new maximum.
+Legend: R gathered rows, T tokens of one tile, M rows that got a new maximum, K tokens left out.
 """
 
 import copy
@@ -38,7 +38,7 @@ class RunningSoftmax:
     greatest_R: the maximum. token_R: with has_token, its id, the lowest of equal ones.
     second_R: the greatest of the other logits; None unless asked for (with has_token alone).
     label_logit_R: the logits of `labels_R`, NaN for a label outside or without labels.
-    left_out_R: the logits of the token `without`, which has no probability here.
+    left_out_RK: the logits of the tokens `without`, which have no probability here.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RunningSoftmax:
         dtype: torch.dtype = torch.float32,
         has_token: bool = False,
         has_second: bool = False,
-        without: int | None = None,
+        without: tuple[int, ...] = (),
         labels_R: Tensor | None = None,
     ) -> None:
         self.has_token, self.without, self.labels_R = has_token, without, labels_R
@@ -64,7 +64,7 @@ class RunningSoftmax:
         self.token_R = torch.zeros_like(self.sum_R, dtype=torch.long)
         self.second_R = self.greatest_R.clone() if has_second else None
         self.label_logit_R = torch.full_like(self.greatest_R, torch.nan)
-        self.left_out_R = torch.full_like(self.greatest_R, LOWEST)
+        self.left_out_RK = self.greatest_R.new_full((num_rows, len(without)), LOWEST)
 
     @classmethod
     def of_head(cls, tiles: HeadTiles, **options: Any) -> "RunningSoftmax":
@@ -113,10 +113,10 @@ class RunningSoftmax:
             column_R1, is_inside_R = tile.columns_of(self.labels_R)
             found_R = tile.logits_RT.gather(1, column_R1).squeeze(1)
             self.label_logit_R = torch.where(is_inside_R, found_R, self.label_logit_R)
-        if self.without is not None and 0 <= self.without - tile.first_id < tile.logits_RT.shape[1]:
-            column = self.without - tile.first_id
-            self.left_out_R = tile.logits_RT[:, column].clone()
-            tile.logits_RT[:, column] = LOWEST
+        for k, token in enumerate(self.without):
+            if 0 <= (column := token - tile.first_id) < tile.logits_RT.shape[1]:
+                self.left_out_RK[:, k] = tile.logits_RT[:, column]
+                tile.logits_RT[:, column] = LOWEST
 
     def _best(self, tile: Tile, tile_greatest_R: Tensor) -> tuple[Tensor, Tensor] | None:
         """Rows `[M]` whose maximum lies in this tile, and its columns; None if there is no row."""
@@ -147,7 +147,7 @@ class RunningSoftmax:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(new, name, value.clone())
-        new.without = None
+        new.without = ()
         z_R1 = logit_R[:, None].clone()
         new.add_(Tile(first_id=token, logits_RT=z_R1, shifted_RT=z_R1, weight_RT=z_R1.clone()))
         # Tiles come in the order of their ids but for this one, so that a tie is not decided yet.
