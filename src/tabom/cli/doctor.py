@@ -194,7 +194,8 @@ def _print(found: dict[str, Any]) -> None:
     from tabom.core.text import number, safe
 
     rows = {**found["model"], **vars(found["sizes"])}
-    rows["num_parameters"] = number(rows["num_parameters"])
+    for name in ("num_parameters", "active_parameters"):
+        rows[name] = rows[name] and number(rows[name])
     print(records([{"model": key, "": value} for key, value in rows.items() if value], num_left=2))
     if found["checks"]:
         print("\n" + records(found["special_tokens"], num_left=4))

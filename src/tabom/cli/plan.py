@@ -120,9 +120,12 @@ def _notes(recipe: "Recipe", assumed: "Assumptions", given: "Given", most_bytes:
     prompts |= {f"prompts of set {name}": found for name, found in given.sets.items()}
     why = "accept_all" if recipe.verifier.type == "accept_all" else "assumed"
     why = "--acceptance_rate" if assumed.acceptance_rate else why
+    active = ""
+    if sizes.active_parameters is not None:
+        active = f" ({parameters(sizes.active_parameters)} of them active for a token)"
     notes = [
-        f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}, sizes: "
-        f"{sizes.source}",
+        f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}{active}, "
+        f"sizes: {sizes.source}",
         f"one {device.name}: {device.memory_gib:g} GiB, {device.tflops:g} TFLOP/s ({how}), of "
         f"which the run reaches {100 * given.machine.mfu:g} % (--mfu; `tabom doctor` measures it)",
         *(f"{what}: {found.number} of {found.note}" for what, found in prompts.items()),

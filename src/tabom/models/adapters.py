@@ -15,9 +15,9 @@ from tabom.core.errors import ModelError
 from tabom.core.keys import fold, text_key
 from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.models.family import Family
+from tabom.models.family import ADAPTER_PREFIX, Family, swap_name
 from tabom.models.folders import read_json
-from tabom.models.tensors import difference, headers, shapes
+from tabom.models.tensors import Stored, difference, headers, shapes
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
@@ -37,7 +37,8 @@ def attach_lora(
     The defaults are those of the paper's released adapters.
 
     r: rank. alpha: the update is scaled by alpha / r. dropout: on the adapter's input.
-    target_modules: last parts of module names, or ("all-linear",) for all but the head.
+    target_modules: last parts of module names, or ("all-linear",) for all but the head. Routers
+        and routed experts are no matrices of their own and never have one.
     seed: the initial A matrices are a function of seed and module name alone (B is zero), so they
         do not depend on the device, on other modules or on the global generator.
     Raises: `ModelError` if a target matches no module, is the head or the embedding, if PEFT does
@@ -46,14 +47,16 @@ def attach_lora(
     from peft import LoraConfig
 
     _require_bare(model)
-    has_all = target_modules == ("all-linear",)
-    if not has_all:
+    if target_modules == ("all-linear",):
+        # PEFT's own would put adapters on stacked experts as well.
+        target_modules = tuple(_linear_names(model))
+    else:
         _check_targets(model, target_modules)
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]
         lora_dropout=dropout,
-        target_modules="all-linear" if has_all else list(target_modules),
+        target_modules=list(target_modules),
         base_model_name_or_path=model.name_or_path,
     )
     model.lm = _wrap(model, config)
@@ -95,6 +98,7 @@ def save_adapter(
     config = lm.peft_config[lm.active_adapter].to_dict()
     config.update(base_model_name_or_path=model.name_or_path, inference_mode=True)
     if official:
+        found = _fused(model, found, config)
         found = {model.family.rename(key, to_published=True): v for key, v in found.items()}
         config["target_modules"] = _published_targets(model.family, found)
         config["task_type"] = model.family.adapter_task_type
@@ -121,8 +125,13 @@ def load_adapter(
     family = model.family
     config = _read_config(folder)
     if not isinstance(config.target_modules, str):
-        config.target_modules = {_our_target(family, name) for name in config.target_modules}
+        targets = config.target_modules
+        config.target_modules = {t for name in targets for t in _our_targets(family, name)}
+    for name in ("rank_pattern", "alpha_pattern"):
+        pattern = getattr(config, name).items()
+        setattr(config, name, {t: v for key, v in pattern for t in _our_targets(family, key)})
     stored = {family.rename(n): tensor for n, tensor in headers(folder / WEIGHTS_FILE).items()}
+    stored = _split(model, stored)
     config.base_model_name_or_path = model.name_or_path
     config.inference_mode = not trainable
     wrapped = _wrap(model, config, where=f"adapter {folder}")
@@ -187,16 +196,24 @@ _WHY_NOT_HEAD = (
 )
 
 
+def _linear_names(model: MaskedDiffusionModel) -> list[str]:
+    """The last parts of the names of the matrices that may have an adapter."""
+    modules = model.base_lm.named_modules()
+    linear = {name.rpartition(".")[2] for name, m in modules if isinstance(m, nn.Linear)}
+    return sorted(linear - set(FORBIDDEN))
+
+
 def _check_targets(model: MaskedDiffusionModel, targets: tuple[str, ...]) -> None:
     modules = model.base_lm.named_modules()
     linear = [f".{name}" for name, module in modules if isinstance(module, nn.Linear)]
-    known = sorted({name.rpartition(".")[2] for name in linear} - set(FORBIDDEN))
     for target in targets:
         is_there = any(name.endswith(f".{target}") for name in linear)
         if not is_there or target.rpartition(".")[2] in FORBIDDEN:
             raise ModelError(
                 f"LoRA target {target!r} matches no linear module of {model.name_or_path} that may "
-                f"have an adapter; take some of {', '.join(known)} ({_WHY_NOT_HEAD})"
+                f"have an adapter; take some of {', '.join(_linear_names(model))} "
+                f"({_WHY_NOT_HEAD}; routers and routed experts are no plain matrices and have none "
+                "either)"
             )
 
 
@@ -222,16 +239,102 @@ def _read_config(folder: Path) -> Any:
     return replace(config, task_type=None)  # a task type would only add generation hooks
 
 
-def _our_target(family: Family, target: str) -> str:
-    """A target module of the published code ("attn_out", "blocks.3.ff_out") by our name."""
-    for published, ours in family.tensor_names.items():
+def _our_targets(family: Family, target: str) -> list[str]:
+    """A target module of the published code ("attn_out", "blocks.3.ff_out") by our names."""
+    ours: list[tuple[str, tuple[str, ...]]] = [(k, (v,)) for k, v in family.tensor_names.items()]
+    for published, names in [*ours, *family.fused.items()]:
         inside = published.partition(".N.")[2]
-        if inside and f".{target}".endswith(f".{inside}"):
+        # Targets are also named by the last part alone.
+        is_named = f".{target}".endswith(f".{inside}") or target == inside.rpartition(".")[2]
+        if inside and is_named:
             layer = re.search(r"\.(\d+)\.", f".{target.removesuffix(inside)}")
             # Alone, the name of a module is enough for PEFT; with its layer, so is ours.
-            name = ours.partition(".N.")[2]
-            return f"layers.{layer[1]}.{name}" if layer else name.rpartition(".")[2]
-    return target
+            found = [name.partition(".N.")[2] for name in names]
+            return [f"layers.{layer[1]}.{n}" if layer else n.rpartition(".")[2] for n in found]
+    return [target]
+
+
+def _split(model: MaskedDiffusionModel, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """An adapter of a fused matrix as adapters of the matrices in it, exactly.
+
+    They share its A; the rows of its B, of its bias and of DoRA's magnitudes are theirs.
+    """
+    heights = {n.removesuffix(".weight"): len(p) for n, p in model.lm.named_parameters()}
+    found: dict[str, Stored] = {}
+    for key, tensor in stored.items():
+        name, mark, rest = key.removeprefix(ADAPTER_PREFIX).partition(".lora_")
+        parts = [
+            part
+            for published, ours in model.family.fused.items()
+            for one in ours
+            if (part := swap_name(name, published, one)) is not None
+        ]
+        first_row = 0
+        for part in parts:
+            height, is_shared = heights.get(part, 0), rest.startswith("A.")
+            shape = (height, *tensor.shape[1:])
+            mine = tensor if is_shared else replace(tensor, shape=shape, first_row=first_row)
+            found[f"{ADAPTER_PREFIX}{part}{mark}{rest}"] = mine
+            first_row += height
+        if parts and not rest.startswith("A.") and first_row != tensor.shape[0]:
+            raise ModelError(
+                f"{tensor.path}: {tensor.name} has {tensor.shape[0]} rows, and {', '.join(parts)} "
+                f"have {first_row} in all; the adapter belongs to a model of another size"
+            )
+        if not parts:
+            found[key] = tensor
+    return found
+
+
+def _fused(
+    model: MaskedDiffusionModel, state: dict[str, Tensor], config: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Adapters of matrices that are published as one, as adapters of that one, exactly.
+
+    Where their A differ, the A lie below one another and each B stands in columns of its own: an
+    adapter of the sum of the ranks, which `config` is told. Other tensors stay as they are.
+    Raises: `ModelError` for kinds of LoRA that have no such form.
+    """
+    heights = {n: p.shape[0] for n, p in model.base_lm.named_parameters()}
+    heights = {n.replace(".base_layer", "").removesuffix(".weight"): h for n, h in heights.items()}
+    fused: dict[str, dict[int, str]] = {}  # published module -> which of its parts have adapters
+    for key in state:
+        module, _, rest = key.removeprefix(ADAPTER_PREFIX).partition(".lora_")
+        if (place := model.family.fused_into(module)) is not None:
+            fused.setdefault(place[0], {})[place[1]] = module
+            if not rest.startswith(("A.weight", "B.weight")) or config.get("rank_pattern"):
+                raise ModelError(
+                    f"{key}: only plain LoRA of one rank has a form for the published code, which "
+                    "holds these matrices as one; merge the adapter instead"
+                )
+    found = {k: v for k, v in state.items() if ".lora_" in k}
+    for published, modules in fused.items():
+        ours = next(o for p, o in model.family.fused.items() if swap_name(published, p, p))
+        pattern = next(p for p in model.family.fused if swap_name(published, p, p))
+        names = [str(swap_name(published, pattern, name)) for name in ours]
+        a, b = (
+            {i: found.pop(f"{ADAPTER_PREFIX}{name}.lora_{x}.weight") for i, name in modules.items()}
+            for x in "AB"
+        )
+        first = next(iter(a.values()))
+        is_one = len(a) == len(names) and all(torch.equal(first, other) for other in a.values())
+        rank, times = len(first), 1 if is_one else len(a)
+        rows, column = [], 0
+        for i, name in enumerate(names):
+            block = first.new_zeros(heights[name], rank * times)
+            if i in b:
+                block[:, column : column + rank] = b[i]
+                column += 0 if is_one else rank
+            rows.append(block)
+        stem = f"{ADAPTER_PREFIX}{published}"
+        found[f"{stem}.lora_A.weight"] = first if is_one else torch.cat([a[i] for i in sorted(a)])
+        found[f"{stem}.lora_B.weight"] = torch.cat(rows)
+        if times > 1:
+            module = published.rpartition(".")[2]
+            scale = times**0.5 if config.get("use_rslora") else times
+            config["rank_pattern"] = {module: rank * times}
+            config["alpha_pattern"] = {module: config["lora_alpha"] * scale}
+    return found
 
 
 def _published_targets(family: Family, state: dict[str, Tensor]) -> list[str]:

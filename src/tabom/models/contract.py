@@ -110,18 +110,22 @@ class MaskedDiffusionModel(nn.Module):
         attention_mask_BS: Tensor | None,
         *,
         asked_BW: Tensor | None = None,
+        block_length: int | None = None,
     ) -> Tensor:
         """Last hidden states `[B, S, D]` (after the final norm) under the family's attention.
 
         attention_mask_BS: 1 for real tokens, 0 for left padding; None means no padding, which
             keeps the fastest attention kernels.
         asked_BW: columns; the result is then `[B, W, D]`. Only for networks that take them.
+        block_length: of a block-causal model, other than its own.
         """
         # Given even if None: another set of keywords is compiled anew.
         kwargs: dict[str, Any] = {"asked_BW": asked_BW} if self._takes_asked_columns else {}
         if self.family.attention == "block_causal":
             kwargs["position_ids"] = self._positions(input_ids_BS, attention_mask_BS)
-            kwargs["attention_mask"] = self._visible(kwargs["position_ids"], attention_mask_BS)
+            kwargs["attention_mask"] = self._visible(
+                kwargs["position_ids"], attention_mask_BS, block_length=block_length
+            )
         elif attention_mask_BS is not None:
             # As transformers would make it, but without its look at the values, for which the host
             # would wait; and of keys alone, which fast attention kernels take.
@@ -179,15 +183,17 @@ class MaskedDiffusionModel(nn.Module):
         position_BS: Tensor,
         attention_mask_BS: Tensor | None,
         column_BW: Tensor | None = None,
+        *,
+        block_length: int | None = None,
     ) -> Tensor:
         """The mask `[B, 1, W or S, S]` of what each (asked) column sees, as attention takes it."""
         asked_BW = position_BS if column_BW is None else position_BS.gather(1, column_BW)
         visible_BWS = torch.ones(
             (*asked_BW.shape, position_BS.shape[1]), dtype=torch.bool, device=position_BS.device
         )
-        if self.block_length is not None:
+        if length := block_length or self.block_length:
             query_BW, key_BS = (
-                p.div(self.block_length, rounding_mode="floor") for p in (asked_BW, position_BS)
+                p.div(length, rounding_mode="floor") for p in (asked_BW, position_BS)
             )
             visible_BWS = query_BW[:, :, None] >= key_BS[:, None, :]
         if attention_mask_BS is not None:

@@ -8,6 +8,7 @@ cost memory traffic, which the share of peak speed that a caller assumes has to 
 """
 
 import bisect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -77,14 +78,14 @@ def lora_parameters(sizes: ModelSizes, *, r: int, target_modules: Iterable[str])
     Raises: ModelError for a name that these networks do not have.
     """
     width, query, key = sizes.hidden_size, sizes.query_width, sizes.key_width
+    # Routed experts are no plain matrices and get no adapter.
+    inside = sizes.intermediate_size if sizes.linear_size is None else sizes.linear_size
     ends = {
         "q_proj": width + query,
         "k_proj": width + key,
         "v_proj": width + key,
         "o_proj": query + width,
-        "gate_proj": width + sizes.intermediate_size,
-        "up_proj": width + sizes.intermediate_size,
-        "down_proj": sizes.intermediate_size + width,
+        **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), width + inside if inside else 0),
     }
     names = {name.rpartition(".")[2] for name in target_modules}
     names = set(ends) if names == {"all-linear"} else names
@@ -93,7 +94,7 @@ def lora_parameters(sizes: ModelSizes, *, r: int, target_modules: Iterable[str])
         raise ModelError(
             f"LoRA target {', '.join(unknown)}: take some of {', '.join(ends)}, or all-linear"
         )
-    return sizes.num_layers * r * sum(ends[name] for name in names)
+    return round(sizes.num_layers * r * sum(ends[name] for name in names))
 
 
 # Peak bytes on one device, by what they hold: "weights" of the base, "trained" (an adapter, or
@@ -188,15 +189,16 @@ def kept_per_token(sizes: ModelSizes, *, bytes_per_value: int, is_full: bool) ->
     feed-forward part gate, its activation and up. Trained matrices keep their inputs as well.
     """
     width, query, key = sizes.hidden_size, sizes.query_width, sizes.key_width
-    values = 2 * query + 2 * key + 3 * sizes.intermediate_size + 2 * width
+    inside = math.ceil(sizes.intermediate_size)
+    values = 2 * query + 2 * key + 3 * inside + 2 * width
     if is_full:  # the norms' outputs (their weights train) and the input of down_proj
-        values += 2 * width + sizes.intermediate_size
+        values += 2 * width + inside
     return 2 * 4 * width + bytes_per_value * values
 
 
 def _in_flight(sizes: ModelSizes, bytes_per_value: int) -> int:
     """Bytes a token of the widest place of one layer's forward: its feed-forward part."""
-    return bytes_per_value * (3 * sizes.hidden_size + 3 * sizes.intermediate_size)
+    return bytes_per_value * (3 * sizes.hidden_size + 3 * math.ceil(sizes.intermediate_size))
 
 
 def largest_batch(num_bytes: float, peak: Callable[[int], Memory]) -> int:

@@ -7,11 +7,15 @@ reading special ids, which `tabom verify` does, starts at once.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tabom.core.errors import ModelError
 from tabom.models.folders import ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Alignment = Literal["identity", "shift_right"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]  # what weights are read as
@@ -39,11 +43,13 @@ class Family:
     positions: Literal["from_first_token", "from_first_pad"] = "from_first_token"
     """Where position 0 of a left-padded row is. Rotary embeddings are relative, so this is a
     matter of rounding: parity with the published code needs it."""
-    official_decoding: Literal["dream", "llada"] | None = None
+    official_decoding: Literal["dream", "llada", "llada2", "rnd1", "sdar"] | None = None
     """Whose published decoding function `schedule: official` stands for."""
 
     default_mask_id: int | None = None
     """The mask id where neither config.json nor the tokenizer names one."""
+    default_eos_id: int | None = None
+    """The same of EOS."""
     end_of_turn: tuple[str, ...] = ()
     """Texts of tokens that end a response besides EOS."""
     answer_end: str | None = None
@@ -65,6 +71,10 @@ class Family:
     """Rows of the published embedding, where tokenizers are smaller than it."""
     tensor_names: Mapping[str, str] = field(default_factory=dict)
     """Published names -> the network's, where they differ, without ".weight"; N is a layer."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Published matrices that hold several of the network's, one below the other."""
+    has_experts: bool = False
+    """Whether the network stacks what is published as a matrix for each expert."""
     adapter_task_type: str | None = None
     """PEFT's task type, under which the published code loads adapters."""
 
@@ -105,6 +115,10 @@ class Family:
 
     def to_published_config(self, config: Any) -> ConfigDict:
         """The network's config -> config.json as the family publishes it."""
+        if kept := getattr(
+            config, "published", None
+        ):  # of a family that calls its fields otherwise
+            return dict(kept)
         published: ConfigDict = config.to_dict()
         identity = {k: v for k, v in self.template.items() if k in IDENTITY}
         published |= {**identity, **published.pop("published_as", {})}
@@ -130,24 +144,63 @@ class Family:
 
     # ---- names of tensors ----
 
-    def renames(self, *, to_published: bool = False) -> dict[str, str]:
-        """Regular expressions, one a name, published -> the network's, or back."""
-        rules = {}
-        for published, ours in self.tensor_names.items():
-            old, new = (ours, published) if to_published else (published, ours)
-            # One group a rule at most: transformers substitutes the first alone.
-            pattern = re.escape(old).replace(r"\.N\.", r"\.(\d+)\.")
-            rules[rf"^{pattern}\."] = new.replace(".N.", r".\1.") + "."
-        return rules
-
     def rename(self, key: str, *, to_published: bool = False) -> str:
         """A tensor's name, also of an adapter, by the first rule that matches it."""
         prefix = ADAPTER_PREFIX if key.startswith(ADAPTER_PREFIX) else ""
-        for pattern, replacement in self.renames(to_published=to_published).items():
-            renamed, hits = re.subn(pattern, replacement, key.removeprefix(prefix))
-            if hits:
+        for rule in self.tensor_names.items():
+            old, new = reversed(rule) if to_published else rule
+            renamed = swap_name(key.removeprefix(prefix), old, new)
+            if renamed is not None:
                 return prefix + renamed
         return key
+
+    def fused_into(self, key: str) -> tuple[str, int] | None:
+        """The published matrix that a tensor of the network is a part of, and which; None: none."""
+        for published, parts in self.fused.items():
+            for index, ours in enumerate(parts):
+                renamed = swap_name(key, ours, published)
+                if renamed is not None:
+                    return renamed, index
+        return None
+
+    def parts(self, state: Mapping[str, "Tensor"]) -> dict[str, list["Tensor"]]:
+        """The published tensors by name, each as what has to lie below one another in it.
+
+        state: the network's tensors by name, on any device. The parts are views of them, so that
+            writing into a part fills the network.
+        """
+        found: dict[str, dict[int, Tensor]] = {}
+        for name, tensor in state.items():
+            stacked = EXPERTS.fullmatch(name) if self.has_experts else None
+            if stacked is None:
+                published, place = self.fused_into(name) or (
+                    self.rename(name, to_published=True), 0,
+                )  # fmt: skip
+                found.setdefault(published, {})[place] = tensor
+                continue
+            for number, expert in enumerate(tensor):
+                stem = self.rename(stacked[1], to_published=True) + f".{number}"
+                # The gates lie above the projections that they gate.
+                halves = expert.chunk(2) if stacked[2] == "gate_up" else [expert]
+                for kind, part in zip(stacked[2].split("_"), halves, strict=True):
+                    found[f"{stem}.{kind}_proj.weight"] = {0: part}
+        return {name: [part for _, part in sorted(parts.items())] for name, parts in found.items()}
+
+
+EXPERTS = re.compile(r"(.*\.experts)\.(gate_up|down)_proj")
+
+
+def swap_name(name: str, old: str, new: str) -> str | None:
+    """`name` with `new` for the module `old` it begins with, N being a number; None: another."""
+    found = _pattern(old).match(name)
+    return (
+        None if found is None else found.expand(new.replace(".N.", r".\1.")) + name[found.end() :]
+    )
+
+
+@cache
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace(r"\.N\.", r"\.(\d+)\.") + r"(?=\.|$)")
 
 
 # Fields of config.json that say what a checkpoint is, kept when it is saved again.
@@ -199,3 +252,23 @@ def require_values(
                 f"config.json has {name} = {found!r}, and only {value!r} is implemented; this "
                 "checkpoint is not one of the published layout"
             )
+
+
+def require_experts(published: ConfigDict, *, shared: int = 1) -> None:
+    """Raise `ModelError` for numbers of experts that make no mixture.
+
+    shared: experts that every token goes through, where a family has them.
+    """
+    number, active = published["num_experts"], published["num_experts_per_tok"]
+    groups, kept = published.get("n_group") or 1, published.get("topk_group") or 1
+    is_whole = all(type(n) is int for n in (number, active, groups, kept, shared))
+    if is_whole and 1 <= kept <= groups and number % groups == 0 and shared >= 1:
+        # Of each group the two best experts are looked at, and all chosen ones are in those kept.
+        size = number // groups
+        if 1 <= active <= kept * size and (groups == 1 or size >= 2):
+            return
+    raise ModelError(
+        f"config.json has num_experts = {number!r} in n_group = {groups!r} groups (topk_group = "
+        f"{kept!r} kept), num_experts_per_tok = {active!r} and num_shared_experts = {shared!r}, "
+        "which make no mixture of experts; take the config.json that was published with the weights"
+    )

@@ -140,6 +140,8 @@ def resolve_ids(
         )
     # The first end token is the filler, and config.json comes before the tokenizer.
     ends = _said("eos_token", config, facts)
+    if not ends and family.default_eos_id is not None:
+        ends = [(family.default_eos_id, f"default of family {family.name}")]
     if not ends:
         raise ModelError(
             "no EOS id: config.json has no eos_token_id and the tokenizer has no eos_token; add "

@@ -17,7 +17,7 @@ from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import Dtype, Family
 from tabom.models.folders import one_line
 from tabom.models.probes import require_probes
-from tabom.models.tensors import check_tensors, stored_tensors
+from tabom.models.tensors import check_tensors, fill, stored_tensors
 
 
 def load_model(
@@ -49,7 +49,10 @@ def load_model(
     tokenizer = checkpoint.tokenizer(is_required=require_tokenizer)
     place = pick_device(device)
     lm = load_lm(
-        checkpoint, dtype=pick_dtype(dtype, place), attn_implementation=attn_implementation
+        checkpoint,
+        dtype=pick_dtype(dtype, place),
+        attn_implementation=attn_implementation,
+        device=place,
     )
     vocab_size = lm.get_output_embeddings().weight.shape[0]
     if tokenizer is not None and len(tokenizer) > vocab_size:
@@ -93,14 +96,16 @@ def write_checkpoint(
     """The weights (or `state`) and the published config.json of a bare `family.lm_class`."""
     folder = Path(folder)
     state = lm.state_dict() if state is None else state
-    # Renamed here: transformers maps names back only for a model that it mapped while loading.
+    if lm.config.tie_word_embeddings:
+        state = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
+    # Renamed here: transformers maps names back only for a model that it mapped while loading. A
+    # part of a larger tensor is copied, since no two tensors of a file may share their memory.
     published_state = {
-        family.rename(name, to_published=True): tensor
-        for name, tensor in state.items()
-        if not (name == "lm_head.weight" and lm.config.tie_word_embeddings)
+        name: torch.cat(parts) if len(parts) > 1 or parts[0]._is_view() else parts[0]
+        for name, parts in family.parts(state).items()
     }
     with quiet_transformers():
-        lm.save_pretrained(folder, state_dict=published_state)
+        lm.save_pretrained(folder, state_dict=published_state, save_original_format=False)
     (folder / "generation_config.json").unlink(missing_ok=True)  # describes another decoder
     published = family.to_published_config(lm.config)
     published.pop("dtype", None)  # the name of newer versions; the published code knows the older
@@ -134,47 +139,50 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return chosen
 
 
-def load_lm(checkpoint: Checkpoint, *, dtype: torch.dtype, attn_implementation: str) -> Any:
+def load_lm(
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    device: torch.device | None = None,
+) -> Any:
     """The transformers model with every tensor of the folder in it, or a `ModelError`.
 
     `dtype` is applied while loading: a later `.to(bfloat16)` would also round the rotary table.
+    device: where the weights are put; None: the CPU.
     """
     folder, family = checkpoint.folder, checkpoint.family
-    config = checkpoint.network_config()
-    options: dict[str, Any] = {"config": config, "dtype": dtype}
-    options["ignore_mismatched_sizes"] = True  # not ignored: reported below, by name
-    if family.tensor_names:
-        options["key_mapping"] = family.renames()
+    config, network = checkpoint.network_config(), family.network()
     stored = stored_tensors(folder)
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(  # transformers would put the adapter on without a word
+        raise ModelError(
             f"{folder} holds a model and an adapter (adapter_config.json); move the adapter to a "
             "folder of its own and pass it as the adapter"
         )
     try:
-        with quiet_transformers():
-            lm = family.network().from_pretrained(
-                folder, attn_implementation=attn_implementation, **options
-            )
+        with quiet_transformers(), torch.device("meta"):
+            lm = network._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
     except ImportError as error:  # of a package that the attention needs
         raise ModelError(
             f"attn_implementation {attn_implementation!r} cannot be used here: {one_line(error)}; "
             "install what it needs, or take sdpa"
         ) from error
-    except Exception as error:  # many kinds: safetensors has its own, torch asserts
+    except Exception as error:  # many kinds: transformers raises what it likes
         raise ModelError(
-            f"{folder}: the weights do not load: {one_line(error)}; a file may be cut short, or "
-            "config.json of another checkpoint"
+            f"{folder}: config.json does not describe a network: {one_line(error)}; it may be "
+            "that of another checkpoint"
         ) from error
-    # transformers only warns of tensors that it did not find or had no place for.
+    # It is no weight, so no file fills it.
+    lm.model.rotary_emb = type(lm.model.rotary_emb)(config=lm.config)
     problem = check_tensors(lm, stored, family=family)
     if problem:
         raise ModelError(
             f"{folder}: the tensors are not those of family {family.name} ({problem}); the "
             "checkpoint is incomplete or of another architecture"
         )
+    fill(lm, stored, family=family, device=device or torch.device("cpu"))
     lm.config.is_causal = False
-    return lm
+    return lm.eval()
 
 
 @contextmanager

@@ -100,7 +100,10 @@ def block_causal(model: MaskedDiffusionModel) -> str:
         return ""
     block = model.block_length
     before_SD, after_SD = _with_other_token(model, 2 * block - 1)
-    if bool((before_SD[:block] != after_SD[:block]).any()):
+    changed = (before_SD - after_SD)[:block].norm() / before_SD[:block].norm()
+    # Which tokens share an expert, and so the shapes of its products, depends on all of them.
+    allowed = ROUNDING.get(before_SD.dtype, 1e-3) / 100 if model.family.has_experts else 0.0
+    if not bool(changed <= allowed):  # written so that NaN fails
         return "the first block sees the second"
     moved = bool((before_SD[block:] != after_SD[block:]).any(dim=-1).all())
     return "" if moved else "a block does not see all of itself"

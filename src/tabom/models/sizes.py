@@ -4,6 +4,7 @@ No weights are fetched or loaded for it, and torch is imported only to build a n
 numbers.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +16,25 @@ from tabom.models.checkpoint import Checkpoint
 class ModelSizes:
     """The sizes of a network of the Llama shape, which every family here has.
 
-    num_parameters: all of them, tied weights once. block_length: of block-causal attention; None:
-    full attention. max_positions: the longest prompt plus slots that config.json allows; None: it
-    does not say. family, source: its name, and where the sizes were read.
+    intermediate_size: width of the feed-forward part that a token goes through, in the mean over
+    the layers: of a mixture of experts, that of the experts that are active. linear_size: the part
+    of it that plain matrices hold (all of it but routed experts), where adapters can sit.
+    num_parameters: all of them, tied weights once. active_parameters: those that a token uses, of a
+    mixture. block_length: of block-causal attention; None: full attention. max_positions: the
+    longest prompt plus slots that config.json allows; None: it does not say. family, source: its
+    name, and where the sizes were read.
     """
 
     hidden_size: int
-    intermediate_size: int
+    intermediate_size: float
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     vocab_size: int
     num_parameters: int
+    linear_size: float | None = None
+    active_parameters: int | None = None
     block_length: int | None = None
     max_positions: int | None = None
     family: str = ""
@@ -43,9 +50,10 @@ class ModelSizes:
 
     @property
     def body_weights(self) -> int:
-        """Weights of the layers' matrices: every token is multiplied with each of them once."""
+        """Weights of the layers' matrices that every token is multiplied with once."""
         attention = 2 * self.hidden_size * (self.query_width + self.key_width)
-        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+        feed_forward = self.num_layers * self.intermediate_size
+        return self.num_layers * attention + round(3 * self.hidden_size * feed_forward)
 
     @property
     def head_weights(self) -> int:
@@ -80,6 +88,22 @@ PUBLISHED_SIZES = {
         family="llada",
         source="as published (config.json could not be fetched)",
     ),
+    "inclusionAI/LLaDA2.0-mini": ModelSizes(
+        hidden_size=2048,
+        intermediate_size=4633.6,  # 8 of 256 experts and a shared one of 512; 5,120 in layer 0
+        linear_size=742.4,
+        num_layers=20,
+        num_heads=16,
+        num_kv_heads=4,
+        head_dim=128,
+        vocab_size=157184,
+        num_parameters=16_255_638_528,
+        active_parameters=1_432_968_192,
+        block_length=32,
+        max_positions=32768,
+        family="llada2",
+        source="as published (config.json could not be fetched)",
+    ),
 }
 
 
@@ -87,20 +111,34 @@ def sizes_of(lm: Any, *, family: str = "", source: str = "") -> ModelSizes:
     """The sizes of a transformers `*ForCausalLM`, on any device; adapters are not counted."""
     config = lm.config
     heads = config.num_attention_heads
+    weights = {n: p for n, p in lm.named_parameters() if ".lora_" not in n}
+    num_parameters = sum(weight.numel() for weight in weights.values())
+    # Stacked experts are the only three-dimensional weights: [experts, out, in].
+    stacked = [weight for weight in weights.values() if weight.dim() == 3]
+    is_active = config.num_experts_per_tok / stacked[0].shape[0] if stacked else 1.0
+    routed = sum(weight.numel() for weight in stacked)
+    plain = sum(w.numel() for n, w in weights.items() if PLAIN_MLP.search(n) and w.dim() == 2)
+    linear_size = plain / (3 * config.hidden_size * config.num_hidden_layers)
+    active_size = routed * is_active / (3 * config.hidden_size * config.num_hidden_layers)
     return ModelSizes(
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        intermediate_size=linear_size + active_size if stacked else config.intermediate_size,
+        linear_size=linear_size if stacked else None,
         num_layers=config.num_hidden_layers,
         num_heads=heads,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=lm.get_output_embeddings().weight.shape[0],
-        num_parameters=sum(p.numel() for n, p in lm.named_parameters() if ".lora_" not in n),
+        num_parameters=num_parameters,
+        active_parameters=round(num_parameters - routed * (1 - is_active)) if stacked else None,
         block_length=getattr(config, "block_size", None),
         max_positions=getattr(config, "max_position_embeddings", None),
         family=family,
         source=source,
     )
+
+
+PLAIN_MLP = re.compile(r"\.mlp\..*(gate|up|down)_proj\.(base_layer\.)?weight$")
 
 
 def read_sizes(model_name_or_path: str) -> ModelSizes:

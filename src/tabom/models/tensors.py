@@ -30,19 +30,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A tensor of a safetensors file, as the header of the file says. dtype: "BF16", ..."""
+    """A tensor of a safetensors file, as the header of the file says, or some rows of one.
+
+    dtype: "BF16", ... first_row: of the tensor in the file.
+    """
 
     name: str
     path: Path
     dtype: str
     shape: Shape
+    first_row: int = 0
 
     def read(self) -> Tensor:
         from safetensors import safe_open
 
         with safe_open(self.path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(self.name)
-            return tensor
+            return tensor[self.first_row :][: self.shape[0]] if self.shape else tensor
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -142,25 +146,54 @@ def check_tensors(lm: Any, stored: Mapping[str, Stored], *, family: Family) -> s
     Raises: `ModelError` for a rotary table that is not the one in use, and for a head that differs
         from the embedding it is tied to.
     """
-    wanted = shapes(lm.state_dict())
-    ours: dict[str, Stored] = {}
+    parts = family.parts(lm.state_dict())
+    wanted = {
+        name: (sum(len(part) for part in rows), *rows[0].shape[1:]) for name, rows in parts.items()
+    }
+    head, embedding = (family.rename(name, to_published=True) for name in (HEAD, EMBEDDING))
+    found: dict[str, Stored] = {}
     twice = []
     for name, tensor in sorted(stored.items()):
-        mine = family.rename(name)
+        # A file under the network's own names is as good.
+        published = family.rename(family.rename(name), to_published=True)
         # It is no parameter: transformers computes it anew, so its values alone can be compared.
-        if mine not in wanted and ROTARY_TABLE.search(name):
+        if published not in wanted and ROTARY_TABLE.search(name):
             _require_table(lm, tensor)
             continue
-        if mine in ours:
-            twice.append(mine)
-        ours[mine] = tensor
+        if published in found:
+            twice.append(published)
+        found[published] = tensor
     # A tied head may be left out of the files; if it is there it must be the embedding.
     if lm.config.tie_word_embeddings:
-        if HEAD in ours and EMBEDDING in ours:
-            _require_equal(ours[HEAD], ours[EMBEDDING])
-        wanted = {name: shape for name, shape in wanted.items() if name != HEAD or HEAD in ours}
+        if head in found and embedding in found:
+            _require_equal(found[head], found[embedding])
+        if head not in found:
+            del wanted[head]
     problem = f"{len(twice)} keys with two names: {', '.join(twice[:4])}" if twice else ""
-    return "; ".join(filter(None, (difference(shapes(ours), wanted), problem)))
+    return "; ".join(filter(None, (difference(shapes(found), wanted), problem)))
+
+
+def fill(lm: Any, stored: Mapping[str, Stored], *, family: Family, device: torch.device) -> None:
+    """Put the tensors of the files, which fit, into a module that lies on the meta device.
+
+    Each is read once and copied to where it belongs, so that no more than one is held twice.
+    """
+    from safetensors import safe_open
+
+    state = {n: torch.empty_like(t, device=device) for n, t in lm.state_dict().items()}
+    parts, by_file = family.parts(state), dict[Path, list[str]]()
+    for name, tensor in stored.items():
+        by_file.setdefault(tensor.path, []).append(name)
+    for path, names in by_file.items():
+        with safe_open(path, framework="pt") as file:
+            for name in names:
+                rows = parts.get(family.rename(family.rename(name), to_published=True))
+                if rows is not None:  # not a rotary table
+                    read = file.get_tensor(name).split([len(part) for part in rows])
+                    for part, values in zip(rows, read, strict=True):
+                        part.copy_(values)
+    lm.load_state_dict(state, assign=True)
+    lm.tie_weights()
 
 
 def _require_table(lm: Any, stored: Stored) -> None:

@@ -42,7 +42,7 @@ def test_golden_checkpoints_have_the_ids_of_their_config(family: str, golden: Pa
     )
 
 
-@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar", "llada2", "lladamoe", "rnd1"])
 def test_save_and_load_round_trip(family: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     first = checkpoint(family)
     edit_config(first, auto_map={"AutoModel": "modeling.Some"})

@@ -20,11 +20,14 @@ from tabom.models.merge import export_adapter, merge_checkpoint
 from tabom.models.tensors import stored_dtype
 
 Checkpoint = Callable[..., Path]
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PUBLISHED = {
     "dream": "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
     "sdar": "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
     "llada": "base_model.model.model.transformer.blocks.0.q_proj.lora_A.weight",
+    "lladamoe": "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+    "rnd1": "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
 }
 
 
@@ -52,12 +55,14 @@ def write_adapter(
     return folder
 
 
-@pytest.mark.parametrize("family", ["dream", "llada", "sdar"])
+@pytest.mark.parametrize("family", ["dream", "llada", "sdar", "lladamoe", "rnd1"])
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), EVERY])
 def test_ours_to_theirs_to_ours(
     family: str, targets: tuple[str, ...], checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     base = checkpoint(family)
+    if family in ("lladamoe", "rnd1"):  # routed experts have no adapters
+        targets = tuple(name for name in targets if name in ATTENTION)
     ours = write_adapter(base, tmp_path / "ours", targets=targets)
     export_adapter(str(base), ours, tmp_path / "theirs")
     before, published = (
@@ -105,10 +110,11 @@ def test_an_adapter_of_another_family_is_an_error(checkpoint: Checkpoint, tmp_pa
         load(dream, adapter=tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar", "llada2", "lladamoe", "rnd1"])
 def test_merged_equals_adapter(family: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     base = checkpoint(family, num_kv_heads=4 if family == "llada" else 2)
-    adapter = write_adapter(base, tmp_path / "a", targets=EVERY, size=0.05)
+    targets = ATTENTION if family in ("lladamoe", "rnd1") else EVERY
+    adapter = write_adapter(base, tmp_path / "a", targets=targets, size=0.05)
     check = merge_checkpoint(str(base), adapter, tmp_path / "merged")
     assert 0 < check.difference <= check.tolerance < check.effect
     wanted, merged = logits(load(base, adapter=adapter)), logits(load(tmp_path / "merged"))

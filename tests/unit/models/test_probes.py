@@ -21,7 +21,7 @@ def failed(model: MaskedDiffusionModel) -> set[str]:
     return {result.name for result in run_probes(model) if not result.passed}
 
 
-@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar"])
+@pytest.mark.parametrize("family", ["toy", "dream", "llada", "sdar", "llada2", "lladamoe", "rnd1"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("initializer_range", [0.02, 0.25])
 def test_sound_models_pass(
@@ -58,9 +58,9 @@ def test_a_causal_model_is_caught(checkpoint: Checkpoint) -> None:
 def test_wrong_blocks_are_caught(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(checkpoint("sdar"), require_tokenizer=False)
     visible = model._visible
-    monkeypatch.setattr(model, "_visible", lambda *a: visible(*a).tril())
+    monkeypatch.setattr(model, "_visible", lambda *a, **k: visible(*a, **k).tril())
     assert "bidirectional" in failed(model)
-    monkeypatch.setattr(model, "_visible", lambda *a: visible(*a) | True)
+    monkeypatch.setattr(model, "_visible", lambda *a, **k: visible(*a, **k) | True)
     assert "block_causal" in failed(model)
 
 

@@ -44,6 +44,10 @@ def logits(model: Any) -> torch.Tensor:
         ({"model_type": "llada", "embedding_size": 155136}, "llada", 5),  # iLLaDA
         ({"model_type": "llada", "vocab_size": 155136}, "llada", 5),
         ({"model_type": "sdar", "block_size": 4}, "sdar", 151669),  # also TraDo
+        ({"model_type": "llada2_moe", "num_experts": 256}, "llada2", 156895),
+        ({"model_type": "llada", "num_experts": 64}, "lladamoe", 156895),
+        ({"model_type": "lladamoe", "num_experts": 64}, "lladamoe", 156895),
+        ({"model_type": "rnd1", "num_experts": 128}, "rnd1", 151669),
     ],
 )
 def test_family_and_default_mask(config: dict[str, Any], family: str, mask: int) -> None:
@@ -60,11 +64,29 @@ def test_a_llada_of_unknown_size_has_no_default_mask() -> None:
         resolve_ids(config, family=row, tokenizer=None)
 
 
-@pytest.mark.parametrize("model_type", ["llada2_moe", "lladamoe", "sdar_moe", "diffusion_gemma"])
+@pytest.mark.parametrize("model_type", ["sdar_moe", "mmada", "a2d-qwen3"])
 def test_what_only_remote_code_can_load_is_refused(model_type: str) -> None:
     config = {"model_type": model_type, "auto_map": {"AutoModel": "modeling.Some"}}
     with pytest.raises(ModelError, match=f"'{model_type}'.*auto_map.*Remote code is never run"):
         detect_family(config, where="nowhere")
+
+
+@pytest.mark.parametrize(
+    "config, name, missing",
+    [
+        ({"model_type": "Dream", "block_size": 32}, "DreamReasoner", "modelling file"),
+        ({"model_type": "nemotron_labs_diffusion"}, "Nemotron-Labs-Diffusion", "causal prefix"),
+        ({"architectures": ["NemotronLabsDiffusionModel"]}, "Nemotron-Labs-Diffusion", "prefix"),
+        ({"model_type": "diffusion_gemma"}, "DiffusionGemma", "no reveal order"),
+        ({"model_type": "wedlm"}, "WeDLM", "permuted inputs"),
+        ({"model_type": "qwen2", "auto_map": {"AutoModel": "modeling_wedlm.WeDLM"}}, "WeDLM", ""),
+    ],
+)
+def test_near_relatives_are_refused_by_name(
+    config: dict[str, Any], name: str, missing: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=f"{name}, which is not taken: .*{missing}"):
+        detect_family(config, where=str(tmp_path))
 
 
 def test_illada_is_tied_and_grouped(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -6,11 +6,49 @@ modules import neither torch nor transformers at the top.
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tabom.core.errors import ModelError
 from tabom.models.family import Family
 from tabom.models.folders import ConfigDict, read_json
+
+# Published models that look near and are not: how each is told by its config.json, why it is not
+# taken, and what it would need.
+REFUSED: tuple[tuple[str, Callable[[ConfigDict], bool], str], ...] = (
+    (
+        "DreamReasoner",
+        lambda c: c.get("model_type") == "Dream" and "block_size" in c,
+        "it is block-causal Qwen3 under Dream's model_type, and its modelling file is not "
+        "published, so key names, alignment and norms are unknown; missing: that file",
+    ),
+    (
+        "Nemotron-Labs-Diffusion",
+        lambda c: _says(c, "nemotron_labs_diffusion", "nemotronlabsdiffusion"),
+        "its prompt attends token-causally and the first slot of a block is drawn by the causal "
+        "head, so contexts are not block-causal; missing: an attention of a causal prefix with one "
+        "full block, and its cache rule",
+    ),
+    (
+        "DiffusionGemma",
+        lambda c: _says(c, "diffusion_gemma", "diffusiongemma"),
+        "it starts from random tokens, has no mask token and judges every slot anew at each step, "
+        "so a response has no reveal order to train on; missing: an order",
+    ),
+    (
+        "WeDLM",
+        lambda c: _says(c, "wedlm", "wedlm"),
+        "it is a causal model over reordered tokens (known ones first), which neither full nor "
+        "block-causal attention gives; missing: permuted inputs",
+    ),
+)
+
+
+def _says(config: ConfigDict, model_type: str, architecture: str) -> bool:
+    """Whether config.json says it is this model, by its type or the names of its classes."""
+    names = [*(config.get("architectures") or []), *dict(config.get("auto_map") or {}).values()]
+    said = [str(name).lower() for name in names]
+    return config.get("model_type") == model_type or any(architecture in name for name in said)
 
 
 def family_names() -> list[str]:
@@ -38,6 +76,9 @@ def detect_family(config: ConfigDict, *, where: str) -> Family:
         family = get_family(name)
         if family.detects(config, tokenizer_config):
             return family
+    for name, is_one, why in REFUSED:
+        if is_one(config):
+            raise ModelError(f"{where} is {name}, which is not taken: {why} (docs/models.md)")
     code = " (its auto_map points at code of its own)" if "auto_map" in config else ""
     hint = ""
     if config.get("model_type") == "qwen2":

@@ -27,7 +27,8 @@ class Dream(Family):
         if config.get("model_type") == "qwen2":
             has_mask = bool(tokenizer_config.get("mask_token"))
             return has_mask or config.get("mask_token_id") is not None
-        return config.get("model_type") == "Dream"
+        # With a block_size it is DreamReasoner, another network under the same model_type.
+        return config.get("model_type") == "Dream" and "block_size" not in config
 
     def mask_id_of(self, config: ConfigDict) -> int | None:
         return None if config.get("model_type") == "qwen2" else self.default_mask_id

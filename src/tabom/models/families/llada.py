@@ -45,6 +45,10 @@ class Llada(Family):
 
         return MaskedLlada
 
+    def detects(self, config: ConfigDict, tokenizer_config: ConfigDict) -> bool:
+        # LLaDA-MoE is published under the same model_type.
+        return super().detects(config, tokenizer_config) and "num_experts" not in config
+
     def mask_id_of(self, config: ConfigDict) -> int | None:
         return MASK_IDS.get(config.get("embedding_size") or config.get("vocab_size") or 0)
 
@@ -74,10 +78,6 @@ class Llada(Family):
             published={k: v for k, v in published.items() if k != "auto_map"},
             **special_ids,
         )
-
-    def to_published_config(self, config: Any) -> ConfigDict:
-        published: ConfigDict = dict(config.published)
-        return published
 
 
 FAMILY = Llada(

@@ -41,6 +41,7 @@ class Sdar(Family):
 FAMILY = Sdar(
     name="sdar",
     attention="block_causal",
+    official_decoding="sdar",
     default_mask_id=151669,
     end_of_turn=("<|im_end|>",),
     answer_end="<|im_end|>",  # ChatML, as the published training has it
