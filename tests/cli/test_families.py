@@ -108,7 +108,7 @@ def model_of(golden: Path, tmp_path: Path) -> Callable[[str], Path]:
         else:
             shutil.copytree(golden / f"{family}-tiny", folder)
             config = json.loads((folder / "config.json").read_text())
-        write = fast_tokenizer if family == "llada" else qwen_tokenizer
+        write = fast_tokenizer if family.startswith("llada") else qwen_tokenizer
         write(folder, config["vocab_size"])
         return folder
 
@@ -131,6 +131,9 @@ CASES: dict[str, dict[str, Any]] = {
     "dream": {"max_new_tokens": 8},
     "llada": {"max_new_tokens": 8, "policy": "confidence", "block_length": 4},
     "sdar": {"max_new_tokens": 10, "policy": "confidence"},
+    "llada2": {"max_new_tokens": 12, "policy": "confidence"},
+    "lladamoe": {"max_new_tokens": 8, "policy": "confidence", "block_length": 4},
+    "rnd1": {"max_new_tokens": 8},
 }
 
 

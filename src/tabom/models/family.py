@@ -97,6 +97,10 @@ class Family:
         """The mask id known from the published config.json alone."""
         return self.default_mask_id
 
+    def block_length_of(self, published: ConfigDict) -> int | None:
+        """Tokens of a block of block-causal attention; None under full attention."""
+        return None if self.attention == "full" else int(published["block_size"])
+
     def to_network_config(self, published: ConfigDict) -> Any:
         """Published config.json -> the network's config, with `is_causal=False`.
 

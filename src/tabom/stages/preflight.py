@@ -118,7 +118,7 @@ def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
     # The checks look at these three alone, so that no weights are needed.
     facts: Any = SimpleNamespace(
         family=found.family,
-        block_length=None if found.family.attention == "full" else found.config["block_size"],
+        block_length=found.family.block_length_of(found.config),
         name_or_path=model.model_name_or_path,
     )
     check_blocks(facts, decoding)

@@ -34,6 +34,9 @@ class Llada2(Family):
 
         return MaskedGlm4Moe
 
+    def block_length_of(self, published: ConfigDict) -> int:
+        return BLOCK_SIZE
+
     def to_network_config(self, published: ConfigDict) -> Any:
         require_values(published, self.required)
         require_experts(published, shared=published["num_shared_experts"])
