@@ -37,7 +37,7 @@ def check_blocks(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
             f"decoding approximate {config.approximate!r}: {model.name_or_path} is block-causal "
             "and decodes with an exact cache; leave it out"
         )
-    if config.block_length not in (None, own):
+    if config.block_length not in (None, own) and not config.is_official:
         raise ConfigError(
             f"decoding block_length {config.block_length}: {model.name_or_path} decodes blocks of "
             f"{own}, counted from the first token of the prompt; leave it out"

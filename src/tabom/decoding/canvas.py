@@ -70,6 +70,7 @@ class Canvas:
         which is the step of the next one.
     is_truncated_B: bool, rows whose text was final before all slots were decoded.
     fields: the entropies `[B, N]` of each call, where they are recorded.
+    edits: by row, what replaced a revealed token, as in the trajectory.
     """
 
     requests: list[DecodeRequest]
@@ -83,6 +84,7 @@ class Canvas:
     num_forwards_B: Tensor
     is_truncated_B: Tensor
     fields: list[Tensor] = field(default_factory=list)
+    edits: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
 
     @classmethod
     def blank(
@@ -219,6 +221,7 @@ class Canvas:
                 entropy_N=arrays["entropy_BN"][b],
                 confidence_N=arrays["confidence_BN"][b],
                 num_forwards=num_forwards,
+                edits=np.asarray(self.edits.get(b, ()), dtype=np.int32),
                 method=method,
                 task=request.task,
                 reference=request.reference,

@@ -7,7 +7,11 @@ from tabom.core.configs import Bound, Count, NonNegative, Settings, Share
 from tabom.core.errors import ConfigError
 
 OwnPolicy = Literal["entropy", "confidence", "margin", "random"]
-Policy = Literal[OwnPolicy, "maskgit_plus", "topk_margin", "origin", "low_confidence"]
+OfficialPolicy = Literal[
+    "maskgit_plus", "topk_margin", "origin", "low_confidence", "low_confidence_dynamic",
+    "low_confidence_static", "sequential",
+]  # fmt: skip
+Policy = Literal[OwnPolicy, OfficialPolicy]
 Schedule = Literal["fixed", "threshold", "factor", "official"]
 Approximate = Literal["prefix", "dual"]
 Stop = Literal["full", "text"]
@@ -15,13 +19,32 @@ LLADA_SWITCHES = ("logits_eos_inf", "confidence_eos_eot_inf")
 OFFICIAL_POLICIES = {
     "dream": ("entropy", "maskgit_plus", "topk_margin", "origin"),
     "llada": ("low_confidence", "random"),
+    "llada2": ("low_confidence",),
+    "rnd1": ("entropy",),
+    "sdar": ("low_confidence_dynamic", "low_confidence_static", "sequential"),
 }
-# Options of one schedule only; whatever a schedule does not know keeps its default.
-OPTIONS_OF: dict[Schedule, tuple[str, ...]] = {
-    "fixed": ("tokens_per_step",),
-    "threshold": ("threshold",),
+# Options of the published functions, each with the families whose function has it.
+OFFICIAL_OPTIONS: dict[str, tuple[str, ...]] = {
+    "steps": ("dream", "llada", "llada2", "rnd1", "sdar"),
+    "temperature": ("dream", "llada", "rnd1"),
+    **dict.fromkeys(("eps", "alg_temp", "top_p", "top_k"), ("dream",)),
+    **dict.fromkeys(("cfg_scale", *LLADA_SWITCHES), ("llada",)),
+    "block_length": ("llada", "llada2", "sdar"),
+    **dict.fromkeys(("threshold", "eos_early_stop"), ("llada2", "sdar")),
+    **dict.fromkeys(
+        ("official_loop", "minimal_topk", "num_to_transfer", "editing_threshold", "max_post_steps"),
+        ("llada2",),
+    ),
+    **dict.fromkeys(("eb_gamma", "greedy_tokens"), ("rnd1",)),
+}
+# Options that only some schedules know, with those.
+SCHEDULES_OF: dict[str, tuple[Schedule, ...]] = {
+    **dict.fromkeys(OFFICIAL_OPTIONS, ("official",)),
+    **dict.fromkeys(("temperature", "top_p", "top_k", "block_length"), get_args(Schedule)),
+    "greedy_tokens": get_args(Schedule),
+    "tokens_per_step": ("fixed",),
+    "threshold": ("threshold", "official"),
     "factor": ("factor",),
-    "official": ("steps", "eps", "alg_temp", "cfg_scale", *LLADA_SWITCHES),
 }
 
 
@@ -33,7 +56,8 @@ class DecodingConfig(Settings):
     """Which masked slots are revealed first: least entropy, greatest confidence (probability of
     the chosen token), greatest margin (p1 - p2), or random. Ties: lowest slot. Under the official
     schedule by its published name: entropy, maskgit_plus, topk_margin or origin (Dream's `alg`);
-    low_confidence or random (LLaDA's `remasking`)."""
+    low_confidence or random (LLaDA's `remasking`); low_confidence (LLaDA2); entropy (RND1);
+    low_confidence_dynamic, low_confidence_static or sequential (SDAR)."""
     max_new_tokens: Count = 256
     """N, the number of response slots."""
     schedule: Schedule = "fixed"
@@ -42,7 +66,8 @@ class DecodingConfig(Settings):
     tokens_per_step: Count = 1
     """Slots revealed a step (fewer when fewer are masked)."""
     threshold: Share | None = None
-    """Reveal every slot whose confidence is at least this, and always the best one."""
+    """Reveal every slot whose confidence is at least this, and always the best one. Official
+    schedule, LLaDA2 and SDAR: those above it, and always as many as are due; null: no more."""
     factor: Annotated[float, Bound(">", 0)] | None = None
     """Fast-dLLM's rule: of the slots sorted by confidence, as many as there are ranks r with
     confidence >= 1 - factor / (r + 1), and always the best one."""
@@ -70,7 +95,8 @@ class DecodingConfig(Settings):
     the leftmost end token, so that the text is final: the slots behind it that are still masked
     are filled, have no step, and are never trained on)."""
     steps: Count | None = None
-    """Official schedule: model calls; null: max_new_tokens."""
+    """Official schedule: model calls (of LLaDA2 and SDAR: in a block); null: a call for each slot
+    (of the block)."""
     eps: Annotated[float, Bound(">", 0), Bound("<", 1)] | None = None
     """Official schedule, Dream: where the schedule of its mask ratio ends; null: 1e-3."""
     alg_temp: NonNegative | None = None
@@ -81,6 +107,23 @@ class DecodingConfig(Settings):
     """Official schedule, LLaDA: the end token is never an answer."""
     confidence_eos_eot_inf: bool = False
     """Official schedule, LLaDA: end of text and end of turn are answered last."""
+    official_loop: Literal["llada2.0", "llada2.1"] | None = None
+    """Official schedule, LLaDA2: whose published function; the two share weights and config."""
+    eos_early_stop: bool = False
+    """Official schedule, LLaDA2 and SDAR: stop once the response is decoded up to an end token
+    (LLaDA2.0 stops after any block with one in any case)."""
+    minimal_topk: Count = 1
+    """Official schedule, LLaDA2.0: no block takes more calls than max_new_tokens over this."""
+    num_to_transfer: Count = 1
+    """Official schedule, LLaDA2.1: slots that a call reveals at least."""
+    editing_threshold: Annotated[float, Bound(">=", 0), Bound("<=", 1)] | None = None
+    """Official schedule, LLaDA2.1: a revealed token gives way to another one that is surer than
+    this; null: none does."""
+    max_post_steps: Annotated[int, Bound(">=", 0)] = 16
+    """Official schedule, LLaDA2.1: calls for edits alone, after a block is filled."""
+    eb_gamma: NonNegative | None = None
+    """Official schedule, RND1: reveal the slots of least entropy as long as the entropies before
+    the last one sum up to this at most; null: by the schedule."""
 
     @property
     def is_official(self) -> bool:
@@ -102,13 +145,13 @@ class DecodingConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_policy()
-        for schedule, names in OPTIONS_OF.items():
-            for name in names:
-                if self.is_given(name) and schedule != self.schedule:
-                    raise ConfigError(
-                        f"{name} = {getattr(self, name)!r} belongs to schedule {schedule!r}, "
-                        f"and schedule is {self.schedule!r}; leave one of them out"
-                    )
+        for name, schedules in SCHEDULES_OF.items():
+            if self.is_given(name) and self.schedule not in schedules:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)!r} belongs to schedule "
+                    f"{' or '.join(map(repr, schedules))}, and schedule is {self.schedule!r}; "
+                    "leave one of them out"
+                )
         self._check_schedule()
 
     def _check_policy(self) -> None:
@@ -119,7 +162,9 @@ class DecodingConfig(Settings):
                 f"policy {self.policy!r} does not go with schedule {self.schedule!r}, "
                 f"whose policies are {', '.join(allowed)}"
             )
-        if self.block_length is not None and self.max_new_tokens % self.block_length:
+        # What a published function takes depends on the family.
+        is_cut = self.block_length is not None and not self.is_official
+        if is_cut and self.max_new_tokens % (self.block_length or 1):
             raise ConfigError(
                 f"block_length {self.block_length} does not divide max_new_tokens "
                 f"{self.max_new_tokens}; take a divisor, or null for one block"
@@ -134,11 +179,8 @@ class DecodingConfig(Settings):
                     f"schedule {self.schedule!r} compares confidences; policy is "
                     f"{self.policy!r}, take confidence"
                 )
-        if self.greedy_tokens and (self.is_official or self.temperature == 0):
-            raise ConfigError(
-                "greedy_tokens is for a temperature above 0, and a schedule other than "
-                f"official; got temperature {self.temperature} and schedule {self.schedule!r}"
-            )
+        if self.greedy_tokens and self.temperature == 0:
+            raise ConfigError("greedy_tokens is for a temperature above 0; got temperature 0.0")
         if self.stop == "text" and self.is_official:
             raise ConfigError(
                 "stop 'text' does not go with schedule 'official', which makes every call "

@@ -1,4 +1,6 @@
-"""The published decoding functions of Dream and LLaDA, step for step and draw for draw.
+"""The published decoding functions of Dream, LLaDA and RND1, step for step and draw for draw.
+
+Those of LLaDA2 and SDAR, which go block by block, are in `tabom.decoding.official_blocks`.
 
 For comparisons with published numbers. Our own loop differs from them on purpose: it gives the
 mask token no probability, scores in float32 (float64 sums) instead of the dtype of the logits,
@@ -10,6 +12,8 @@ does not depend on the batch. Here instead, as published:
   with steps == max_new_tokens none in the first and two in the last. A row with fewer masks than
   that has slots (even of its prompt) masked again.
 - LLaDA spreads the masks of a block evenly over its calls, the remainder over the first ones.
+- RND1 decodes all slots but the last, which is a pad, and reveals in a call what the entropies of
+  that call say; the count comes from the schedule, so that some calls reveal nothing.
 - Every call is made for every row, and draws come from one stream for all batches: above
   temperature 0 a result depends on the batch and on what was decoded before.
 
@@ -26,16 +30,11 @@ from torch.nn.functional import linear
 
 from tabom.core.errors import ConfigError
 from tabom.decoding.canvas import Canvas, require_finite
-from tabom.decoding.config import LLADA_SWITCHES, OFFICIAL_POLICIES, DecodingConfig
+from tabom.decoding.config import OFFICIAL_OPTIONS, OFFICIAL_POLICIES, DecodingConfig
 from tabom.decoding.counts import DecodeCounts
+from tabom.decoding.official_blocks import OfficialBlocks
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.vocabulary.softmax import RunningSoftmax
-
-# Options that one family's function alone has.
-ONLY = {
-    "dream": ("eps", "alg_temp", "top_p", "top_k"),
-    "llada": ("block_length", "cfg_scale", *LLADA_SWITCHES),
-}
 
 
 def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
@@ -52,19 +51,55 @@ def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
             f"decoding policy {config.policy!r} is not one of the official {family} function: "
             f"{', '.join(OFFICIAL_POLICIES[family])}"
         )
-    for other, names in ONLY.items():
-        for name in names:
-            if other != family and config.is_given(name):
-                raise ConfigError(
-                    f"decoding {name} is no option of the official {family} function; leave it out"
-                )
-    num_slots = config.max_new_tokens
-    num_blocks = num_slots // (config.block_length or num_slots)
-    if family == "llada" and (config.steps or num_slots) % num_blocks:
+    for name, families in OFFICIAL_OPTIONS.items():
+        if family not in families and config.is_given(name):
+            raise ConfigError(
+                f"decoding {name} is no option of the official {family} function; leave it out"
+            )
+    if family == "llada":
+        num_slots = config.max_new_tokens
+        length = config.block_length or num_slots
+        if num_slots % length:
+            raise ConfigError(
+                f"decoding block_length {length} does not divide max_new_tokens {num_slots}, which "
+                "the official llada function needs; take a divisor, or null for one block"
+            )
+        if (config.steps or num_slots) % (num_slots // length):
+            raise ConfigError(
+                f"decoding steps {config.steps} is no multiple of the {num_slots // length} blocks "
+                "that the official llada function decodes; take a multiple, or another block_length"
+            )
+    if family == "llada2":
+        _check_loop(config)
+    if family == "sdar" and config.policy != "low_confidence_dynamic" and config.threshold:
         raise ConfigError(
-            f"decoding steps {config.steps} is no multiple of the {num_blocks} blocks that the "
-            "official llada function decodes; take a multiple, or another block_length"
+            f"decoding threshold is for policy low_confidence_dynamic, not {config.policy}; leave "
+            "one of them out"
         )
+    if family == "rnd1" and (config.temperature > 0) != config.greedy_tokens:
+        raise ConfigError(
+            "decoding: draws of the official rnd1 function are not reproduced; leave temperature "
+            "out, or set greedy_tokens with it (it then shapes the entropies alone)"
+        )
+    if family == "rnd1" and config.max_new_tokens < 2:
+        raise ConfigError("decoding max_new_tokens: the official rnd1 function keeps the last slot")
+
+
+def _check_loop(config: DecodingConfig) -> None:
+    if config.official_loop is None:
+        raise ConfigError(
+            "decoding official_loop: LLaDA2.0 and 2.1 share config and weights, and not their "
+            "published decoding; say llada2.0 or llada2.1"
+        )
+    other = {
+        "llada2.0": ("num_to_transfer", "editing_threshold", "max_post_steps"),
+        "llada2.1": ("steps", "minimal_topk"),
+    }[config.official_loop]
+    for name in other:
+        if config.is_given(name):
+            raise ConfigError(
+                f"decoding {name} does nothing in the loop {config.official_loop}; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,8 +121,12 @@ class OfficialDecoding:
 
         canvas: written in place.
         """
-        is_dream = self.model.family.official_decoding == "dream"
-        return self._dream(canvas) if is_dream else self._llada(canvas)
+        if (name := self.model.family.official_decoding) in ("llada2", "sdar"):
+            return OfficialBlocks(self.model, self.config, self.counts, self.every_slot).steps(
+                canvas
+            )
+        loops = {"dream": self._dream, "llada": self._llada, "rnd1": self._rnd1}
+        return loops[str(name)](canvas)
 
     def _dream(self, canvas: Canvas) -> Iterator[Tensor]:
         config, ids_BS, mask_id = self.config, canvas.ids_BS, self.model.ids.mask
@@ -196,6 +235,41 @@ class OfficialDecoding:
                 chosen = torch.topk(score_BS[row], quota).indices
                 ids_BS[row, chosen] = token_BS[row, chosen]
             yield self._record(canvas, before_BS, plain_BSV)
+
+    def _rnd1(self, canvas: Canvas) -> Iterator[Tensor]:
+        """RND1's: reveal what was sure at the call before, then call again."""
+        config, mask_id = self.config, self.model.ids.mask
+        # The last slot is a pad that stays: seen by all, never decoded.
+        canvas.response_BN[:, -1], canvas.open_BN[:, -1] = self.model.ids.pad, False
+        num_calls, total = config.steps or config.max_new_tokens, config.max_new_tokens - 1
+        for left in range(num_calls - 1, -1, -1):
+            ids_BN = canvas.response_BN
+            masked_BN = ids_BN == mask_id
+            if not bool(masked_BN.any()):
+                return
+            logits_BSV = self._logits(canvas.ids_BS, canvas.attention_mask_BS)
+            logits_BNV = logits_BSV[:, -canvas.num_slots :]
+            log_p_BNV = (logits_BNV / (config.temperature or 1.0)).log_softmax(dim=-1)
+            entropy_BN = -(log_p_BNV.exp() * log_p_BNV).sum(dim=-1)
+            # By the bound they are taken by confidence, else by entropy.
+            unsure_BN = entropy_BN if config.eb_gamma is None else -log_p_BNV.amax(dim=-1)
+            order_BN = unsure_BN.masked_fill(~masked_BN, torch.inf).argsort(dim=-1, stable=True)
+            num_masked_B1 = masked_BN.sum(dim=-1, keepdim=True)
+            if left == 0:
+                count_B1 = num_masked_B1
+            elif config.eb_gamma is None:
+                count_B1 = num_masked_B1 - int(total * left / num_calls)
+            else:
+                sorted_BN = entropy_BN.gather(1, order_BN)
+                excess_BN = sorted_BN.cumsum(dim=-1) - sorted_BN.cummax(dim=-1).values
+                within_BN = (excess_BN <= config.eb_gamma).int().cumprod(dim=-1)
+                count_B1 = within_BN.sum(dim=-1, keepdim=True)
+            rank_N = torch.arange(canvas.num_slots, device=ids_BN.device)
+            chosen_BN = torch.zeros_like(masked_BN).scatter_(1, order_BN, rank_N < count_B1)
+            chosen_BN &= masked_BN
+            before_BS = canvas.ids_BS.clone()
+            ids_BN[chosen_BN] = logits_BNV[chosen_BN].argmax(dim=-1)
+            yield self._record(canvas, before_BS, logits_BSV)
 
     def _guided(self, canvas: Canvas, given_BS: Tensor) -> Tensor:
         """Logits, moved away from those without a prompt if there is guidance."""

@@ -33,6 +33,10 @@ class Trajectory:
         distribution with the mask token excluded; NaN where never revealed. NaN everywhere: not
         recorded (files of others have neither); slots of one step are then ordered by slot.
     num_forwards: model calls spent on this response.
+    edits: int32 `[E, 4]`, tokens replaced after they were revealed (slot, step, old token, new
+        token), in the order of the calls: LLaDA2.1's published decoding does that. `response_ids_N`
+        has the last tokens, step, entropy and confidence are those of the first reveal; whoever
+        trains on it learns the last token at the first step.
     reference: the prompt's gold answer as text (what a verifier compares with), "" if none.
     row: further columns of the prompt row that a verifier or a diagnostic may need.
     fingerprint: of the run that made it (model, adapter, template, decoding, code version).
@@ -47,6 +51,7 @@ class Trajectory:
     entropy_N: FloatArray
     confidence_N: FloatArray
     num_forwards: int
+    edits: IntArray = field(default_factory=lambda: np.empty((0, 4), dtype=np.int32))
     method: str = "entropy"
     task: str = ""
     reference: str = ""
@@ -59,6 +64,12 @@ class Trajectory:
             cast(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.int32))
         for name in ("entropy_N", "confidence_N"):
             cast(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float32))
+        if np.size(self.edits) % 4:
+            raise DataError(
+                f"trajectory {self.id!r}: edits has {np.size(self.edits)} numbers, "
+                "expected four for each"
+            )
+        cast(self, "edits", np.ascontiguousarray(self.edits, dtype=np.int32).reshape(-1, 4))
         problem = self.problem()
         if problem is not None:
             raise DataError(f"trajectory {self.id!r}: {problem}")
@@ -95,6 +106,14 @@ class Trajectory:
             return f"step has {least}; the least value is -1 (never revealed)"
         if (largest := int(self.step_N.max())) >= self.num_forwards:
             return f"step {largest} is not below num_forwards {self.num_forwards}"
+        if len(self.edits):
+            slot, step = self.edits[:, 0], self.edits[:, 1]
+            if slot.min() < 0 or slot.max() >= num_slots:
+                return f"edits name a slot outside of the {num_slots}"
+            if (step <= self.step_N[slot]).any() or (step >= self.num_forwards).any():
+                return "edits come before their slot was revealed, or after the last call"
+            if (self.step_N[slot] < 0).any() or self.edits[:, 2:].min() < 0:
+                return "edits of a slot that was never revealed, or with a negative token id"
         # A number is recorded at every revealed slot, or at none of them: a NaN in between is a
         # defect of the recorder and not a gap in the file.
         revealed = self.step_N >= 0

@@ -20,13 +20,13 @@ _VERSION_KEY = b"tabom_schema"
 _IDS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
 _KINDS = {
-    **dict.fromkeys(("prompt_ids", "response_ids", "step", "order"), _IDS),
+    **dict.fromkeys(("prompt_ids", "response_ids", "step", "order", "edits"), _IDS),
     **dict.fromkeys(("entropy", "confidence"), _FLOATS),
     "num_forwards": pa.int32(),
 }
 _NAMES = (
     *("id", "prompt", "prompt_ids", "response", "response_ids", "step", "order", "entropy"),
-    *("confidence", "num_forwards", "method", "task", "reference", "row", "fingerprint"),
+    *("confidence", "num_forwards", "edits", "method", "task", "reference", "row", "fingerprint"),
 )
 SCHEMA = pa.schema(
     [(name, _KINDS.get(name, pa.string())) for name in _NAMES],
@@ -50,6 +50,7 @@ def to_arrow(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
         name: [getattr(t, attribute) for t in trajectories]
         for name, attribute in _ATTRIBUTES.items()
     }
+    columns["edits"] = [t.edits.ravel() for t in trajectories]
     columns["order"] = [t.order_N for t in trajectories]
     rows = (to_plain(t.row) for t in trajectories)
     columns["row"] = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]

@@ -74,7 +74,8 @@ hashes are in `manifest.json` (fingerprint `{fingerprint}`).
 
 Columns, lists having one entry per response slot: `id`, `prompt`, `prompt_ids`, `response`,
 `response_ids`, `step` (0-based model call, -1 never revealed), `order` (0-based total order: step,
-then entropy, then slot), `entropy` (nats), `confidence`.
+then entropy, then slot), `entropy` (nats), `confidence`. `edits` has four numbers for each token
+that was replaced after its reveal: slot, step, old token, new token.
 
     from datasets import load_dataset
     rows = load_dataset("path/to/this/folder", split="train")

@@ -33,7 +33,6 @@ from tabom.decoding.policies import candidates_in_block, factor_quota, threshold
         ({"schedule": "threshold", "policy": "confidence", "threshold": 1.5}, "threshold must be"),
         ({"schedule": "factor", "policy": "confidence", "factor": 0.0}, "factor must be above 0"),
         ({"greedy_tokens": True}, "greedy_tokens is for a temperature above 0.*temperature 0.0"),
-        ({"greedy_tokens": True, "temperature": 1.0, "schedule": "official"}, "'official'"),
         ({"approximate": "dual"}, "needs a block_length"),
         ({"approximate": "both", "block_length": 8}, "'prefix', 'dual', found 'both'"),
         ({"approximate": "prefix", "block_length": 8, "schedule": "official"}, "other than off"),
