@@ -34,11 +34,13 @@ test: $(STAMP) lint  ## Set up, then lint, type check and test (a few minutes on
 test-slow: $(STAMP)  ## The long tests: killed runs, sharded training, whole tasks of lm-eval
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-test-lowest:  ## Install the lowest versions that pyproject.toml admits (in .lowest), run toy-quick
+test-lowest:  ## Install the lowest versions that pyproject.toml admits (in .lowest), run toy-quick and LLaDA2's parity
 	$(PYTHON) -m venv .lowest
 	.lowest/bin/python -m pip install -q uv
 	.lowest/bin/uv pip install -q -p .lowest/bin/python --resolution lowest-direct .
 	.lowest/bin/tabom run toy-quick --overwrite --output_dir .lowest/toy-quick
+	.lowest/bin/uv pip install -q -p .lowest/bin/python pytest
+	.lowest/bin/python -m pytest -q tests/parity -k "llada2 or lladamoe or rnd1 or sdar"
 
 lint: $(STAMP)  ## Format, lint, types and import rows
 	$(BIN)/ruff format --check .

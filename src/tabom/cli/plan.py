@@ -122,7 +122,7 @@ def _notes(recipe: "Recipe", assumed: "Assumptions", given: "Given", most_bytes:
     why = "--acceptance_rate" if assumed.acceptance_rate else why
     active = ""
     if sizes.active_parameters is not None:
-        active = f" ({parameters(sizes.active_parameters)} of them active for a token)"
+        active = f", of which a token uses {parameters(sizes.active_parameters)}"
     notes = [
         f"model {recipe.model.model_name_or_path}: {parameters(sizes.num_parameters)}{active}, "
         f"sizes: {sizes.source}",
