@@ -7,7 +7,7 @@ from tabom.models.families import get_family
 from tabom.models.ids import resolve_ids
 from tabom.models.sizes import PUBLISHED_SIZES, ModelSizes
 
-DREAM, LLADA = PUBLISHED_SIZES  # the names of the two published models, in this order
+DREAM, LLADA, *_ = PUBLISHED_SIZES  # the names of the published models, in this order
 
 SMALL_BODY = {
     "hidden_size": 256,
