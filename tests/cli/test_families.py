@@ -159,7 +159,7 @@ def test_prompts_to_report(
     moved = [t.abs().max() for k, t in load_file(trained).items() if ".lora_B." in k]
     assert moved
     assert min(moved) > 0
-    (shard,) = (p for p in out.rglob("*.parquet") if "collect" in str(p))
+    (shard,) = (p for p in out.rglob("data/*.parquet") if "collect" in str(p))
     rows = pq.read_table(shard).to_pylist()
     assert len(rows) == 8
     for row in rows:
@@ -172,7 +172,7 @@ def test_prompts_to_report(
         plain = tmp_path / "plain"
         assert main(["collect", "--config", str(recipe), "--output_dir", str(plain), "--quiet",
                      "--set", "model.adapter=null"]) == 0  # fmt: skip
-        (other,) = plain.rglob("*.parquet")
+        (other,) = plain.rglob("data/*.parquet")
         found = {row["id"]: row["response_ids"] for row in pq.read_table(other).to_pylist()}
         assert found.keys() == {row["id"] for row in rows}
         assert any(found[row["id"]] != row["response_ids"] for row in rows)
@@ -187,7 +187,7 @@ def test_the_official_schedule_is_collected(
                  "--schedule", "official", "--policy", "topk_margin", "--max_new_tokens", "6",
                  "--output_dir", str(tmp_path / "c")]) == 0  # fmt: skip
     assert "forwards: 18" in capsys.readouterr().out
-    (shard,) = (tmp_path / "c").rglob("*.parquet")
+    (shard,) = (tmp_path / "c").rglob("data/*.parquet")
     for row in pq.read_table(shard).to_pylist():
         assert sorted(row["step"]) == [1, 2, 3, 4, 5, 5]
 
