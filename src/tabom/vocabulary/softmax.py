@@ -20,6 +20,7 @@ from tabom.vocabulary.tiles import LOWEST, HeadTiles, Tile, tiles_of
 
 # The last exponent whose exponential is no subnormal number: on a CPU those cost 10 to 30 times.
 LEAST = -87.0
+FAR = 1000.0  # nats; its exponential is 0 in every dtype
 # A sum of all that was cut off at LEAST stays below this, for any vocabulary.
 NOTHING = 1e-30
 
@@ -131,6 +132,8 @@ class RunningSoftmax:
         """Make `greatest_R` what weights are relative to; it is greater in `rows` alone."""
         dtype = self.sum_R.dtype
         lag_M = greatest_R[rows].to(dtype) - self.greatest_R[rows].to(dtype)
+        # Beyond it nothing is left of the old sums; a larger one would overflow before that shows.
+        lag_M = lag_M.clamp(max=FAR)
         # The old maximum is one of the others from now on.
         total_M = 1 + self.sum_R[rows] if self.has_token else self.sum_R[rows]
         scale_M = (-lag_M).exp()
