@@ -50,6 +50,7 @@ evaluation:
       prompts:
         function: "tabom.toyworld.tasks:prompts"
         args: {{task: sort, split: eval, num: 4}}
+      verifier: {{type: function, function: "tabom.toyworld.tasks:check"}}
 diagnostics: {{num_trajectories: 2, mask_ratios: [0.5]}}
 """
 
