@@ -44,7 +44,7 @@ class Watch(TorchDispatchMode):
             self.waits.append(name)
         result = func(*args, **(kwargs or {}))
         is_new = isinstance(result, torch.Tensor) and name != "t"
-        if is_new and result.ndim and result.shape[-1] == self.width:
+        if is_new and self.width and result.ndim and result.shape[-1] == self.width:
             self.num_rows = max(self.num_rows, result.numel() // self.width)
         return result
 
