@@ -39,8 +39,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of golden data: $TABOM_GOLDEN, or the copy that travels with the tests."""
-    return Path(os.environ.get("TABOM_GOLDEN", TESTS / "golden"))
+    """The folder of golden data."""
+    from golden_set import GOLDEN
+
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")

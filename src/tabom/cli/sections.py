@@ -9,12 +9,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Collection
 from contextlib import closing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tabom.cli import flags
 from tabom.core import configs
 from tabom.core.errors import ConfigError
-from tabom.core.place import place
 from tabom.core.progress import Bars
 from tabom.core.recipe_file import RecipeFile, read_recipe
 from tabom.core.text import told
@@ -114,7 +114,12 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
         if name in sections and not values.get(name) and name not in own:
             raise ConfigError(f"no {name}: give {hint}, or --config RECIPE")
     folder = flags.need(args.output_dir, "--output_dir", "it is where the result goes")
-    values |= {"folder": place(folder), "label": args.verb}
+    if "://" in folder:
+        raise ConfigError(
+            f"--output_dir {folder}: stages write to folders of this machine, not to URLs; give a "
+            "folder, and copy it where it belongs"
+        )
+    values |= {"folder": Path(folder).expanduser(), "label": args.verb}
     return configs.build(stage, values, source=file.file_of)
 
 

@@ -1,4 +1,4 @@
-"""`tabom status DIR|URL`: how far chunks are, and whether anybody works on them."""
+"""`tabom status DIR`: how far chunks are, and whether anybody works on them."""
 
 import argparse
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 from tabom.core.chunks import PLAN, Chunks, Status
 from tabom.core.errors import StageError
 from tabom.core.manifest import STARTED, read_manifest
-from tabom.core.place import place, set_storage_options
 from tabom.core.text import duration
-from tabom.core.yaml_text import parse_yaml
 from tabom.stages.stage import UNFINISHED
 
 COMPLETE, RUNNING, STOPPED = 0, 3, 4
@@ -19,14 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit status: 0 complete, 3 somebody works on it, 4 nobody does, 2 there is nothing."
     )
-    parser.add_argument("folder", metavar="DIR|URL", help="the --output_dir of the command")
-    parser.add_argument("--storage_options", default="{}", metavar="YAML", help="as of `collect`")
+    parser.add_argument("folder", metavar="DIR", help="the --output_dir of the command")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each stage that began. Returns: the exit status, see `--help`."""
-    set_storage_options(args.folder, parse_yaml(args.storage_options))
-    root = place(args.folder)
+    root = Path(args.folder).expanduser()
     marks = [p for pattern in ("manifest.json", STARTED) for p in root.glob(f"**/{pattern}")]
     folders = sorted({mark.parent for mark in marks if UNFINISHED not in mark.parts}, key=str)
     if not folders:

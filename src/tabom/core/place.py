@@ -1,12 +1,11 @@
 """A folder or a file by path or by URL, with the same methods.
 
 A path is a `pathlib.Path`. A URL (`s3://bucket/run`, `gs://`, `memory://`, what fsspec opens) is a
-`UPath`, which has the methods of a path; options such as an endpoint are said once for a process
-and those that it starts, by `set_storage_options`.
+`UPath`, which has the methods of a path. The store and its chunks know both (tried on `memory://`);
+stages take folders of this machine alone, so far.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -65,17 +64,6 @@ def local_folder(folder: Path) -> Path:
     here = os.environ.get("TABOM_SPOOL") or tempfile.gettempdir()
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     return Path(here) / f"tabom-spool-{os.getuid()}" / name
-
-
-def set_storage_options(name: Place, options: Mapping[str, Any]) -> None:
-    """Options of the file system of a URL, for this process and those that it starts."""
-    if not options or "://" not in str(name):
-        return
-    from fsspec.config import conf
-
-    kind = str(name).partition("://")[0]
-    conf.setdefault(kind, {}).update(options)
-    os.environ[f"FSSPEC_{kind.upper()}"] = json.dumps(conf[kind])
 
 
 def entries(folder: Path) -> list[Entry]:

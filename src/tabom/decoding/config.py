@@ -62,9 +62,8 @@ class DecodingConfig(Settings):
     """Which masked slots are revealed first: least entropy, greatest confidence (probability of
     the chosen token), greatest margin (p1 - p2), random, or left_to_right. Ties: lowest slot. Under
     the official schedule by its published name: entropy, maskgit_plus, topk_margin or origin
-    (Dream's `alg`);
-    low_confidence or random (LLaDA's `remasking`); low_confidence (LLaDA2); entropy (RND1);
-    low_confidence_dynamic, low_confidence_static or sequential (SDAR)."""
+    (Dream's `alg`); low_confidence or random (LLaDA's `remasking`); low_confidence (LLaDA2);
+    entropy (RND1); low_confidence_dynamic, low_confidence_static or sequential (SDAR)."""
     max_new_tokens: Count = 256
     """N, the number of response slots."""
     schedule: Schedule = "fixed"
@@ -99,7 +98,7 @@ class DecodingConfig(Settings):
     the policy's score alone (as the release's evaluation of Dream does)."""
     suppress_mask: bool | None = None
     """Give the mask token no probability (it can never be an answer); null: yes, except under the
-    official schedule, which never does."""
+    official schedule, where LLaDA2.1's loop alone does, which would not end else."""
     approximate: Approximate | None = None
     """Reuse keys and values that are out of date: prefix (of all before the block) or dual (of all
     but the block), renewed when a block begins. Inexact; needs block_length."""
@@ -143,8 +142,8 @@ class DecodingConfig(Settings):
     max_post_steps: Annotated[int, Bound(">=", 0)] = 16
     """Official schedule, LLaDA2.1: calls for edits alone, after a block is filled."""
     eb_gamma: NonNegative | None = None
-    """Official schedule, RND1: reveal the slots of least entropy as long as the entropies before
-    the last one sum up to this at most; null: by the schedule."""
+    """Official schedule, RND1: reveal slots, the surest first, as long as their entropies without
+    the greatest of them sum up to this at most; null: by the schedule."""
 
     @property
     def is_official(self) -> bool:
@@ -157,7 +156,9 @@ class DecodingConfig(Settings):
 
     @property
     def is_mask_suppressed(self) -> bool:
-        return not self.is_official if self.suppress_mask is None else self.suppress_mask
+        if self.suppress_mask is None:
+            return not self.is_official or self.official_loop == "llada2.1"
+        return self.suppress_mask
 
     def is_given(self, name: str) -> bool:
         """Whether an option has another value than its default."""

@@ -29,12 +29,11 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from tabom.core.errors import ConfigError
-from tabom.decoding.canvas import Canvas, require_finite
+from tabom.decoding.canvas import Canvas
 from tabom.decoding.config import OFFICIAL_OPTIONS, OFFICIAL_POLICIES, DecodingConfig
 from tabom.decoding.counts import DecodeCounts
-from tabom.decoding.official_blocks import OfficialBlocks
+from tabom.decoding.official_blocks import OfficialBlocks, plain_statistics
 from tabom.models.contract import MaskedDiffusionModel
-from tabom.vocabulary.softmax import RunningSoftmax
 
 
 def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
@@ -86,6 +85,11 @@ def check_official(model: MaskedDiffusionModel, config: DecodingConfig) -> None:
 
 
 def _check_loop(config: DecodingConfig) -> None:
+    if config.official_loop == "llada2.1" and config.suppress_mask is False:
+        raise ConfigError(
+            "decoding suppress_mask false: the loop llada2.1 would not end where the model answers "
+            "with the mask token; leave it out"
+        )
     if config.official_loop is None:
         raise ConfigError(
             "decoding official_loop: LLaDA2.0 and 2.1 share config and weights, and not their "
@@ -237,7 +241,7 @@ class OfficialDecoding:
             yield self._record(canvas, before_BS, plain_BSV)
 
     def _rnd1(self, canvas: Canvas) -> Iterator[Tensor]:
-        """RND1's: reveal what was sure at the call before, then call again."""
+        """RND1's: reveal the surest slots of each call, as the schedule or the bound counts."""
         config, mask_id = self.config, self.model.ids.mask
         # The last slot is a pad that stays: seen by all, never decoded.
         canvas.response_BN[:, -1], canvas.open_BN[:, -1] = self.model.ids.pad, False
@@ -315,15 +319,8 @@ class OfficialDecoding:
         canvas.open_BN = response_BN == mask_id
         revealed_BN, masked_again_BN = was_open_BN & ~canvas.open_BN, ~was_open_BN & canvas.open_BN
         asked_BN = was_open_BN if self.every_slot else revealed_BN
-        rows_RV = logits_BSV[:, -canvas.num_slots :][asked_BN].float()
-        rows = RunningSoftmax.of_logits(rows_RV, without=(mask_id,))
-        entropy_R = rows.entropy_nats()
-        require_finite(entropy_R, self.model, canvas.num_forwards_B[asked_BN.nonzero()[:, 0]])
-        rows_RV[:, mask_id] = -torch.inf
-        logit_R = rows_RV.gather(1, response_BN[asked_BN][:, None]).squeeze(1)
-        entropy_BN = torch.full_like(canvas.entropy_BN, torch.nan)
-        confidence_BN = entropy_BN.clone()
-        entropy_BN[asked_BN], confidence_BN[asked_BN] = entropy_R, rows.probability(logit_R)
+        rows_RV = logits_BSV[:, -canvas.num_slots :][asked_BN]
+        entropy_BN, confidence_BN = plain_statistics(self.model, canvas, asked_BN, rows_RV)
         canvas.reveal(revealed_BN, entropy_BN, confidence_BN)
         canvas.step_BN[masked_again_BN] = -1
         for noted_BN in (canvas.entropy_BN, canvas.confidence_BN):

@@ -97,8 +97,6 @@ class OfficialBlocks:
             before_BX = ids_BX.clone()
             logits_ALV = self._logits(ids_BX, mask_BX, asked)
             probability_ALV = logits_ALV.softmax(dim=-1)
-            if config.official_loop == "llada2.1":
-                logits_ALV[..., mask_id] = torch.finfo(logits_ALV.dtype).min
             token_AL = logits_ALV.argmax(dim=-1)
             confidence_AL = probability_ALV.gather(-1, token_AL[..., None]).squeeze(-1)
             rows, blocks = list(asked), list(asked.values())
@@ -234,15 +232,29 @@ class OfficialBlocks:
             start = a * self.length + low + num_prompt - block.start
             place_BN[b, low:high] = torch.arange(start, start + high - low)
         wanted_BN = (was_open_BN if self.every_slot else revealed_BN) & (place_BN >= 0)
-        rows_RV = logits_ALV.flatten(0, 1)[place_BN[wanted_BN]].float()
-        softmax = RunningSoftmax.of_logits(rows_RV, without=(mask_id,))
-        entropy_R = softmax.entropy_nats()
-        require_finite(entropy_R, self.model, canvas.num_forwards_B[wanted_BN.nonzero()[:, 0]])
-        rows_RV[:, mask_id] = -torch.inf
-        logit_R = rows_RV.gather(1, response_BN[wanted_BN][:, None]).squeeze(1)
-        entropy_BN = torch.full_like(canvas.entropy_BN, torch.nan)
-        confidence_BN = entropy_BN.clone()
-        entropy_BN[wanted_BN], confidence_BN[wanted_BN] = entropy_R, softmax.probability(logit_R)
+        rows_RV = logits_ALV.flatten(0, 1)[place_BN[wanted_BN]]
+        entropy_BN, confidence_BN = plain_statistics(self.model, canvas, wanted_BN, rows_RV)
         canvas.reveal(revealed_BN, entropy_BN, confidence_BN)
         canvas.num_forwards_B[torch.tensor(rows, device=response_BN.device)] += 1
         return entropy_BN
+
+
+def plain_statistics(
+    model: MaskedDiffusionModel, canvas: Canvas, asked_BN: Tensor, logits_RV: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Entropies and confidences `[B, N]` to note, NaN where not asked: of the untempered
+    distribution without the mask token.
+
+    asked_BN: bool, slots whose logits are given, row by row. Their tokens stand in the canvas.
+    Raises: `ModelError` if the logits are not finite.
+    """
+    mask_id, rows_RV = model.ids.mask, logits_RV.float()
+    softmax = RunningSoftmax.of_logits(rows_RV, without=(mask_id,))
+    entropy_R = softmax.entropy_nats()
+    require_finite(entropy_R, model, canvas.num_forwards_B[asked_BN.nonzero()[:, 0]])
+    token_R1 = canvas.response_BN[asked_BN][:, None]
+    logit_R = rows_RV.gather(1, token_R1).masked_fill(token_R1 == mask_id, -torch.inf).squeeze(1)
+    entropy_BN = torch.full_like(canvas.entropy_BN, torch.nan)
+    confidence_BN = entropy_BN.clone()
+    entropy_BN[asked_BN], confidence_BN[asked_BN] = entropy_R, softmax.probability(logit_R)
+    return entropy_BN, confidence_BN

@@ -257,7 +257,8 @@ def _our_targets(family: Family, target: str) -> list[str]:
 def _split(model: MaskedDiffusionModel, stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """An adapter of a fused matrix as adapters of the matrices in it, exactly.
 
-    They share its A; the rows of its B, of its bias and of DoRA's magnitudes are theirs.
+    They share its A; whatever else it has (B, a bias, DoRA's magnitudes) has a row for each output,
+    and theirs are their own.
     """
     heights = {n.removesuffix(".weight"): len(p) for n, p in model.lm.named_parameters()}
     found: dict[str, Stored] = {}
@@ -307,11 +308,14 @@ def _fused(
                     f"{key}: only plain LoRA of one rank has a form for the published code, which "
                     "holds these matrices as one; merge the adapter instead"
                 )
-    found = {k: v for k, v in state.items() if ".lora_" in k}
+    found = dict(state)
     for published, modules in fused.items():
-        ours = next(o for p, o in model.family.fused.items() if swap_name(published, p, p))
-        pattern = next(p for p in model.family.fused if swap_name(published, p, p))
-        names = [str(swap_name(published, pattern, name)) for name in ours]
+        names = [
+            name
+            for pattern, ours in model.family.fused.items()
+            for one in ours
+            if (name := swap_name(published, pattern, one)) is not None
+        ]
         a, b = (
             {i: found.pop(f"{ADAPTER_PREFIX}{name}.lora_{x}.weight") for i, name in modules.items()}
             for x in "AB"

@@ -24,6 +24,7 @@ USUAL_SIZES = {
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
     "num_kv_heads": "num_key_value_heads",
+    "expert_size": "moe_intermediate_size",
 }
 ADAPTER_PREFIX = "base_model.model."  # PEFT puts it before every name
 
@@ -135,9 +136,15 @@ class Family:
         """config.json of a random checkpoint.
 
         sizes: by our names, as `write_random_checkpoint` takes them. special_ids: mask, EOS and
-            pad, as config.json calls them.
+            pad, as config.json calls them. Those that the template leaves open are derived.
         """
-        named = {self.size_names.get(name, name): size for name, size in sizes.items()}
+        derived = {
+            "head_dim": int(sizes["hidden_size"]) // int(sizes["num_heads"]),
+            "expert_size": max(1, int(sizes["intermediate_size"]) // 4),
+        }
+        names = {name: self.size_names.get(name, name) for name in (*derived, *sizes)}
+        open_sizes = {n: v for n, v in derived.items() if names[n] in self.template}
+        named = {names[name]: size for name, size in {**open_sizes, **sizes}.items()}
         return {**self.template, **named, **special_ids}
 
     def load_tokenizer(self, folder: Path) -> Any:
@@ -157,6 +164,10 @@ class Family:
             if renamed is not None:
                 return prefix + renamed
         return key
+
+    def published_name(self, key: str) -> str:
+        """A tensor's published name; files may have the network's own as well."""
+        return self.rename(self.rename(key), to_published=True)
 
     def fused_into(self, key: str) -> tuple[str, int] | None:
         """The published matrix that a tensor of the network is a part of, and which; None: none."""

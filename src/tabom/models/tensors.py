@@ -154,8 +154,7 @@ def check_tensors(lm: Any, stored: Mapping[str, Stored], *, family: Family) -> s
     found: dict[str, Stored] = {}
     twice = []
     for name, tensor in sorted(stored.items()):
-        # A file under the network's own names is as good.
-        published = family.rename(family.rename(name), to_published=True)
+        published = family.published_name(name)
         # It is no parameter: transformers computes it anew, so its values alone can be compared.
         if published not in wanted and ROTARY_TABLE.search(name):
             _require_table(lm, tensor)
@@ -187,7 +186,7 @@ def fill(lm: Any, stored: Mapping[str, Stored], *, family: Family, device: torch
     for path, names in by_file.items():
         with safe_open(path, framework="pt") as file:
             for name in names:
-                rows = parts.get(family.rename(family.rename(name), to_published=True))
+                rows = parts.get(family.published_name(name))
                 if rows is not None:  # not a rotary table
                     read = file.get_tensor(name).split([len(part) for part in rows])
                     for part, values in zip(rows, read, strict=True):

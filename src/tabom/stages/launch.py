@@ -16,49 +16,21 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from tabom.core import manifest
 from tabom.core.chunks import Chunks
-from tabom.core.configs import Bound, Count, Settings
 from tabom.core.errors import ConfigError, DataError, StageError, TabomError
 from tabom.core.identity import FREE
-from tabom.core.place import remove, set_storage_options
+from tabom.core.place import remove
 from tabom.core.preempt import Preemption
 from tabom.core.progress import Report
+from tabom.stages.launch_config import LaunchConfig
 from tabom.stages.stage import UNFINISHED, Counts, Stage
 
 _POLL_S = 1.0
 _STRIKES = 3  # deaths in a row that leave no trace
 LAUNCH: dict[str, Any] = {**FREE, "flags": True}  # decides nothing, and has flags all the same
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchConfig(Settings):
-    """Where collection, verification and evaluation run; nothing here changes a result."""
-
-    launcher: Literal["local", "ray", "slurm"] = "local"
-    """local: processes on this machine. ray: actors of a Ray cluster. slurm: print a job script."""
-    chunk_workers: Any = "auto"
-    """Processes that take chunks; auto: one for each GPU (or gpus_per_worker of them), one on a
-    CPU."""
-    chunk_size: Count = 256
-    """Prompts (or questions) of a chunk."""
-    gpus_per_worker: Annotated[float, Bound(">=", 0)] = 1.0
-    """GPUs that a worker has; a part of one on Ray alone."""
-    max_retries: Count = 3
-    """Workers that may die over a chunk before it is split; a prompt that kills alone is left out,
-    named in failed.parquet."""
-    ray_address: str = "auto"
-    """The Ray cluster: auto (one that runs here, else a new one), or ray://HEAD:10001."""
-    storage_options: dict[str, Any] = field(default_factory=dict)
-    """Options of the file system of a URL, such as {endpoint_url: ...}."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given = self.chunk_workers
-        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-            raise ConfigError(f"chunk_workers: expected auto or a number from 1, got {given!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +106,14 @@ class Chunked(Stage):
 
     def elsewhere(self, report: Report, *, overwrite: bool) -> Counts | None:
         """Have the work done by the workers that the settings ask for; None: it is done here."""
-        set_storage_options(str(self.folder), self.launch.storage_options)
-        is_here = self.is_one_of_many or self.launch.launcher == "slurm"
-        num_workers = 1 if is_here else self.num_workers()
-        if is_here or (num_workers == 1 and self.launch.launcher == "local"):
+        if self.launch.launcher == "slurm":  # a verb prints its script and does not come here
+            raise ConfigError(
+                "launch.launcher slurm: prints a job script for one verb (tabom collect --config "
+                "RECIPE --launcher slurm); a whole recipe runs where it is started: take local or "
+                "ray"
+            )
+        num_workers = 1 if self.is_one_of_many else self.num_workers()
+        if self.is_one_of_many or (num_workers == 1 and self.launch.launcher == "local"):
             return None
         if overwrite:
             self.make_way()
@@ -154,7 +130,7 @@ class Chunked(Stage):
             return LocalPool(self, num_workers)
         from tabom.stages.ray_pool import RayPool
 
-        return RayPool(self, num_workers)
+        return RayPool(self, self.launch, num_workers)
 
     def num_workers(self) -> int:
         """How many processes are asked for."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from tabom.core import preempt
 from tabom.core.errors import ConfigError, TabomError
-from tabom.stages.launch import Chunked, LaunchConfig
+from tabom.stages.launch_config import LaunchConfig
 from tabom.stages.stage import Counts, Stage
 
 log = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ class Actor:
 class RayPool:
     """Workers of a stage on a cluster; see `stages.launch.Pool`."""
 
-    def __init__(self, stage: Chunked, num_workers: int) -> None:
-        """num_workers: 0 for as many as the cluster has room for."""
-        self._ray = ray = connect(stage.launch)
-        gpus = gpus_of(ray, stage.launch)
+    def __init__(self, stage: Any, launch: LaunchConfig, num_workers: int) -> None:
+        """stage: a `Chunked` one. num_workers: 0 for as many as the cluster has room for."""
+        self._ray = ray = connect(launch)
+        gpus = gpus_of(ray, launch)
         if not num_workers:
             have = ray.cluster_resources()
             num_workers = int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 1)) or 1

@@ -15,7 +15,7 @@ from tabom.core.identity import FREE
 from tabom.core.recipe_file import read_recipe
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
-from tabom.stages.launch import LaunchConfig
+from tabom.stages.launch_config import LaunchConfig
 from tabom.stages.sets import EvaluationConfig, check_sets
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 from official import Official, config_of
 
-from tabom.core.errors import ConfigError
+from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder, DecodeRequest
 from tabom.models.loading import load_model
@@ -165,7 +165,7 @@ def test_edits_survive_the_store(goldens: Callable[[str], Official], tmp_path: P
     ],
 )
 def test_edits_that_cannot_be_are_refused(edits: list[int], why: str) -> None:
-    with pytest.raises(Exception, match=why):
+    with pytest.raises(DataError, match=why):
         Trajectory(
             id="a", prompt="", prompt_ids=[1], response="", response_ids_N=[1, 2, 3],
             step_N=[0, 1, -1], entropy_N=[0, 0, np.nan], confidence_N=[1, 1, np.nan],
@@ -192,6 +192,11 @@ def test_edits_that_cannot_be_are_refused(edits: list[int], why: str) -> None:
             "llada2",
             {"policy": "low_confidence", "official_loop": "llada2.1", "temperature": 1.0},
             "temperature",
+        ),
+        (
+            "llada2",
+            {"policy": "low_confidence", "official_loop": "llada2.1", "suppress_mask": False},
+            "would not end",
         ),
         ("sdar", {"policy": "low_confidence_static", "threshold": 0.5}, "threshold"),
         ("sdar", {"policy": "sequential", "official_loop": "llada2.0"}, "official_loop"),

@@ -14,7 +14,8 @@ from tabom.cli.main import main
 from tabom.core.chunks import Chunks, cut
 from tabom.core.errors import ConfigError
 from tabom.evaluation.run import cut_questions
-from tabom.stages.launch import LaunchConfig, visible_gpus
+from tabom.stages.launch import visible_gpus
+from tabom.stages.launch_config import LaunchConfig
 from tabom.trajectory.verdicts import read_verdicts
 
 
@@ -164,3 +165,19 @@ def _actors() -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_a_recipe_is_not_run_by_slurm(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "tabom", "run", str(tiny_recipe), "--quiet", "--output_dir",
+           str(tmp_path / "out"), "--set", "launch.launcher=slurm"]  # fmt: skip
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "launch.launcher slurm" in done.stderr
+
+
+def test_a_url_is_no_folder_to_write_to(tiny_recipe: Path) -> None:
+    run = [sys.executable, "-m", "tabom", "collect", "--config", str(tiny_recipe), "--output_dir",
+           "s3://bucket/run"]  # fmt: skip
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "s3://bucket/run" in done.stderr

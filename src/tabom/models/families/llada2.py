@@ -8,7 +8,6 @@ matrices of its own. 2.0 and 2.1 share config and weights; only their decoding d
 A position sees its own block of 32, both ways, and all blocks before it.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from tabom.models.family import Family, plain_rope_theta, require_experts, require_values
@@ -60,12 +59,6 @@ class Llada2(Family):
             published={k: v for k, v in published.items() if k != "auto_map"},
         )
 
-    def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
-        head_dim = int(sizes["hidden_size"]) // int(sizes["num_heads"])
-        own = {"head_dim": head_dim, "rotary_dim": head_dim // 2}
-        own["moe_intermediate_size"] = max(1, int(sizes["intermediate_size"]) // 4)
-        return {**super().random_config(sizes, special_ids), **own}
-
 
 FAMILY = Llada2(
     name="llada2",
@@ -104,6 +97,8 @@ FAMILY = Llada2(
         "partial_rotary_factor": 0.5,
         "max_position_embeddings": 32768,
         "first_k_dense_replace": 1,
+        "head_dim": None,
+        "moe_intermediate_size": None,
         "num_experts": 8,
         "num_experts_per_tok": 2,
         "num_shared_experts": 1,

@@ -4,7 +4,6 @@ The published weights are a Qwen3 mixture, key for key. Its config.json says mod
 like the dense LLaDA's, and calls some sizes otherwise; copies of it say "lladamoe".
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from tabom.core.errors import ModelError
@@ -60,11 +59,6 @@ class LladaMoe(Family):
             published={k: v for k, v in published.items() if k != "auto_map"},
         )
 
-    def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
-        own = {"expert_intermediate_size": max(1, int(sizes["intermediate_size"]) // 4)}
-        own["moe_layer_freq"] = [1] * int(sizes["num_layers"])  # type: ignore[assignment]
-        return {**super().random_config(sizes, special_ids), **own}
-
 
 FAMILY = LladaMoe(
     name="lladamoe",
@@ -97,6 +91,7 @@ FAMILY = LladaMoe(
         "rope_theta": 50000.0,
         "rope_scaling": None,
         "max_position_embeddings": 8192,
+        "expert_intermediate_size": None,
         "num_experts": 8,
         "num_experts_per_tok": 2,
         "qk_layernorm": True,
@@ -115,6 +110,7 @@ FAMILY = LladaMoe(
         "num_layers": "num_hidden_layers",
         "num_heads": "num_attention_heads",
         "num_kv_heads": "num_key_value_heads",
+        "expert_size": "expert_intermediate_size",
     },
     published_vocab_size=157184,
     has_experts=True,

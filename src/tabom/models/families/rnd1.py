@@ -4,7 +4,6 @@ The published weights are transformers' Qwen3 mixture, key for key. The publishe
 the sizes of the 30B model over those of config.json; here config.json is taken at its word.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from tabom.models.family import Family, require_experts
@@ -27,11 +26,6 @@ class Rnd1(Family):
         config.published = {k: v for k, v in published.items() if k != "auto_map"}
         return config
 
-    def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
-        own = {"head_dim": int(sizes["hidden_size"]) // int(sizes["num_heads"])}
-        own["moe_intermediate_size"] = max(1, int(sizes["intermediate_size"]) // 4)
-        return {**super().random_config(sizes, special_ids), **own}
-
 
 FAMILY = Rnd1(
     name="rnd1",
@@ -53,6 +47,8 @@ FAMILY = Rnd1(
         "rope_scaling": False,
         "sliding_window": False,
         "max_position_embeddings": 40960,
+        "head_dim": None,
+        "moe_intermediate_size": None,
         "num_experts": 8,
         "num_experts_per_tok": 2,
         "norm_topk_prob": True,

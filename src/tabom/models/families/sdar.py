@@ -5,7 +5,6 @@ and all blocks before it; blocks are counted from the first token of the prompt.
 finished block can therefore be cached exactly.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from tabom.core.errors import ModelError
@@ -33,10 +32,6 @@ class Sdar(Family):
             )
         return super().to_network_config(published)
 
-    def random_config(self, sizes: Mapping[str, float], special_ids: ConfigDict) -> ConfigDict:
-        head_dim = int(sizes["hidden_size"]) // int(sizes["num_heads"])
-        return {**super().random_config(sizes, special_ids), "head_dim": head_dim}
-
 
 FAMILY = Sdar(
     name="sdar",
@@ -53,6 +48,7 @@ FAMILY = Sdar(
         "model_type": "sdar",
         "architectures": ["SDARForCausalLM"],
         "block_size": BLOCK_SIZE,
+        "head_dim": None,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
         "rope_theta": 1000000.0,

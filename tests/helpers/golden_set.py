@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+IS_OTHER = "TABOM_GOLDEN" in os.environ
 GOLDEN = Path(os.environ.get("TABOM_GOLDEN", Path(__file__).parents[1] / "golden"))
 
 
