@@ -22,6 +22,7 @@ from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import sizes_of
 from tabom.objectives.presets import build_objective
+from tabom.objectives.rows import Rows
 from tabom.training.step import ObjectiveStep, step_inputs, to_device
 from tabom.vocabulary.head import linear_ce_entropy
 
@@ -71,8 +72,8 @@ def head(suite: Suite, record: Record) -> None:
 
         def ours(hidden_BSD: Tensor = hidden_BSD) -> Tensor:
             rows_RD = hidden_BSD[on_device.row_batch_R, column_R]
-            ce_R, entropy_R = linear_ce_entropy(rows_RD, weight_VD, on_device.label_R)
-            sums = objective.term_sums(ce_R, entropy_R, on_device).sums
+            rows = Rows.of_head(rows_RD, weight_VD, on_device.label_R)
+            sums = objective.term_sums(rows, on_device).sums
             return objective.total(sums, context.counts)
 
         def theirs(hidden_BSD: Tensor = hidden_BSD) -> Tensor:

@@ -30,6 +30,7 @@ from synthetic import make_batch
 from tabom.objectives.batch import Context
 from tabom.objectives.compose import Objective
 from tabom.objectives.presets import build_objective
+from tabom.objectives.rows import Rows as LossRows
 from tabom.vocabulary.head import linear_ce_entropy
 
 # Above any entropy, so that every pair counts: at the kink of the hinge rounding would decide if a
@@ -106,7 +107,9 @@ def gathered_loss(inputs: Inputs) -> Tensor:
 def rows_loss(inputs: Inputs, *, rows: Rows) -> Tensor:
     context, objective = inputs.context, inputs.objective
     ce_R, entropy_R = rows(inputs.hidden_BSD[inputs.row_R], inputs.weight_VD, context.label_R)
-    return objective.total(objective.term_sums(ce_R, entropy_R, context).sums, context.counts)
+    return objective.total(
+        objective.term_sums(LossRows(ce_R=ce_R, entropy_R=entropy_R), context).sums, context.counts
+    )
 
 
 def trl_rows(hidden_RD: Tensor, weight_VD: Tensor, label_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +190,9 @@ def reference(inputs: Inputs) -> dict[str, Tensor]:
     chunks = zip(hidden_BSD[inputs.row_R].split(64), context.label_R.split(64), strict=True)
     found = [checkpoint(plain, *chunk, use_reentrant=False) for chunk in chunks]
     ce_R, entropy_R = (torch.cat(parts) for parts in zip(*found, strict=True))
-    loss = objective.total(objective.term_sums(ce_R, entropy_R, context).sums, context.counts)
+    loss = objective.total(
+        objective.term_sums(LossRows(ce_R=ce_R, entropy_R=entropy_R), context).sums, context.counts
+    )
     loss.backward()
     assert hidden_BSD.grad is not None
     return {"loss": loss.detach(), "hidden gradient": hidden_BSD.grad}

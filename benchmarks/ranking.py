@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common import SEED, Call, assert_close, claim, paired, ratio, run_benchmark
 from tabom.objectives.batch import Context
+from tabom.objectives.rows import Rows
 from tabom.objectives.terms import Ranking
 from usual import ranking_loop, ranking_pairs
 
@@ -43,7 +44,7 @@ def make_calls(*, batch_size: int, window: int) -> dict[str, Call]:
     term = Ranking(margin=MARGIN)
 
     def ours() -> Tensor:
-        return term.value(entropy_R, entropy_R, context)[0] / batch_size
+        return term.value(Rows(ce_R=entropy_R, entropy_R=entropy_R), context)[0] / batch_size
 
     def response_loop() -> Tensor:
         return ranking_loop([entropy_R[row_W] for row_W in window_BW], margin=MARGIN)

@@ -19,6 +19,7 @@ from torch import Tensor
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.compose import Objective
+from tabom.objectives.rows import Rows
 
 IGNORE = -100
 
@@ -119,7 +120,9 @@ def gathered_loss(
     log_p_RV = torch.log_softmax(logits_RV, dim=-1)
     ce_R = -log_p_RV.gather(1, context.label_R.unsqueeze(1)).squeeze(1)
     entropy_R = -(log_p_RV.exp() * log_p_RV).sum(-1)
-    return objective.total(objective.term_sums(ce_R, entropy_R, context).sums, context.counts)
+    return objective.total(
+        objective.term_sums(Rows(ce_R=ce_R, entropy_R=entropy_R), context).sums, context.counts
+    )
 
 
 def usual_step_loss(

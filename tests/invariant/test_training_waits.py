@@ -77,7 +77,8 @@ def step_of(
 def test_nothing_is_read_back_between_the_collator_and_the_log(
     world: ModuleType, name: str, padded: bool
 ) -> None:
-    options = {"window": 2} if hasattr(options_of(PRESETS[name], name=name), "window") else {}
+    known = options_of(PRESETS[name], name=name)
+    options = {k: v for k, v in (("window", 2), ("block", 4)) if hasattr(known, k)}
     data = world.examples(4) if padded else [world.examples(1)[0]] * 3
     run = step_of(world, name, data, **options)
     with Watch() as watch:

@@ -22,7 +22,8 @@ from tabom.models.families.toy import FAMILY
 from tabom.models.ids import TokenIds
 from tabom.objectives.compose import Objective
 from tabom.objectives.contexts import OrderPrefix
-from tabom.objectives.terms import CrossEntropy, NextSlot, Ranking
+from tabom.objectives.terms import CrossEntropy, Ranking
+from tabom.objectives.terms_order import NextSlot
 from tabom.training.config import TrainingConfig
 from tabom.training.dataset import (
     ResponseDataset,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tabom.objectives.batch import TrajectoryBatch
 from tabom.objectives.presets import build_objective
-from tabom.vocabulary.head import linear_ce_entropy
+from tabom.objectives.rows import Rows
 
 
 def _cases(folder: Path) -> list[dict[str, Any]]:
@@ -71,8 +71,7 @@ def _release_loss(
     row = case["prompt_len"] + context.row_slot_R - int(case["shift"])
     hidden_RV = logits_BSV[context.row_batch_R, row]
     head = torch.eye(logits_BSV.shape[2], dtype=dtype)
-    ce_R, entropy_R = linear_ce_entropy(hidden_RV, head, context.label_R)
-    outputs = objective.term_sums(ce_R, entropy_R, context)
+    outputs = objective.term_sums(Rows.of_head(hidden_RV, head, context.label_R), context)
     loss = objective.total(outputs.sums, context.counts)
     loss.backward()
     assert logits_BSV.grad is not None

@@ -6,8 +6,10 @@ Every sampler is a frozen set of settings with one method, `sample`. `n` below c
 participating slots of a response, the cut is the number of visible ones.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +36,10 @@ class Sample:
     cut_B: int64 as the sampler counts it. time_B: the masking probability, for 1/t weights.
     ties_ordered: pairs inside one step count even where their entropies were not recorded.
     is_short_B: bool, windows that the end of the response cut short.
+    sets: bool [B, N] per name: further slots that terms may ask for by that name.
+    weight_BN: float64, what a target weighs beside the objective's weighting; None: one.
+    input_ids_BN: int64, what the model sees where that is not the visible tokens and masks.
+    reference_ids_BN: int64, what the reference sees; None: the same as the model.
     """
 
     visible_BN: Tensor
@@ -43,6 +49,21 @@ class Sample:
     is_short_B: Tensor
     time_B: Tensor | None = None
     ties_ordered: bool = False
+    sets: Mapping[str, Tensor] = field(default_factory=dict)
+    weight_BN: Tensor | None = None
+    input_ids_BN: Tensor | None = None
+    reference_ids_BN: Tensor | None = None
+
+    @classmethod
+    def of(cls, visible_BN: Tensor, target_BN: Tensor, **more: Any) -> "Sample":
+        """A sample without a window. more: any other field."""
+        no_window_BW = torch.full((len(target_BN), 0), -1)
+        defaults: dict[str, Any] = {
+            "window_slot_BW": no_window_BW,
+            "cut_B": visible_BN.sum(1),
+            "is_short_B": torch.zeros(len(target_BN), dtype=torch.bool),
+        }
+        return cls(visible_BN=visible_BN, target_BN=target_BN, **{**defaults, **more})
 
 
 class Sampler(Protocol):
@@ -62,11 +83,14 @@ class UniformMask:
 
     kind: "count": k ~ U{1..n} slots, every subset of size k alike (TABOM eq. 1). "bernoulli":
         t ~ U[eps, 1], every slot on its own with probability t (LLaDA; Dream with eps 0).
+    schedule: of "bernoulli": the masking probability at time t is t ("linear") or cos(pi/2 (1-t))
+        ("cosine", dLLM); weights are of the time.
     A forced cut fixes the number of visible slots instead of drawing it.
     """
 
     needs_order: ClassVar[bool] = False
     kind: Literal["count", "bernoulli"] = "count"
+    schedule: Literal["linear", "cosine"] = "linear"
     eps: float = 0.0
     filler: Filler = field(default_factory=Filler)
 
@@ -81,21 +105,17 @@ class UniformMask:
         time_B: Tensor | None = None
         if self.kind == "bernoulli" and cut_B is None:
             time_B = self.eps + (1 - self.eps) * draws.uniform(TIME)
-            masked_BN = slot_BN & (draw_BN < time_B.unsqueeze(1))
+            is_cosine = self.schedule == "cosine"
+            probability_B = (math.pi / 2 * (1 - time_B)).cos() if is_cosine else time_B
+            masked_BN = slot_BN & (draw_BN < probability_B.unsqueeze(1))
         else:
             num_masked_B = draws.below(num_B, CUT) + 1 if cut_B is None else num_B - cut_B
             # The k smallest of n independent draws are a uniformly random subset of size k.
             place_BN = draw_BN.masked_fill(~slot_BN, 2.0).argsort(1).argsort(1)
             masked_BN = slot_BN & (place_BN < num_masked_B.unsqueeze(1))
             time_B = masked_BN.sum(1) / num_B.clamp(min=1)
-        batch_size = slot_BN.shape[0]
-        return Sample(
-            visible_BN=slot_BN & ~masked_BN,
-            target_BN=masked_BN & self.filler.eligible(batch),
-            window_slot_BW=torch.full((batch_size, 0), -1),
-            cut_B=num_B - masked_BN.sum(1),
-            is_short_B=torch.zeros(batch_size, dtype=torch.bool),
-            time_B=time_B,
+        return Sample.of(
+            slot_BN & ~masked_BN, masked_BN & self.filler.eligible(batch), time_B=time_B
         )
 
 

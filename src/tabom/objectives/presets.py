@@ -7,147 +7,56 @@ recipe as "package.module:function". Its parameter's type says which options the
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
 from tabom.core.configs import build
 from tabom.core.errors import ConfigError
 from tabom.core.hooks import load_function
-from tabom.objectives.compose import Objective, Reduction
-from tabom.objectives.contexts import OrderPrefix, Sampler, StepPrefix, UniformMask
+from tabom.objectives.compose import Objective
+from tabom.objectives.contexts import OrderPrefix, StepPrefix, UniformMask
+from tabom.objectives.grid import mixture
+from tabom.objectives.mixture import AnyObjective, Mixture, Part
+from tabom.objectives.options import (
+    BoltzmannOptions,
+    DllmOptions,
+    DreamOptions,
+    KlOptions,
+    ListwiseOptions,
+    LladaOptions,
+    MaskOptions,
+    RankOptions,
+    ReleaseOptions,
+    TargetOptions,
+    TwoContextOptions,
+    WindowOptions,
+)
+from tabom.objectives.published import d3llm, d_opsd, dparallel, justgrpo, t3d, tad, tracerl
+from tabom.objectives.reference import Reference
 from tabom.objectives.release import ReleasePrefix
 from tabom.objectives.slots import Filler
-from tabom.objectives.terms import CrossEntropy, NextSlot, Ranking, Term
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetOptions:
-    """Which slots are targets, and how their losses are added up."""
-
-    reduction: Literal["response", "token", "sum"] = "response"
-    """Mean over a response's targets, over the batch's, or their sum; see `Objective`."""
-    filler: Literal["supervise", "ignore", "first_k"] = "supervise"
-    """What to do with the slots behind the first end token; see `Filler`."""
-    filler_k: int = 0
-    """How many of them are targets under "first_k"."""
-
-    def slots(self) -> Filler:
-        return Filler(policy=self.filler, k=self.filler_k)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskOptions(TargetOptions):
-    """Random masks."""
-
-    context: Literal["uniform_mask", "bernoulli"] = "uniform_mask"
-    """k ~ U{1..n} slots, or each slot with t ~ U[eps, 1]."""
-    eps: float = 0.0
-    """Least masking probability of "bernoulli"."""
-    weighting: Literal["one", "inv_p"] = "one"
-    """Weight of a target: one, or one over the masking probability."""
-    reduction: Reduction = "response"  # type: ignore[assignment]
-    """As without random masks, or "length": a sum over the slots that may be targets."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LladaOptions(MaskOptions):
-    """Random masks as LLaDA's fine-tuning draws and weighs them."""
-
-    context: Literal["uniform_mask", "bernoulli"] = "bernoulli"
-    eps: float = 1e-3
-    weighting: Literal["one", "inv_p"] = "inv_p"
-    reduction: Reduction = "length"  # type: ignore[assignment]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DreamOptions(MaskOptions):
-    """Random masks as Dream's fine-tuning draws and weighs them."""
-
-    context: Literal["uniform_mask", "bernoulli"] = "bernoulli"
-    weighting: Literal["one", "inv_p"] = "inv_p"
-    reduction: Reduction = "token"  # type: ignore[assignment]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowOptions(TargetOptions):
-    """A cut in decoding order and the next tokens after it."""
-
-    context: Literal["order_prefix", "step_prefix", "segment"] = "order_prefix"
-    """Cuts anywhere, only between steps, or up to a random later state as dInfer (then `window`
-    and `cut_rule` have no meaning)."""
-    window: int = 32
-    """W, in tokens (in steps under the release's rule)."""
-    cut_rule: Literal["shortened", "full_window", "release"] = "shortened"
-    """Whether a window may end with the response; the latter two with "order_prefix" only."""
-
-    def sampler(self) -> Sampler:
-        if self.context != "order_prefix" and self.cut_rule != "shortened":
-            raise ConfigError(
-                f"cut_rule {self.cut_rule!r} goes with context 'order_prefix', not with "
-                f"{self.context!r}; leave cut_rule out or change the context"
-            )
-        if self.context == "segment":
-            return StepPrefix(window=None, filler=self.slots())
-        if self.context == "step_prefix":
-            return StepPrefix(window=self.window, filler=self.slots())
-        if self.cut_rule == "release":
-            return ReleasePrefix(window=self.window, filler=self.slots())
-        return OrderPrefix(window=self.window, cut_rule=self.cut_rule, filler=self.slots())
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankOptions(WindowOptions):
-    """The window's options and those of the ranking term."""
-
-    rank_weight: float = 1.0
-    """Lambda."""
-    margin: float = 0.2
-    """Gamma, in nats."""
-    rank_side: Literal["both", "later", "earlier"] = "both"
-    """Whose entropy moves: both tokens' of a pair, or one's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoltzmannOptions(WindowOptions):
-    """The window's options and those of the next-slot term."""
-
-    next_slot_weight: float = 1.0
-    """Weight of the term."""
-    beta: float = 1.0
-    """Inverse temperature."""
-    candidates: Literal["all", "eligible"] = "all"
-    """Which masked slots may come next: all, or those that may be targets."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleaseOptions:
-    """What the authors' training script takes. Windows are in steps."""
-
-    window: int = 32
-    """Steps whose tokens are targets."""
-    rank_window: int | None = None
-    """Steps of them that are ranked; null for the whole window."""
-    rank_weight: float = 1.0
-    """Lambda."""
-    margin: float = 0.1
-    """Gamma, in nats."""
-    supervise_padding: bool = True
-    """Whether slots that hold `pad_id` may be targets; false needs pad_id."""
-    pad_id: int | None = None
-    """The token id that is never a target without supervise_padding."""
+from tabom.objectives.terms import CrossEntropy, Ranking, Term
+from tabom.objectives.terms_order import NextSlot, OrderLikelihood, RevealedSet
+from tabom.objectives.terms_reference import Divergence
 
 
 def nelbo(options: MaskOptions) -> Objective:
     """Random masks, mean over masked tokens (SFT; TABOM eq. 1)."""
+    ce = CrossEntropy(focal_gamma=options.focal_gamma, focal_alpha=options.focal_alpha)
     return Objective(
-        sampler=UniformMask(
-            kind="count" if options.context == "uniform_mask" else "bernoulli",
-            eps=options.eps,
-            filler=options.slots(),
-        ),
-        terms=((1.0, CrossEntropy()),),
+        sampler=options.sampler(),
+        terms=((1.0, ce),),
         reduction=options.reduction,
-        weighting=options.weighting,
+        weighting=options.weights(),
+    )
+
+
+def nelbo_kl(options: KlOptions) -> Objective:
+    """Random masks with a divergence from the base (SFT as a control of forgetting)."""
+    divergence = Divergence(beta=options.kl_beta, over=options.kl_over)
+    plain = nelbo(options)
+    return replace(
+        plain, terms=(*plain.terms, (options.kl_weight, divergence)), reference=Reference()
     )
 
 
@@ -158,6 +67,11 @@ def sft_llada(options: LladaOptions) -> Objective:
 
 def sft_dream(options: DreamOptions) -> Objective:
     """Random masks weighted by 1/t, mean over the batch's masked tokens, as Dream's SFT."""
+    return nelbo(options)
+
+
+def sft_dllm(options: DllmOptions) -> Objective:
+    """Random masks weighted by the noise schedule over the labelled slots, as dLLM's SFT."""
     return nelbo(options)
 
 
@@ -187,6 +101,38 @@ def boltzmann(options: BoltzmannOptions) -> Objective:
     return _windows(options, (options.next_slot_weight, next_slot))
 
 
+def boltzmann_listwise(options: ListwiseOptions) -> Objective:
+    """Trajectory cross-entropy and the likelihood of the window's order, or of the next step."""
+    shared: dict[str, Any] = {"beta": options.beta, "candidates": options.candidates}
+    if options.sets:
+        return _windows(options, (options.order_weight, RevealedSet(**shared)))
+    order = OrderLikelihood(draws=options.draws, **shared)
+    return _windows(options, (options.order_weight, order))
+
+
+def two_contexts(options: TwoContextOptions) -> Mixture:
+    """Content from random masks, order from states of the trajectory, in one step (ours)."""
+    filler, terms = options.slots(), [(1.0, CrossEntropy())]
+    order: list[tuple[float, Term]] = [
+        (options.next_slot_weight, NextSlot(beta=options.beta)),
+        (options.rank_weight, Ranking(margin=options.margin)),
+    ]
+    content = Objective(
+        sampler=UniformMask(filler=filler), terms=tuple(terms), reduction=options.reduction
+    )
+    along = Objective(
+        sampler=OrderPrefix(window=options.window, filler=filler),
+        terms=(*terms, *(term for term in order if term[0] != 0)),
+        reduction=options.reduction,
+    )
+    return Mixture(
+        parts=(
+            Part(objective=content, share=options.share),
+            Part(objective=along, share=1 - options.share),
+        )
+    )
+
+
 def tabom_release(options: ReleaseOptions) -> Objective:
     """TABOM exactly as the authors' training script computes it."""
     policy: Literal["supervise", "not_pad"] = (
@@ -211,15 +157,17 @@ def _windows(options: WindowOptions, *more: tuple[float, Term]) -> Objective:
     )
 
 
-PRESETS: dict[str, Callable[[Any], Objective]] = {
+PRESETS: dict[str, Callable[[Any], AnyObjective]] = {
     preset.__name__: preset
     for preset in (
-        nelbo, sft_llada, sft_dream, trajectory_ce, dinfer, tabom, boltzmann, tabom_release,
+        nelbo, nelbo_kl, sft_llada, sft_dream, sft_dllm, trajectory_ce, dinfer, tabom, boltzmann,
+        boltzmann_listwise, two_contexts, tabom_release, mixture, t3d, dparallel, d3llm, tad,
+        tracerl, justgrpo, d_opsd,
     )
 }  # fmt: skip
 
 
-def build_objective(name: str, **overrides: Any) -> Objective:
+def build_objective(name: str, **overrides: Any) -> AnyObjective:
     """The preset `name` with some of its options replaced.
 
     name: of `PRESETS`, or "package.module:function" of a function of its own.
@@ -240,13 +188,16 @@ def build_objective(name: str, **overrides: Any) -> Objective:
         objective = preset(options)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-    if not isinstance(objective, Objective):
+    if not isinstance(objective, Objective | Mixture):
         found = type(objective).__name__
         raise ConfigError(f"objective {name!r} gave a {found}, expected an Objective")
+    if isinstance(objective, Mixture):  # its parts speak for it in messages
+        parts = (replace(p, objective=replace(p.objective, name=name)) for p in objective.parts)
+        objective = replace(objective, parts=tuple(parts))
     return replace(objective, name=name, options=asdict(options))
 
 
-def options_of(preset: Callable[[Any], Objective], *, name: str) -> type[Any]:
+def options_of(preset: Callable[..., Any], *, name: str) -> type[Any]:
     """The options of a preset: the dataclass that its one parameter is annotated with.
 
     Raises: ConfigError for a function of another form.

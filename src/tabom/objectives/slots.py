@@ -17,7 +17,7 @@ from tabom.core.errors import ConfigError
 from tabom.objectives.batch import TrajectoryBatch
 
 # Different draws, different streams. Two arms of a study that draw a cut draw the same one.
-CUT, END, SUBSET, TIME = 1, 2, 3, 4
+CUT, END, SUBSET, TIME, PART, NOISE, TOKEN = 1, 2, 3, 4, 5, 6, 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +60,15 @@ class Filler:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Keyed draws for the responses of a batch: a pure function of (seed, step, response)."""
+    """Keyed draws for the responses of a batch: a pure function of (seed, step, response).
+
+    progress: share of the training that is done, in [0, 1], for contexts that change with it.
+    """
 
     seed: int
     step: int
     key_B: Tensor
+    progress: float = 0.0
 
     def below(self, bound_B: Tensor, stream: int) -> Tensor:
         """int64 [B] in [0, bound); 0 where the bound is below 1."""

@@ -32,6 +32,8 @@ class ResponseExample:
     slot_N: bool, slots that take part (revealed by the decoder, or given by the data).
     length: slots up to and including the first end token (N if there is none).
     step_N, order_N, entropy_N: of the trajectory; None for ground truth.
+    advantage: how much better than the prompt's other responses it was judged; None: not compared,
+        all are right. hint_ids: int32, the prompt that a privileged reference reads.
     """
 
     id: str
@@ -42,6 +44,8 @@ class ResponseExample:
     step_N: IntArray | None = None
     order_N: IntArray | None = None
     entropy_N: FloatArray | None = None
+    advantage: float | None = None
+    hint_ids: IntArray | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -102,6 +106,8 @@ class ResponseDataset(Dataset[ResponseExample]):
         for what, values in (
             ("number of response slots", {len(e.response_ids_N) for e in (*kept, *held_out)}),
             ("presence of a decoding order", {e.order_N is not None for e in (*kept, *held_out)}),
+            ("presence of an advantage", {e.advantage is not None for e in (*kept, *held_out)}),
+            ("presence of a hint", {e.hint_ids is not None for e in (*kept, *held_out)}),
         ):
             if len(values) > 1:
                 raise DataError(
@@ -204,13 +210,10 @@ def split_held_out(
 
 def collate(examples: Sequence[ResponseExample], *, pad_id: int, mask_id: int) -> TrajectoryBatch:
     """Left-pad the prompts and stack everything else, on the CPU."""
-    longest = max(len(e.prompt_ids) for e in examples)
-    prompt_ids_BP = np.full((len(examples), longest), pad_id, dtype=np.int64)
-    prompt_mask_BP = np.zeros_like(prompt_ids_BP)
-    for i, example in enumerate(examples):
-        start = longest - len(example.prompt_ids)
-        prompt_ids_BP[i, start:] = example.prompt_ids
-        prompt_mask_BP[i, start:] = 1
+    prompt_ids_BP, prompt_mask_BP = _left_padded([e.prompt_ids for e in examples], pad_id)
+    hints = [e.hint_ids for e in examples if e.hint_ids is not None]
+    hint_ids_BQ, hint_mask_BQ = _left_padded(hints, pad_id) if hints else (None, None)
+    advantages = [e.advantage for e in examples if e.advantage is not None]
 
     def stack(name: str, dtype: Any) -> Tensor:
         return torch.from_numpy(np.stack([getattr(e, name) for e in examples]).astype(dtype))
@@ -218,8 +221,8 @@ def collate(examples: Sequence[ResponseExample], *, pad_id: int, mask_id: int) -
     has_order = examples[0].order_N is not None
     has_entropy = examples[0].entropy_N is not None
     return TrajectoryBatch(
-        prompt_ids_BP=torch.from_numpy(prompt_ids_BP),
-        prompt_mask_BP=torch.from_numpy(prompt_mask_BP),
+        prompt_ids_BP=prompt_ids_BP,
+        prompt_mask_BP=prompt_mask_BP,
         response_ids_BN=stack("response_ids_N", np.int64),
         key_B=torch.tensor([keys.text_key(e.id) for e in examples]),
         slot_BN=stack("slot_N", bool),
@@ -228,4 +231,18 @@ def collate(examples: Sequence[ResponseExample], *, pad_id: int, mask_id: int) -
         order_BN=stack("order_N", np.int64) if has_order else None,
         step_BN=stack("step_N", np.int64) if has_order else None,
         entropy_BN=stack("entropy_N", np.float32) if has_entropy else None,
+        advantage_B=torch.tensor(advantages, dtype=torch.float32) if advantages else None,
+        hint_ids_BQ=hint_ids_BQ,
+        hint_mask_BQ=hint_mask_BQ,
     )
+
+
+def _left_padded(prompts: Sequence[IntArray], pad_id: int) -> tuple[Tensor, Tensor]:
+    """int64 ids and mask (1 for real tokens) of prompts, padded on the left."""
+    longest = max(map(len, prompts))
+    ids_BP = np.full((len(prompts), longest), pad_id, dtype=np.int64)
+    mask_BP = np.zeros_like(ids_BP)
+    for i, ids in enumerate(prompts):
+        ids_BP[i, longest - len(ids) :] = ids
+        mask_BP[i, longest - len(ids) :] = 1
+    return torch.from_numpy(ids_BP), torch.from_numpy(mask_BP)

@@ -16,7 +16,7 @@ from tabom.core.plain import to_plain
 from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import sizes_of
-from tabom.objectives.compose import Objective, describe
+from tabom.objectives.mixture import AnyObjective, describe
 from tabom.training import checkpoints
 from tabom.training.card import model_card
 from tabom.training.config import TrainingConfig
@@ -65,7 +65,7 @@ class TrainResult:
 def train(
     *,
     model: MaskedDiffusionModel,
-    objective: Objective,
+    objective: AnyObjective,
     dataset: ResponseDataset,
     config: TrainingConfig,
     output_dir: str | Path,
@@ -134,6 +134,12 @@ def train(
         identity=identity,
         progress=progress,
     )
+    reference = trainer.step_module.reference
+    if reference is not None and reference.needs_weights and trainer.is_fsdp_enabled:
+        raise ConfigError(
+            f"objective {objective.name!r} compares with copied weights, which FSDP keeps in parts "
+            "that cannot be exchanged; train with DDP, or a LoRA adapter and the base as reference"
+        )
     is_main = trainer.is_world_process_zero()
     if checkpoint is not None:
         checkpoints.check_identity(checkpoint, identity)

@@ -28,9 +28,12 @@ TOKENS, PADDED, SQUARES, ROWS = WORK = (
 def work_of(batch: TrajectoryBatch, context: Context) -> dict[str, float]:
     """Sums over a micro-batch that time and FLOPs depend on; from the CPU's copy, no waiting."""
     length_B = batch.prompt_mask_BP.sum(1) + batch.response_ids_BN.shape[1]
+    if context.response_C is not None:
+        length_B = length_B[context.response_C]
+    num_columns = batch.prompt_ids_BP.shape[1] + batch.response_ids_BN.shape[1]
     return {
         TOKENS: float(length_B.sum()),
-        PADDED: float(batch.prompt_ids_BP.numel() + batch.response_ids_BN.numel()),
+        PADDED: float(len(length_B) * num_columns),
         SQUARES: float(length_B.square().sum()),
         ROWS: float(len(context.row_slot_R)),
     }

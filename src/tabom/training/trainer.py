@@ -109,8 +109,12 @@ class TabomTrainer(Trainer):
     ) -> tuple[list[Inputs], dict[str, Any]]:
         """Draw every context of the next optimiser step, and count globally what it asks."""
         self.speed.start()
+        step = self.state.global_step
+        if self.step_module.reference is not None:
+            self.step_module.reference.refresh(step)
+        progress = step / max(self.state.max_steps, 1)
         micro = [
-            self._draw(batch, seed=self.args.seed, step=self.state.global_step)
+            self._draw(batch, seed=self.args.seed, step=step, progress=progress)
             for batch in islice(epoch_iterator, num_batches)
         ]
         counts: dict[str, Any] = {}
@@ -133,8 +137,10 @@ class TabomTrainer(Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)
         return micro, counts
 
-    def _draw(self, batch: TrajectoryBatch, *, seed: int, step: int) -> Inputs:
-        context = self.objective.draw(batch, seed=seed, step=step)
+    def _draw(
+        self, batch: TrajectoryBatch, *, seed: int, step: int, progress: float = 1.0
+    ) -> Inputs:
+        context = self.objective.draw(batch, seed=seed, step=step, progress=progress)
         return {**step_inputs(batch, context), "work": work_of(batch, context)}
 
     def _should_stop(self) -> bool:
@@ -277,6 +283,8 @@ class TabomTrainer(Trainer):
                     identity = {"identity": self.identity, "num_taken": self.num_taken}
                     write_json(folder / checkpoints.IDENTITY, identity)
                     write_json(folder / checkpoints.METER, meter)
+                    if self.step_module.reference is not None:
+                        self.step_module.reference.save(folder)
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
@@ -307,6 +315,8 @@ class TabomTrainer(Trainer):
     ) -> None:
         if self.is_world_process_zero():
             self.meter.load_state(read_json(Path(resume_from_checkpoint) / checkpoints.METER))
+        if self.step_module.reference is not None:
+            self.step_module.reference.load(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return

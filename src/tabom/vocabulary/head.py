@@ -42,6 +42,26 @@ def linear_ce_entropy(
     Raises: ObjectiveError where the shapes do not fit.
     Source: the terms of TABOM eq. 8-9; docs/objectives.md.
     """
+    ce_R, entropy_R, _ = linear_rows(
+        hidden_RD,
+        weight_VD,
+        labels_R,
+        max_buffer_bytes=max_buffer_bytes,
+        tile_size=tile_size,
+    )
+    return ce_R, entropy_R
+
+
+def linear_rows(
+    hidden_RD: Tensor,
+    weight_VD: Tensor,
+    labels_R: Tensor,
+    *,
+    max_buffer_bytes: int = 192 * 2**20,
+    tile_size: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `linear_ce_entropy`, and a third: whether no logit is above the label's (bool, no
+    gradient)."""
     is_matrix = hidden_RD.ndim == weight_VD.ndim == 2 and hidden_RD.shape[1] == weight_VD.shape[1]
     is_labelled = labels_R.shape == hidden_RD.shape[:1] and labels_R.dtype == torch.int64
     if not (is_matrix and is_labelled):
@@ -62,11 +82,15 @@ def linear_ce_entropy(
     with torch.no_grad():
         tiles = HeadTiles(hidden_RD, weight_VD, width=tile_size)
         softmax = RunningSoftmax.of_head(tiles, labels_R=labels_R)
-        return _cross_entropy(softmax), softmax.entropy_nats()
+        return _cross_entropy(softmax), softmax.entropy_nats(), _is_best(softmax)
 
 
 def _cross_entropy(softmax: RunningSoftmax) -> Tensor:
     return softmax.log_total() - (softmax.label_logit_R - softmax.greatest_R)
+
+
+def _is_best(softmax: RunningSoftmax) -> Tensor:
+    return softmax.label_logit_R >= softmax.greatest_R
 
 
 class _LinearCeEntropy(torch.autograd.Function):
@@ -78,7 +102,7 @@ class _LinearCeEntropy(torch.autograd.Function):
         labels_R: Tensor,
         max_buffer_bytes: int,
         tile_size: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         tiles = HeadTiles(hidden_RD, weight_VD, width=tile_size, keep_bytes=max_buffer_bytes)
         softmax = RunningSoftmax.of_head(tiles, labels_R=labels_R)
         entropy_R = softmax.entropy_nats()
@@ -88,12 +112,14 @@ class _LinearCeEntropy(torch.autograd.Function):
         ctx.kept, ctx.num_kept, ctx.tile_size = tiles.kept, len(tiles.kept), tile_size
         # Where only one of the two results is used, the other's gradient stays None.
         ctx.set_materialize_grads(False)
-        return _cross_entropy(softmax), entropy_R
+        is_best_R = _is_best(softmax)
+        ctx.mark_non_differentiable(is_best_R)
+        return _cross_entropy(softmax), entropy_R, is_best_R
 
     @staticmethod
     @once_differentiable  # type: ignore[misc]
     def backward(
-        ctx: Any, grad_ce_R: Tensor | None, grad_entropy_R: Tensor | None
+        ctx: Any, grad_ce_R: Tensor | None, grad_entropy_R: Tensor | None, _: None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         if grad_ce_R is None and grad_entropy_R is None:
             return None, None, None, None, None

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.objectives.batch import Context, TrajectoryBatch
-from tabom.objectives.compose import Objective, describe
+from tabom.objectives.mixture import AnyObjective, describe
 from tabom.objectives.presets import PRESETS, build_objective
-from tabom.vocabulary.head import linear_ce_entropy
+from tabom.objectives.rows import Rows
 
 Maker = Callable[..., TrajectoryBatch]
 TENSORS = ("response_ids_BN", "slot_BN", "length_B", "key_B", "order_BN", "step_BN", "entropy_BN")
@@ -38,17 +38,19 @@ class _Model:
         self.head = torch.randn(V, D, generator=generator, dtype=torch.float64)
         self.mix = torch.randn(D, D, generator=generator, dtype=torch.float64).requires_grad_()
 
-    def sums(self, objective: Objective, context: Context) -> dict[str, Tensor]:
+    def sums(self, objective: AnyObjective, context: Context) -> dict[str, Tensor]:
         embedded_BND = self.embed[context.input_ids_BN]
         num_slots = embedded_BND.shape[1]
         hidden_BND = torch.tanh(
             (embedded_BND + self.place[:num_slots] + embedded_BND.mean(1, keepdim=True)) @ self.mix
         )
         rows_RD = hidden_BND[context.row_batch_R, context.row_slot_R]
-        ce_R, entropy_R = linear_ce_entropy(rows_RD, self.head, context.label_R)
-        return objective.term_sums(ce_R, entropy_R, context).sums
+        rows = Rows.of_head(
+            rows_RD, self.head, context.label_R, reference=(rows_RD.detach() * 0.7, self.head)
+        )
+        return objective.term_sums(rows, context).sums
 
-    def step(self, objective: Objective, contexts: list[Context]) -> tuple[float, Tensor]:
+    def step(self, objective: AnyObjective, contexts: list[Context]) -> tuple[float, Tensor]:
         """Loss and gradient of one optimiser step over micro-batches with global counts."""
         self.mix.grad = None
         counts: dict[str, float] = {}
@@ -77,6 +79,19 @@ ALL = [
     ("boltzmann", {"window": 3}),
     ("boltzmann", {"context": "step_prefix", "beta": 2.0}),
     ("tabom_release", {"window": 4, "rank_window": 3}),
+    ("nelbo", {"weighting": "cart", "focal_gamma": 2.0}),
+    ("nelbo_kl", {"kl_beta": 0.5}),
+    ("sft_dllm", {"schedule": "cosine"}),
+    ("boltzmann_listwise", {"window": 4}),
+    ("boltzmann_listwise", {"sets": True}),
+    ("two_contexts", {"share": 0.5, "rank_weight": 0.3}),
+    ("t3d", {"block": 4, "level": 2}),
+    ("dparallel", {"block": 4}),
+    ("d3llm", {"block": 4, "ratio": 0.6}),
+    ("tad", {"steps": 2}),
+    ("tracerl", {"group": 2}),
+    ("justgrpo", {}),
+    ("d_opsd", {"block": 3, "positions": "student"}),
 ]
 
 
@@ -104,7 +119,7 @@ def test_batch_layout_and_order_change_nothing(
         assert sum(s[key][1] for s in summed) == pytest.approx(count)
 
 
-def _loss(objective: Objective, batch: TrajectoryBatch, **kwargs: Any) -> tuple[float, Tensor]:
+def _loss(objective: AnyObjective, batch: TrajectoryBatch, **kwargs: Any) -> tuple[float, Tensor]:
     context = objective.draw(batch, **{"seed": 0, "step": 0, **kwargs})
     return _Model().step(objective, [context])
 
@@ -162,7 +177,7 @@ def test_step_prefix_is_order_prefix_where_every_step_reveals_one_token(make_bat
 def _ce_sum(name: str, batch: TrajectoryBatch, context: Context, **options: Any) -> float:
     ones = torch.ones(len(context.label_R), dtype=torch.float64)
     objective = build_objective(name, **options)
-    sums = objective.term_sums(ones, ones, context).sums
+    sums = objective.term_sums(Rows(ce_R=ones, entropy_R=ones), context).sums
     return float(objective.total(sums, context.counts))
 
 
@@ -222,7 +237,7 @@ def test_an_empty_context_keeps_the_graph(make_batch: Maker) -> None:
         context = objective.draw(batch, seed=0, step=0)
         assert len(context.label_R) == 0
         assert set(context.counts.values()) == {0.0}
-        assert context.stats["skipped_responses"] == (2.0, 2.0)
+        assert context.stats["skipped_responses"] == (float(context.size),) * 2
         loss, grad = _Model().step(objective, [context])
         assert loss == 0.0
         assert (grad == 0).all()
@@ -250,6 +265,16 @@ def test_total_takes_tensor_counts_and_names_a_missing_one(make_batch: Maker) ->
         ("tabom", True),
         ("boltzmann", True),
         ("tabom_release", True),
+        ("nelbo_kl", False),
+        ("sft_dllm", False),
+        ("two_contexts", True),
+        ("t3d", True),
+        ("dparallel", False),
+        ("d3llm", True),
+        ("tad", True),
+        ("tracerl", True),
+        ("justgrpo", False),
+        ("d_opsd", True),
     ],
 )
 def test_data_without_an_order(make_batch: Maker, name: str, needs: bool) -> None:
@@ -284,7 +309,8 @@ def test_describe_is_plain_and_the_options_rebuild_it(name: str) -> None:
     assert json.loads(json.dumps(described)) == described
     assert described["name"] == name
     assert build_objective(name, **described["options"]) == objective
-    assert described["terms"][0]["term"] == "ce"
+    parts = described.get("parts", [described])
+    assert all(part["terms"][0]["term"] in ("ce", "policy", "kl") for part in parts)
 
 
 def test_the_defaults_of_the_paper_and_ours() -> None:

@@ -10,8 +10,9 @@ import torch
 
 from tabom.core.errors import ConfigError
 from tabom.objectives.batch import TrajectoryBatch
-from tabom.objectives.compose import describe
+from tabom.objectives.mixture import describe
 from tabom.objectives.presets import build_objective
+from tabom.objectives.rows import Rows
 
 Maker = Callable[..., TrajectoryBatch]
 OWN = """
@@ -30,8 +31,8 @@ class Sharpness:
     def count(self, context):
         return float(len(context.label_R))
 
-    def value(self, ce_R, entropy_R, context):
-        return entropy_R.sum(), {}
+    def value(self, rows, context):
+        return rows.entropy_R.sum(), {}
 
 
 def sharp(options: WindowOptions) -> Objective:
@@ -74,7 +75,7 @@ def test_one_class_is_a_term(make_batch: Maker) -> None:
     objective = build_objective("own_objective:sharp", window=4)
     context = objective.draw(make_batch(), seed=0, step=0)
     entropy_R = torch.linspace(0, 1, len(context.label_R), requires_grad=True)
-    found = objective.term_sums(torch.ones_like(entropy_R), entropy_R, context)
+    found = objective.term_sums(Rows(ce_R=torch.ones_like(entropy_R), entropy_R=entropy_R), context)
     loss = objective.total(found.sums, context.counts)
     loss.backward()
     expected = 1 + 0.5 * float(entropy_R.detach().mean())

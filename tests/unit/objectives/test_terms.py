@@ -15,7 +15,9 @@ from torch import Tensor
 from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.presets import build_objective
-from tabom.objectives.terms import CrossEntropy, NextSlot, Ranking
+from tabom.objectives.rows import Rows
+from tabom.objectives.terms import CrossEntropy, Ranking
+from tabom.objectives.terms_order import NextSlot
 
 Maker = Callable[..., TrajectoryBatch]
 
@@ -54,7 +56,7 @@ def test_ranking_worked_by_hand() -> None:
     """
     entropy = _doubles(0.5, 0.4, 0.9)
     context = _context([[0, 1, 2]], rows=3)
-    total, metrics = Ranking(margin=0.2).value(entropy * 0, entropy, context)
+    total, metrics = Ranking(margin=0.2).value(Rows(ce_R=entropy * 0, entropy_R=entropy), context)
     assert total.item() == pytest.approx(0.1, abs=1e-12)
     total.backward()
     assert entropy.grad is not None
@@ -67,7 +69,7 @@ def test_ranking_worked_by_hand() -> None:
 def test_one_sided_ranking_moves_one_side(side: Any, signs: list[int]) -> None:
     entropy = _doubles(0.5, 0.4, 0.9)
     total, _ = Ranking(margin=0.2, side=side).value(
-        entropy * 0, entropy, _context([[0, 1, 2]], rows=3)
+        Rows(ce_R=entropy * 0, entropy_R=entropy), _context([[0, 1, 2]], rows=3)
     )
     assert total.item() == pytest.approx(0.1, abs=1e-12)  # the value does not depend on the side
     total.backward()
@@ -94,7 +96,7 @@ def test_ranking_is_the_loop(
     value = torch.rand(rows, generator=generator, dtype=torch.float64)
     entropy = value.clone().requires_grad_()
     total, metrics = Ranking(margin=margin, side=side).value(
-        entropy * 0, entropy, _context(window, rows=rows, pair=pair)
+        Rows(ce_R=entropy * 0, entropy_R=entropy), _context(window, rows=rows, pair=pair)
     )
     total.backward()
     expected, active, agree, count = 0.0, 0, 0, 0
@@ -126,7 +128,7 @@ def test_cross_entropy_worked_by_hand() -> None:
     """Weights 1/2, 1/2 and 0: (1 + 3) / 2, and the row of weight 0 may hold anything."""
     ce, entropy = _doubles(1.0, 3.0, math.nan), _doubles(0.2, 0.4, 0.9)
     context = _context([[0, 1, -1], [1, -1, -1]], rows=3, weights=[0.5, 0.5, 0.0])
-    total, metrics = CrossEntropy().value(ce, entropy, context)
+    total, metrics = CrossEntropy().value(Rows(ce_R=ce, entropy_R=entropy), context)
     assert total.item() == pytest.approx(2.0)
     total.backward()
     assert ce.grad is not None
@@ -142,7 +144,7 @@ def test_next_slot_worked_by_hand() -> None:
     """Entropies ln 1, ln 2, ln 4, beta 1: exp(-h) = 1, 1/2, 1/4, so p(second) = (1/2) / (7/4)."""
     entropy = _doubles(0.0, math.log(2), math.log(4))
     context = _context([[0]], rows=3, masked=[[0, 1, 2]], following=[1])
-    total, metrics = NextSlot().value(entropy * 0, entropy, context)
+    total, metrics = NextSlot().value(Rows(ce_R=entropy * 0, entropy_R=entropy), context)
     assert total.item() == pytest.approx(math.log(3.5), abs=1e-12)
     total.backward()
     assert entropy.grad is not None
@@ -169,7 +171,8 @@ def test_next_slot_gradient_is_that_of_a_naive_softmax(
     padded = [row + [-1] * (6 - len(row)) for row in masked]
     ours, naive = value.clone().requires_grad_(), value.clone().requires_grad_()
     total, metrics = NextSlot(beta=beta).value(
-        ours * 0, ours, _context([[]] * len(sizes), rows=rows, masked=padded, following=following)
+        Rows(ce_R=ours * 0, entropy_R=ours),
+        _context([[]] * len(sizes), rows=rows, masked=padded, following=following),
     )
     parts = [
         -(-beta * naive[row]).log_softmax(0)[row.index(nxt)]
@@ -205,7 +208,11 @@ def test_the_product_over_a_trajectory_is_plackett_luce(make_batch: Maker) -> No
         for cut in range(4):
             context = objective.draw(batch, seed=0, step=0, cut_B=torch.tensor([cut]))
             entropy_R = _fixed_entropy(batch, context, h_BN)
-            nll += float(objective.term_sums(entropy_R, entropy_R, context).sums["next_slot"])
+            nll += float(
+                objective.term_sums(Rows(ce_R=entropy_R, entropy_R=entropy_R), context).sums[
+                    "next_slot"
+                ]
+            )
         slots = sorted(range(4), key=lambda n: order[n])
         left, expected = list(range(4)), 1.0
         for slot in slots:
@@ -289,4 +296,6 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="beta"):
         NextSlot(beta=0.0)
     with pytest.raises(ObjectiveError, match="masked_BM"):
-        NextSlot().value(torch.zeros(1), torch.zeros(1), _context([[0]], rows=1))
+        NextSlot().value(
+            Rows(ce_R=torch.zeros(1), entropy_R=torch.zeros(1)), _context([[0]], rows=1)
+        )
