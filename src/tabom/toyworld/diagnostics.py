@@ -48,6 +48,11 @@ def premature_commit(
     )
 
 
+def num_hops(*, row: Mapping[str, str], slots: Sequence[str], step: Sequence[int]) -> float | None:
+    """How many hops a prompt asks for: the difficulty of a path. None for other tasks."""
+    return float(row["prompt"][-1]) if row["task"] in TASKS_WITH_PATH else None
+
+
 def _dependencies(text: str) -> dict[int, int]:
     """Slot -> the slot it depends on: the answer (slot 0) on the path's end, a node on the last."""
     end = len(text.rstrip(BLANK))

@@ -1,0 +1,341 @@
+"""The fair study: gain against forgetting, every arm swept with equally many trials.
+
+    python benchmarks/frontier.py run [--workers 2] [--phase tune|confirm] [--world toy-base ...]
+    python benchmarks/frontier.py report
+
+A cell is (world, arm, setting, seed) of a phase. Each finished one is a line of
+`results/frontier_cells.jsonl`; a run takes the lines that are there as done, wherever they were
+made, and appends the rest. Settings are chosen in the phase "tune", on seeds and prompts of its
+own; "confirm" runs what was chosen on new ones. docs/results.md tells the outcome.
+"""
+
+import argparse
+import fcntl
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import common
+
+CELLS = common.RESULTS / "frontier_cells.jsonl"
+BUDGETS = (3.0, 10.0)  # points of forgetting
+OTHER_SETS = ("hops", "reverse", "sort", "sudoku")
+LEARNING_RATES = (2.5e-4, 3.5e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Seeds that train, the seed of the evaluation prompts, and how many of these there are."""
+
+    seeds: tuple[int, ...]
+    eval_seed: int
+    num_in: int
+    num_out: int
+
+
+PHASES = {
+    "tune": Phase(seeds=(100, 101), eval_seed=1000, num_in=300, num_out=60),
+    "confirm": Phase(seeds=tuple(range(200, 208)), eval_seed=2000, num_in=1000, num_out=200),
+}
+WORLDS = {"toy-base": 1200, "toy-hasty": 3600}  # prompts collected
+BASE = "base"
+
+
+def grid(objective: str, rates: Sequence[float], **options: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every learning rate with every value of one option."""
+    if not options:
+        return [{"objective": objective, "lr": rate, "options": {}} for rate in rates]
+    ((name, values),) = options.items()
+    return [
+        {"objective": objective, "lr": rate, "options": {name: value}}
+        for value in values
+        for rate in rates
+    ]
+
+
+FOUR = (5e-4, 1e-3, 1.5e-3, 2e-3)
+# Eight trials each. A window of 4 is that of every earlier study of these worlds.
+ARMS: dict[str, list[dict[str, Any]]] = {
+    "SFT-SD": grid("nelbo", LEARNING_RATES),
+    "Trajectory CE": grid("trajectory_ce", LEARNING_RATES),
+    "TABOM": grid("tabom", FOUR, rank_weight=(1.0, 0.3)),
+    "Boltzmann": grid("boltzmann", FOUR, next_slot_weight=(1.0, 0.3)),
+    "Two contexts": grid("two_contexts", FOUR, next_slot_weight=(0.5, 0.3)),
+    "SFT-SD + KL": grid("nelbo_kl", (5e-4, 1e-3, 2e-3, 4e-3), kl_weight=(0.3, 1.0)),
+}
+WINDOWED = ("trajectory_ce", "tabom", "boltzmann")
+Cell = dict[str, Any]
+
+
+def key_of(cell: Mapping[str, Any]) -> str:
+    """What tells cells apart."""
+    names = ("phase", "world", "arm", "setting", "seed")
+    return json.dumps([cell[name] for name in names], sort_keys=True)
+
+
+def known_cells(path: Path = CELLS) -> dict[str, Cell]:
+    """The finished cells by their key."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {key_of(cell): cell for cell in map(json.loads, lines)}
+
+
+def planned(phase: str, worlds: Sequence[str], known: Mapping[str, Cell]) -> Iterator[Cell]:
+    """The cells of a phase: all settings, or those that the tuning chose."""
+    for world in worlds:
+        for seed in PHASES[phase].seeds:
+            yield {"phase": phase, "world": world, "arm": BASE, "setting": None, "seed": seed}
+        chosen = {arm: settings for arm, settings in ARMS.items()}
+        if phase == "confirm":
+            chosen = choose(world, known.values())
+        for seed in PHASES[phase].seeds:
+            for arm, settings in chosen.items():
+                for setting in settings:
+                    yield {
+                        "phase": phase, "world": world, "arm": arm, "setting": setting,
+                        "seed": seed,
+                    }  # fmt: skip
+
+
+def recipe_of(cell: Cell, folder: Path) -> Any:
+    """The recipe of one cell; those of one world, phase and seed share what they collect."""
+    from tabom.stages.recipe import load_recipe
+
+    phase = PHASES[cell["phase"]]
+    arm: dict[str, Any] = {"name": cell["arm"]}
+    if cell["setting"] is not None:
+        options = dict(cell["setting"]["options"])
+        if cell["setting"]["objective"] in WINDOWED:
+            options["window"] = 4
+        arm |= {"objective": cell["setting"]["objective"], "options": options}
+        arm["training"] = {"learning_rate": cell["setting"]["lr"]}
+    overrides: list[Any] = [
+        ("model.model_name_or_path", cell["world"]),
+        ("prompts.args.num", WORLDS[cell["world"]]),
+        ("arms", [arm]),
+        ("seeds", [cell["seed"]]),
+        ("evaluation.seed", phase.eval_seed),
+        ("evaluation.sets.chain.prompts.args.num", phase.num_in),
+        ("evaluation.sets.chain.metrics.hops", "tabom.toyworld.diagnostics:num_hops"),
+        ("output_dir", str(folder)),
+    ]
+    overrides += [(f"evaluation.sets.{s}.prompts.args.num", phase.num_out) for s in OTHER_SETS]
+    return load_recipe("toy-study", overrides=overrides)
+
+
+def run_cell(cell: Cell, folder: Path) -> Cell:
+    """Train and evaluate one cell, and sum it up in a line."""
+    from tabom.evaluation.records import read_records
+    from tabom.evaluation.results import RECORDS
+    from tabom.stages.study import plan_study
+
+    started = time.process_time()
+    (run,) = plan_study(recipe := recipe_of(cell, folder)).runs
+    if run.train is not None:
+        plan = plan_study(recipe)
+        for stage in (*plan.collect.values(), *plan.verify.values(), run.train):
+            stage.run()
+    run.evaluate.run()
+    records = list(read_records(run.evaluate.folder / RECORDS))
+    by_cell: dict[str, list[float]] = defaultdict(list)
+    by_hops: dict[str, list[float]] = defaultdict(list)
+    premature = []
+    for record in records:
+        by_cell[f"{record.set}@{record.pace}"].append(record.correct)
+        if record.set == "chain" and record.tokens_per_step == 1:
+            by_hops[f"{record.metrics['hops']:g}"].append(record.correct)
+            premature.append(record.metrics["premature_commit"] or 0.0)
+    shutil.rmtree(run.evaluate.folder)
+    if run.train is not None:
+        shutil.rmtree(run.train.folder)
+
+    def percent(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        return {name: round(100 * statistics.mean(v), 3) for name, v in sorted(values.items())}
+
+    return {
+        **cell,
+        "accuracy": percent(by_cell),
+        "by_hops": percent(by_hops),
+        "premature": round(100 * statistics.mean(premature), 3),
+        "cpu_seconds": round(time.process_time() - started, 1),
+    }
+
+
+def run_group(cells: list[Cell], folder: str) -> int:
+    """The cells of one world, phase and seed, in one process; each is written when it is done."""
+    import torch
+
+    torch.set_num_threads(1)
+    for cell in cells:
+        line = json.dumps(run_cell(cell, Path(folder)))
+        with CELLS.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line + "\n")
+    return len(cells)
+
+
+def run_phase(phase: str, worlds: Sequence[str], *, workers: int) -> None:
+    """Run what is not known yet."""
+    known = known_cells()
+    groups: dict[tuple[str, int], list[Cell]] = defaultdict(list)
+    for cell in planned(phase, worlds, known):
+        if key_of(cell) not in known:
+            groups[cell["world"], cell["seed"]].append(cell)
+    print(f"{phase}: {sum(map(len, groups.values()))} cells to run, {len(known)} known")
+    with tempfile.TemporaryDirectory() as scratch:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            # Seeds of all worlds in turn, so that a run cut short has something of each.
+            order = sorted(groups, key=lambda group: (group[1], group[0]))
+            jobs = [
+                pool.submit(run_group, groups[g], f"{scratch}/{phase}-{g[0]}-{g[1]}") for g in order
+            ]
+            for job in jobs:
+                job.result()
+
+
+# ---- what the cells say ----
+
+
+def forgetting(cell: Cell, base: Cell) -> float:
+    """Signed mean over the other sets of base minus arm, in points."""
+    return statistics.mean(
+        base["accuracy"][f"{s}@1"] - cell["accuracy"][f"{s}@1"] for s in OTHER_SETS
+    )
+
+
+def in_domain(cell: Cell, pace: int = 1) -> float:
+    return float(cell["accuracy"][f"chain@{pace}"])
+
+
+def bases_of(cells: Sequence[Cell]) -> dict[tuple[str, str, int], Cell]:
+    return {(c["phase"], c["world"], c["seed"]): c for c in cells if c["arm"] == BASE}
+
+
+def points(cells: Sequence[Cell], phase: str, world: str, arm: str) -> dict[str, Any]:
+    """By setting: (forgetting, in-domain) of each seed."""
+    bases = bases_of(cells)
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for cell in cells:
+        if (cell["phase"], cell["world"], cell["arm"]) == (phase, world, arm):
+            base = bases[phase, world, cell["seed"]]
+            setting = json.dumps(cell["setting"], sort_keys=True)
+            found[setting].append((forgetting(cell, base), in_domain(cell)))
+    return found
+
+
+def choose(world: str, cells: Any) -> dict[str, list[dict[str, Any]]]:
+    """Per arm the setting that is best in domain within each budget, on the tuning seeds.
+
+    Where no setting keeps a budget, the one that forgets least.
+    """
+    cells = list(cells)
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    for arm in ARMS:
+        means = {
+            setting: tuple(statistics.mean(column) for column in zip(*pairs, strict=True))
+            for setting, pairs in points(cells, "tune", world, arm).items()
+        }
+        if len(means) < len(ARMS[arm]):
+            print(f"{world}: {arm} is not tuned yet ({len(means)} of {len(ARMS[arm])} settings)")
+            continue
+        names = []
+        for budget in BUDGETS:
+            within = [s for s, (lost, _) in means.items() if lost <= budget]
+            best = (
+                max(within, key=lambda s: means[s][1])
+                if within
+                else min(means, key=lambda s: means[s][0])
+            )
+            if best not in names:
+                names.append(best)
+        chosen[arm] = [json.loads(name) for name in names]
+    return chosen
+
+
+def at_budget(pairs: Sequence[tuple[float, float]], budget: float) -> float:
+    """In-domain accuracy at a forgetting, on the upper frontier through the points.
+
+    pairs: (forgetting, in-domain), the base among them at (0, its accuracy). Linear between points
+    that no other one beats in both; beyond the last point its own accuracy.
+    """
+    best, frontier = -1.0, []
+    for lost, right in sorted(pairs, key=lambda p: (p[0], -p[1])):
+        if right > best:
+            frontier.append((max(lost, 0.0), right))
+            best = right
+    lost, right = zip(*frontier, strict=True)
+    return float(np.interp(budget, lost, right))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95% t interval."""
+    from scipy import stats
+
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def report(phase: str = "confirm") -> dict[str, Any]:
+    """Per world and budget: each arm's in-domain accuracy by seed, and its lead over SFT-SD."""
+    cells = list(known_cells().values())
+    bases = bases_of(cells)
+    result: dict[str, Any] = {"cells": len(cells)}
+    result["cpu_hours"] = round(sum(c["cpu_seconds"] for c in cells) / 3600, 2)
+    for world in WORLDS:
+        by_arm: dict[str, dict[int, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+        for cell in cells:
+            if (cell["phase"], cell["world"]) == (phase, world) and cell["arm"] != BASE:
+                by_arm[cell["arm"]][cell["seed"]].append(cell)
+        for budget in BUDGETS:
+            values: dict[str, dict[int, float]] = {}
+            for arm, seeds in by_arm.items():
+                values[arm] = {}
+                for seed, own in seeds.items():
+                    base = bases[phase, world, seed]
+                    pairs = [(0.0, in_domain(base))]
+                    pairs += [(forgetting(c, base), in_domain(c)) for c in own]
+                    values[arm][seed] = at_budget(pairs, budget)
+            table = {}
+            for arm, own_values in values.items():
+                shared = sorted(set(own_values) & set(values.get("SFT-SD", {})))
+                lead = [own_values[s] - values["SFT-SD"][s] for s in shared]
+                table[arm] = {
+                    "seeds": len(own_values),
+                    "in_domain": interval(list(own_values.values())),
+                    "lead over SFT-SD": interval(lead) if lead else None,
+                }
+            result[f"{world}, {budget:g} points"] = table
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=["run", "report"])
+    parser.add_argument("--phase", choices=list(PHASES), action="append")
+    parser.add_argument("--world", choices=list(WORLDS), action="append")
+    parser.add_argument("--workers", type=int, default=1)
+    args = parser.parse_args()
+    for phase in args.phase or PHASES:
+        if args.verb == "run":
+            run_phase(phase, args.world or list(WORLDS), workers=args.workers)
+        else:
+            print(json.dumps({phase: report(phase)}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
