@@ -72,7 +72,7 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "Trajectory CE": grid("trajectory_ce", LEARNING_RATES),
     "TABOM": grid("tabom", FOUR, rank_weight=(1.0, 0.3)),
     "Boltzmann": grid("boltzmann", FOUR, next_slot_weight=(1.0, 0.3)),
-    "Two contexts": grid("two_contexts", FOUR, next_slot_weight=(0.5, 0.3)),
+    "Two contexts": grid("two_contexts", (7e-4, *FOUR[1:]), next_slot_weight=(0.5, 0.3)),
     "SFT-SD + KL": grid("nelbo_kl", (5e-4, 1e-3, 2e-3, 4e-3), kl_weight=(0.3, 1.0)),
 }
 WINDOWED = ("trajectory_ce", "tabom", "boltzmann")
@@ -96,7 +96,7 @@ def planned(phase: str, worlds: Sequence[str], known: Mapping[str, Cell]) -> Ite
     for world in worlds:
         for seed in PHASES[phase].seeds:
             yield {"phase": phase, "world": world, "arm": BASE, "setting": None, "seed": seed}
-        chosen = {arm: settings for arm, settings in ARMS.items()}
+        chosen = dict(ARMS)
         if phase == "confirm":
             chosen = choose(world, known.values())
         for seed in PHASES[phase].seeds:

@@ -111,7 +111,7 @@ def _train(world: ModuleType, folder: Path, name: str, **settings: Any) -> dict[
 
 @pytest.mark.parametrize("name", ["t3d", "nelbo_kl"])
 def test_a_resumed_run_has_the_same_reference(world: ModuleType, tmp_path: Path, name: str) -> None:
-    """StoppedError after 5 steps, between two snapshots, and gone on: the same weights to the bit."""
+    """Stopped after 5 steps, between two snapshots, and gone on: the same weights to the bit."""
     whole = _train(world, tmp_path / "whole", name)
 
     class StoppedError(Exception):
