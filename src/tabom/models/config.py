@@ -49,11 +49,14 @@ class ModelConfig(Settings):
         names = ("dtype", "attn_implementation", "device", "mask_token_id")
         return {name: getattr(self, name) for name in names}
 
-    def load(self, *, trained: Path | None = None) -> "MaskedDiffusionModel":
+    def load(
+        self, *, trained: Path | None = None, trainable: bool = False
+    ) -> "MaskedDiffusionModel":
         """The model, with what a training wrote on top: an adapter, or a whole model instead.
 
         An adapter of the base itself is merged into it, so that the trained one can go on top.
         trained: the folder of a finished training; None: the base alone.
+        trainable: let its adapter train on.
         """
         from tabom.models.adapters import load_adapter, merge_adapter
         from tabom.models.loading import load_model
@@ -65,7 +68,7 @@ class ModelConfig(Settings):
             if self.adapter is not None:
                 merge_adapter(model)
             if trained is not None:
-                load_adapter(model, trained)
+                load_adapter(model, trained, trainable=trainable)
         model.allows_long_context = self.allow_long_context
         return model
 

@@ -144,6 +144,10 @@ class Objective:
         pair_BWW: Tensor | None = None
         if any(isinstance(term, Ranking) for _, term in self.terms):
             pair_BWW = _known_pairs(batch, sample)
+            if batch.advantage_B is not None:  # the order of a wrong answer is no order to keep
+                width = window_BW.shape[1]
+                is_right_B = (batch.advantage_B > 0)[:, None, None].expand(-1, width, width)
+                pair_BWW = is_right_B if pair_BWW is None else pair_BWW & is_right_B
         masked_BM: Tensor | None = None
         next_B: Tensor | None = None
         if candidates is not None:
@@ -223,7 +227,9 @@ class Objective:
     def _sets(self, batch: TrajectoryBatch, sample: Sample) -> dict[str, Tensor]:
         """The slots [B, N] that terms ask for by name."""
         wanted = {name for _, term in self.terms for name in getattr(term, "sets", ())}
-        found = {"target": sample.target_BN, **sample.sets}
+        found = {"target": sample.target_BN, "right": sample.target_BN, **sample.sets}
+        if batch.advantage_B is not None:
+            found["right"] = sample.target_BN & (batch.advantage_B > 0).unsqueeze(1)
         if "masked" in wanted:
             found["masked"] = batch.slot_BN & ~sample.visible_BN
         if "next_step" in wanted and batch.step_BN is not None:

@@ -48,7 +48,7 @@ class Certainty:
     """
 
     name: ClassVar[str] = "certainty"
-    sets: ClassVar[tuple[str, ...]] = ("target",)
+    sets: ClassVar[tuple[str, ...]] = ("right",)
     temperature: float = 0.5
     per: Literal["response", "micro_batch"] = "response"
 
@@ -57,7 +57,7 @@ class Certainty:
             raise ConfigError(f"temperature must be above 0, got {self.temperature}")
 
     def count(self, context: Context) -> float:
-        targets_R = context.of_set("target")
+        targets_R = context.of_set("right")
         if self.per == "micro_batch":
             return float(bool(targets_R.any()))
         return spread_count(context, targets_R, "response")
@@ -65,7 +65,7 @@ class Certainty:
     def value(self, rows: Rows, context: Context) -> tuple[Tensor, Metrics]:
         if rows.is_best_R is None:
             raise ObjectiveError("the certainty term needs to know where the label is likeliest")
-        target_R = context.of_set("target")
+        target_R = context.of_set("right")
         certain_R = target_R & rows.is_best_R
         entropy_R = rows.tempered(self.temperature).entropy_R
         spread: Spread = "token" if self.per == "micro_batch" else "response"

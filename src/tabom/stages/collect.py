@@ -11,7 +11,7 @@ from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.launch import Chunked
 from tabom.stages.preflight import Check, check_decoding
-from tabom.stages.stage import Counts, Done
+from tabom.stages.stage import Counts, Done, Output, reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class Collect(Chunked):
     plan_in: ClassVar[str] = ""
 
     model: ModelConfig
+    trained: Output | None = field(default=None, metadata=reads("train"))
+    """What `tabom train` wrote, to decode with; left out: the base alone."""
     prompts: PromptSource
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
@@ -52,7 +54,7 @@ class Collect(Chunked):
         prompts = PromptRows(self.prompts, seed=self.seed)
         # Settings that do not go with the model are found here, before anything is written.
         decoder = Decoder(
-            self.model.load(),
+            self.model.load(trained=self.trained.checked() if self.trained else None),
             self.decoding,
             seed=self.seed,
             batch_size=self.collection.batch_size,

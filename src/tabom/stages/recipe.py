@@ -17,7 +17,7 @@ from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.launch_config import LaunchConfig
 from tabom.stages.sets import EvaluationConfig, check_sets
-from tabom.training.config import TrainingConfig
+from tabom.training.config import Rejected, TrainingConfig
 from tabom.verify.config import VerifierConfig
 
 ArmData = Literal["self_distilled", "ground_truth", "none"]
@@ -37,6 +37,10 @@ class ArmConfig:
     """self_distilled (accepted trajectories) or ground_truth (the data set's own answers)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the preset."""
+    rejected: Rejected = "leave_out"
+    """What becomes of rejected trajectories; see `tabom train --help`."""
+    rounds: Count | None = None
+    """How often this arm collects with what it trained and trains on; null: as the recipe."""
     training: dict[str, Any] = field(default_factory=dict)
     """Fields of `training` that differ for this arm."""
 
@@ -101,6 +105,8 @@ class Recipe:
     """What is compared: each an objective, and one without for the untrained base."""
     output_dir: str = ""
     """Where the study writes; left out: runs/NAME."""
+    rounds: Count = 1
+    """How often each arm collects, with the adapter of the round before, and trains on."""
     seeds: tuple[int, ...] = (0,)
     """Each collects and trains anew."""
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
@@ -152,6 +158,10 @@ class Recipe:
     @property
     def base_arm(self) -> ArmConfig | None:
         return next((arm for arm in self.arms if not arm.is_trained), None)
+
+    def rounds_of(self, arm: ArmConfig) -> int:
+        """How often an arm collects and trains; ground truth is never collected."""
+        return 1 if arm.data == "ground_truth" else arm.rounds or self.rounds
 
     def training_of(self, arm: ArmConfig) -> TrainingConfig:
         """The training settings of one arm: the recipe's, with the arm's own on top."""

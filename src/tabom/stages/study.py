@@ -13,17 +13,23 @@ from tabom.stages.train import Train
 from tabom.stages.verify import Verify
 
 S = TypeVar("S", bound=Stage)
+_ROUND = 1_000_003  # between the training seeds of two rounds
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmRun:
-    """One arm under one seed (seed None: the base, which no seed changes)."""
+    """One arm under one seed (seed None: the base, which no seed changes).
+
+    train: the last round's. earlier: the rounds before it and what the last one collected, in
+    order: nothing unless the arm collects again with what it has trained.
+    """
 
     arm: ArmConfig
     seed: int | None
     evaluate: Evaluate
     train: Train | None = None
     diagnose: Diagnose | None = None
+    earlier: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,12 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         first = [s for seed in self.collect for s in (self.collect[seed], self.verify[seed])]
-        rest = [s for run in self.runs for s in (run.train, run.evaluate, run.diagnose) if s]
+        rest = [
+            s
+            for run in self.runs
+            for s in (*run.earlier, run.train, run.evaluate, run.diagnose)
+            if s
+        ]
         return [*first, *rest]
 
 
@@ -61,28 +72,12 @@ def plan_study(recipe: Recipe) -> Plan:
     base: Output | None = None
     for arm, arm_seed in arms:
         train = None
+        earlier: tuple[Stage, ...] = ()
         here, label = root / "base", "base"
         if arm_seed is not None:
             here, label = root / f"seed-{arm_seed}" / arm.slug, f"seed {arm_seed}"
-            # Of prompts with answers and collected trajectories, one is trained on.
-            data: dict[str, Any] = {}
-            if arm.data != "ground_truth":
-                data = {
-                    "trajectories": collect[arm_seed].output,
-                    "verdicts": verify[arm_seed].output,
-                }
-                data |= {"prompts": None, "decoding": None}
-            train = _stage(
-                Train,
-                recipe,
-                here,
-                f"{label} train {arm.name}",
-                objective=arm.objective,
-                options=arm.options,
-                training=replace(recipe.training_of(arm), seed=arm_seed),
-                arm=arm.name,
-                **data,
-            )
+            own = collect[arm_seed], verify[arm_seed]
+            earlier, train = _rounds(recipe, arm, arm_seed, own, folder=here, label=label)
         trained = train.output if train else None
         evaluate = _stage(Evaluate, recipe, here, f"{label} evaluate {arm.name}", trained=trained)
         if arm_seed is None:
@@ -99,9 +94,76 @@ def plan_study(recipe: Recipe) -> Plan:
                 seed=recipe.evaluation.seed,
             )
         runs.append(
-            ArmRun(arm=arm, seed=arm_seed, train=train, evaluate=evaluate, diagnose=diagnose)
+            ArmRun(
+                arm=arm,
+                seed=arm_seed,
+                train=train,
+                evaluate=evaluate,
+                diagnose=diagnose,
+                earlier=earlier,
+            )
         )
     return Plan(collect=collect, verify=verify, runs=tuple(runs))
+
+
+def _rounds(
+    recipe: Recipe,
+    arm: ArmConfig,
+    seed: int,
+    first: tuple[Collect, Verify],
+    *,
+    folder: Path,
+    label: str,
+) -> tuple[tuple[Stage, ...], Train]:
+    """The stages before an arm's last training, and that.
+
+    first: the collection that all arms share. Later rounds decode the same prompts with what the
+    round before trained, and train it on.
+    """
+    stages: list[Stage] = []
+    collect, verify = first
+    train: Train | None = None
+    for number in range(1, recipe.rounds_of(arm) + 1):
+        here, what = folder, label
+        if number < recipe.rounds_of(arm):
+            here = folder / f"round-{number}"
+        if train is not None:
+            what = f"{label} round {number}"
+            again = folder / f"round-{number}"
+            collect = _stage(
+                Collect,
+                recipe,
+                again,
+                f"{what} collect {arm.name}",
+                seed=seed,
+                trained=train.output,
+            )
+            verify = _stage(
+                Verify, recipe, again, f"{what} verify {arm.name}", trajectories=collect.output
+            )
+            stages += [collect, verify]
+        # Of prompts with answers and collected trajectories, one is trained on.
+        data: dict[str, Any] = {}
+        if arm.data != "ground_truth":
+            data = {"trajectories": collect.output, "verdicts": verify.output}
+            data |= {"prompts": None, "decoding": None, "rejected": arm.rejected}
+        # Contexts are drawn by seed, step and response: each round draws its own.
+        round_seed = (seed + (number - 1) * _ROUND) % 2**32
+        train = _stage(
+            Train,
+            recipe,
+            here,
+            f"{what} train {arm.name}",
+            objective=arm.objective,
+            options=arm.options,
+            training=replace(recipe.training_of(arm), seed=round_seed),
+            arm=arm.name,
+            trained=None if train is None else train.output,
+            **data,
+        )
+        stages.append(train)
+    assert train is not None  # there is one round at least
+    return tuple(stages[:-1]), train
 
 
 def _stage(kind: type[S], recipe: Recipe, folder: Path, label: str, **own: Any) -> S:

@@ -13,7 +13,7 @@ from tabom.stages.held_out import question_of, write_trained_on
 from tabom.stages.preflight import Check, check_objective
 from tabom.stages.stage import Counts, Done, Output, Stage, is_first_process, reads
 from tabom.stages.verify import VERDICTS
-from tabom.training.config import TrainingConfig
+from tabom.training.config import Rejected, TrainingConfig
 
 if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
@@ -42,6 +42,14 @@ class Train(Stage):
     """What `tabom collect` wrote."""
     verdicts: Output | None = field(default=None, metadata=reads("verify"))
     """What `tabom verify` wrote for these trajectories."""
+    trained: Output | None = field(default=None, metadata=reads("train"))
+    """What an earlier `tabom train` wrote, to train on; left out: the base."""
+    rejected: Rejected = "leave_out"
+    """What becomes of rejected trajectories: left out; or trained on, with advantage -1 beside 1
+    for accepted ones ("advantage") or relative to the prompt's other samples ("group"). Only terms
+    that take advantages learn from them."""
+    hint: str = "{prompt}\n\nReference answer: {answer}"
+    """What a privileged teacher reads, of objectives that have one."""
     prompts: PromptSource | None = None
     decoding: DecodingConfig | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -65,12 +73,15 @@ class Train(Stage):
         from tabom.objectives.presets import build_objective
         from tabom.training.run import train
 
-        model = self.model.load()
-        examples, questions = self._data(model)
+        trained = self.trained.checked() if self.trained else None
+        model = self.model.load(trained=trained, trainable=True)
+        objective = build_objective(self.objective, **self.options)
+        has_hint = objective.reference is not None and objective.reference.hint
+        examples, questions = self._data(model, hint=self.hint if has_hint else None)
         data = {"trajectories": self.trajectories, "verdicts": self.verdicts}
         result = train(
             model=model,
-            objective=build_objective(self.objective, **self.options),
+            objective=objective,
             dataset=examples,
             config=self.training,
             output_dir=self.folder,
@@ -94,12 +105,14 @@ class Train(Stage):
             **{k: v for k, v in result.metrics.items() if k in ("loss", "loss_ce")},
         }
 
-    def _data(self, model: "MaskedDiffusionModel") -> "tuple[ResponseDataset, list[str]]":
-        """What is trained on, and the questions behind it."""
+    def _data(
+        self, model: "MaskedDiffusionModel", *, hint: str | None
+    ) -> "tuple[ResponseDataset, list[str]]":
+        """What is trained on, and the questions behind it. hint: of a teacher, or None."""
         from tabom.training.dataset import examples_from_text, examples_from_trajectories
         from tabom.trajectory.store import TrajectoryStore
         from tabom.trajectory.verdicts import read_verdicts
-        from tabom.verify.filters import accepted
+        from tabom.verify.filters import accepted, judged
 
         questions: list[str] = []
         if self.trajectories is not None and self.verdicts is not None:
@@ -107,13 +120,28 @@ class Train(Stage):
             verdicts = read_verdicts(self.verdicts.checked() / VERDICTS)
 
             # Examples are made as trajectories stream by, and so are the questions behind them.
-            def noted() -> "Iterator[Trajectory]":
-                for trajectory in accepted(store, verdicts):
+            def noted(trajectories: "Iterator[Trajectory]") -> "Iterator[Trajectory]":
+                for trajectory in trajectories:
                     questions.append(question_of(trajectory.prompt, trajectory.row))
                     yield trajectory
 
-            return examples_from_trajectories(noted(), end_ids=model.ids.eos), questions
+            advantages: dict[str, float] = {}
+            if self.rejected == "leave_out":
+                chosen = accepted(store, verdicts)
+            else:
+                chosen, advantages = judged(store, verdicts, in_groups=self.rejected == "group")
+            examples = examples_from_trajectories(
+                noted(chosen), end_ids=model.ids.eos, advantages=advantages
+            )
+            if hint is not None:
+                examples = examples.hinted(store, template=hint, model=model)
+            return examples, questions
         assert self.prompts is not None
+        if hint is not None:
+            raise ConfigError(
+                f"objective {self.objective} has a teacher that reads the answer: it learns from "
+                "trajectories; collect and verify some"
+            )
         prompts = load_prompts(self.prompts, seed=self.training.seed)
         require_ground_truth(prompts, self.prompts)
         examples = examples_from_text(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Strategy = Literal["no", "steps", "epoch"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 Resume = Literal["auto", "never"]
+Rejected = Literal["leave_out", "advantage", "group"]  # what becomes of rejected trajectories
 Whole = Annotated[int, Bound(">=", 0)]
 Part = Annotated[float, Bound(">=", 0), Bound("<", 1)]
 

@@ -6,7 +6,7 @@ Legend: B batch, P prompt (left-padded), N response slots.
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tabom.core import keys
-from tabom.core.errors import DataError
+from tabom.core.errors import ConfigError, DataError
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.objectives.batch import TrajectoryBatch
 from tabom.training.config import TrainingConfig
@@ -83,6 +83,33 @@ class ResponseDataset(Dataset[ResponseExample]):
             parts += [e.id, e.prompt_ids.tobytes(), e.response_ids_N.tobytes()]
         return keys.content_id(*parts)
 
+    def hinted(
+        self, trajectories: Iterable[Trajectory], *, template: str, model: MaskedDiffusionModel
+    ) -> "ResponseDataset":
+        """The same with the prompt of a privileged teacher.
+
+        trajectories: those of the examples, and perhaps others. template: with {prompt} and
+        {answer}, the data's own answer, else the reference.
+        Raises: DataError for a trajectory without an answer; ConfigError for a bad template.
+        """
+        if "{answer}" not in template or "{prompt}" not in template:
+            raise ConfigError(f"hint {template!r} must hold {{prompt}} and {{answer}}")
+        wanted = {e.id for e in self.examples}
+        hints: dict[str, IntArray] = {}
+        for t in trajectories:
+            if t.id not in wanted:
+                continue
+            answer = str(t.row.get("ground_truth") or t.reference)
+            if not answer:
+                raise DataError(
+                    f"trajectory {t.id!r} has no reference answer, which the teacher of this "
+                    "objective reads; set prompts.reference_column, or the option hint to false"
+                )
+            text = template.replace("{prompt}", t.prompt).replace("{answer}", answer)
+            hints[t.id] = np.asarray(model.encode_prompt(text), dtype=np.int32)
+        examples = [replace(e, hint_ids=hints[e.id]) for e in self.examples]
+        return ResponseDataset(examples, dropped=self.dropped, held_out=self.held_out)
+
     def prepared(self, config: TrainingConfig) -> "ResponseDataset":
         """What `config` trains on: without longer responses, and with some prompts held out.
 
@@ -119,11 +146,15 @@ class ResponseDataset(Dataset[ResponseExample]):
 
 
 def examples_from_trajectories(
-    trajectories: Iterable[Trajectory], *, end_ids: Sequence[int]
+    trajectories: Iterable[Trajectory],
+    *,
+    end_ids: Sequence[int],
+    advantages: Mapping[str, float] | None = None,
 ) -> ResponseDataset:
     """Examples with the decoder's order.
 
     end_ids: every id that ends a response (`model.ids.eos`).
+    advantages: of every trajectory by its id, where they are compared.
     Returns: the examples; a trajectory in which nothing was revealed is dropped and counted.
     """
     examples, dropped = [], Counter[str]()
@@ -143,6 +174,7 @@ def examples_from_trajectories(
                 step_N=trajectory.step_N,
                 order_N=trajectory.order_N,
                 entropy_N=trajectory.entropy_N,
+                advantage=advantages[trajectory.id] if advantages else None,
             )
         )
     return ResponseDataset(examples, dropped=dropped)

@@ -74,6 +74,38 @@ def accepted(
     return _stream(trajectories, dict(verdicts))
 
 
+def judged(
+    trajectories: Iterable[Trajectory], verdicts: Mapping[str, Verdict], *, in_groups: bool = False
+) -> tuple[Iterator[Trajectory], dict[str, float]]:
+    """All trajectories that were judged right or wrong, and the advantage of each by id.
+
+    What could not be verified is left out: nothing is known of it. A response without an answer,
+    or cut short, is wrong.
+    in_groups: an advantage is the verdict (1 or 0) less its mean over the samples of the prompt;
+        prompts whose samples are judged alike are left out. Else it is 1 or -1.
+    Raises: as `accepted`.
+    """
+    require_accepted(verdicts, trajectories=trajectories)
+    known = {k: v for k, v in verdicts.items() if v.reason != "unverifiable"}
+    advantages = {key: 1.0 if verdict.is_accepted else -1.0 for key, verdict in known.items()}
+    if in_groups:
+        groups: dict[str, list[str]] = {}
+        for t in trajectories:
+            if t.id in known:
+                groups.setdefault(t.prompt_ids.tobytes().hex(), []).append(t.id)
+        advantages = {}
+        for ids in groups.values():
+            mean = sum(known[i].is_accepted for i in ids) / len(ids)
+            if 0 < mean < 1:
+                advantages |= {i: known[i].is_accepted - mean for i in ids}
+        if not advantages:
+            raise DataError(
+                "no prompt has both a right and a wrong response, so none is better than the "
+                "others; collect with num_samples above 1 and a temperature"
+            )
+    return (t for t in trajectories if t.id in advantages), advantages
+
+
 def _stream(trajectories: Iterable[Trajectory], left: dict[str, Verdict]) -> Iterator[Trajectory]:
     for trajectory in trajectories:
         verdict = left.pop(trajectory.id, None)

@@ -361,3 +361,16 @@ def test_the_room_imports_no_transformers() -> None:
         "sys.exit(any(m in sys.modules for m in ('transformers', 'peft', 'datasets', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["nelbo", "tabom", "dparallel", "two_contexts"])
+def test_a_wrong_answer_teaches_no_token_and_no_order(make_batch: Maker, name: str) -> None:
+    """With advantages the loss of the right responses is what it is without the wrong ones."""
+    batch = make_batch(size=6, num_slots=8)
+    judged = replace(batch, advantage_B=torch.tensor([1.0, -1, 1, -1, 1, 1]))
+    options = {"next_slot_weight": 0.0} if name == "two_contexts" else {}
+    objective = build_objective(name, **options)
+    alone = objective.draw(_take(batch, [0, 2, 4, 5]), seed=0, step=0)
+    together = objective.draw(judged, seed=0, step=0)
+    _same(_Model().step(objective, [together]), _Model().step(objective, [alone]))
+    assert together.counts == alone.counts

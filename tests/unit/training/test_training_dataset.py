@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabom.core import keys
-from tabom.core.errors import DataError
+from tabom.core.errors import ConfigError, DataError
 from tabom.models.ids import TokenIds
 from tabom.training.config import TrainingConfig
 from tabom.training.dataset import (
@@ -166,3 +166,33 @@ def test_held_out_prompts_are_whole_and_do_not_depend_on_the_order(
     assert sorted(e.id for e in [*train, *held]) == sorted(e.id for e in data)
     _, again = split_held_out(data[::-1], config)
     assert {e.id for e in again} == {e.id for e in held}
+
+
+class _Words:
+    """Encodes a prompt as the lengths of its words."""
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        return [len(word) for word in prompt.split()]
+
+
+def test_a_hint_is_the_prompt_with_the_answer_behind_it() -> None:
+    told = [
+        trajectory(id="a", prompt="one", row={"ground_truth": "seven"}),
+        trajectory(id="b", prompt="three", reference="four"),
+        trajectory(id="c", prompt="not trained on"),
+    ]
+    data = examples_from_trajectories(told[:2], end_ids=[EOS], advantages={"a": 1.0, "b": -0.5})
+    hinted = data.hinted(told, template="{prompt} is {answer}", model=_Words())  # type: ignore[arg-type]
+    assert [e.hint_ids.tolist() for e in hinted.examples] == [[3, 2, 5], [5, 2, 4]]
+    assert [e.advantage for e in hinted.examples] == [1.0, -0.5]
+    batch = collate(hinted.examples, pad_id=PAD, mask_id=MASK)
+    assert batch.advantage_B.tolist() == [1.0, -0.5]
+    assert batch.hint_mask_BQ.tolist() == [[1, 1, 1], [1, 1, 1]]
+    with pytest.raises(DataError, match="no reference answer"):
+        examples_from_trajectories(told[2:], end_ids=[EOS]).hinted(
+            told,
+            template="{prompt}{answer}",
+            model=_Words(),  # type: ignore[arg-type]
+        )
+    with pytest.raises(ConfigError, match="answer"):
+        data.hinted(told, template="{prompt}", model=_Words())  # type: ignore[arg-type]

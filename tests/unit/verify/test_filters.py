@@ -1,5 +1,7 @@
 """Filters: counted reasons, streaming, and the error where nothing was accepted."""
 
+from dataclasses import replace
+
 import pytest
 
 from tabom.core.errors import DataError
@@ -8,7 +10,7 @@ from tabom.trajectory.verdicts import REASONS, Verdict, VerdictLog, count_reason
 from tabom.verify.checker import Checker
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
-from tabom.verify.filters import accepted, require_accepted, verify_trajectories
+from tabom.verify.filters import accepted, judged, require_accepted, verify_trajectories
 
 
 def make(name: str, response: str = "a", reference: str = "a") -> Trajectory:
@@ -120,3 +122,25 @@ def test_long_responses_are_cut_in_the_message():
 def test_no_verdicts_at_all():
     with pytest.raises(DataError, match=r"none of 0 trajectories \(there are no verdicts\)"):
         require_accepted({})
+
+
+def test_what_is_judged_has_an_advantage():
+    """1 and -1; nothing is known of the unverifiable; no answer is a wrong one."""
+    trajectories = [make(name) for name in "abcd"]
+    said = verdicts(a="accepted", b="wrong", c="unverifiable", d="no_answer")
+    chosen, advantages = judged(trajectories, said)
+    assert [t.id for t in chosen] == ["a", "b", "d"]
+    assert advantages == {"a": 1.0, "b": -1.0, "d": -1.0}
+
+
+def test_advantages_in_a_group_are_relative_to_its_mean():
+    prompts = {"a": [1], "b": [1], "c": [1], "d": [1], "e": [2], "f": [2], "g": [3]}
+    trajectories = [replace(make(name), prompt_ids=ids) for name, ids in prompts.items()]
+    said = verdicts(
+        a="accepted", b="wrong", c="wrong", d="truncated", e="accepted", f="accepted", g="wrong"
+    )
+    chosen, advantages = judged(trajectories, said, in_groups=True)
+    assert [t.id for t in chosen] == ["a", "b", "c", "d"]  # the others have nothing to compare
+    assert advantages == {"a": 0.75, "b": -0.25, "c": -0.25, "d": -0.25}
+    with pytest.raises(DataError, match="num_samples"):
+        judged(trajectories[4:], verdicts(e="accepted", f="accepted", g="wrong"), in_groups=True)
