@@ -87,6 +87,11 @@ class Objective:
     def _order_term(self) -> OrderTerm | None:
         return next((term for _, term in self.terms if isinstance(term, OrderTerm)), None)
 
+    @property
+    def contexts_per_response(self) -> int:
+        """Contexts that each response is asked at in one step."""
+        return 1
+
     def coefficients(self) -> dict[str, float]:
         """The weight of each term's sum in the loss, by its name in sums and counts."""
         return {term.name: weight for weight, term in self.terms}

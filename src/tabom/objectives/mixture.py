@@ -82,6 +82,11 @@ class Mixture:
     def requires_order(self) -> bool:
         return any(part.objective.requires_order for part in self.parts)
 
+    @property
+    def contexts_per_response(self) -> int:
+        """Contexts that each response is asked at in one step."""
+        return len(self.parts) if self.parts[0].share is None else 1
+
     def coefficients(self) -> dict[str, float]:
         return {
             part.named(name): weight

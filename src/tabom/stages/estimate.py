@@ -14,7 +14,15 @@ from tabom.core.errors import DataError
 from tabom.core.manifest import read_manifest
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.counts import DecodeCounts
-from tabom.models.costs import MFU, Batch, Machine, Memory, lora_parameters, step_flops
+from tabom.models.costs import (
+    MFU,
+    Batch,
+    Machine,
+    Memory,
+    forward_flops,
+    lora_parameters,
+    step_flops,
+)
 from tabom.models.sizes import ModelSizes
 from tabom.stages.collect import Collect
 from tabom.stages.evaluate import Evaluate
@@ -194,22 +202,28 @@ def _train(stage: Train, given: Given) -> Work:
     # How many rows an objective asks for depends on its context; drawing some is the one way
     # that holds for every objective.
     rows = objective.rows_per_response(given.num_slots, has_order=stage.prompts is None)
+    num_contexts = objective.contexts_per_response
+    num_tokens, num_rows = num_seen * num_contexts * length, num_seen * rows
     flops = step_flops(
         machine.sizes,
-        num_tokens=num_seen * length,
+        num_tokens=num_tokens,
         context=length,
-        num_rows=num_seen * rows,
+        num_rows=num_rows,
         lora_parameters=adapter_size(config, machine.sizes),
         is_checkpointed=config.gradient_checkpointing,
     )
+    if objective.reference is not None:  # asked at the same slots, without a backward pass
+        flops += forward_flops(
+            machine.sizes, num_tokens=num_tokens, context=length, num_rows=num_rows
+        )
     largest = Batch(
-        size=batch_size,
+        size=batch_size * num_contexts,
         length=given.train.longest + given.num_slots,
         num_rows=math.ceil(batch_size * rows),
     )
     return Work(
         num_items=num_examples,
-        forwards=float(num_seen),
+        forwards=float(num_seen * num_contexts),
         flops=flops,
         seconds=machine.seconds(flops, calls=2 * num_steps),
         memory_bytes=sum(training_memory(machine, config, largest).values()),

@@ -161,3 +161,22 @@ def test_lengths_are_measured_assumed_or_given(tmp_path: Path, random_toy: Path)
     assert "number is assumed" in unseen.note
     with pytest.raises(DataError, match=r"set x: .*no\.jsonl"):  # no typing error is planned around
         measured(PromptSource(path="no.jsonl"))
+
+
+def test_a_mixture_and_a_reference_cost_what_they_ask(tmp_path: Path) -> None:
+    """All parts of each response: twice the tokens and the batch; a reference: one more forward."""
+
+    def work(objective: str, **options: Any) -> Work:
+        arm = {"name": "A", "objective": objective, "options": options}
+        overrides: list[Any] = [("arms", [arm]), ("output_dir", str(tmp_path))]
+        recipe = load_recipe("dream_prm12k", overrides=overrides)
+        plan = plan_study(recipe)
+        assert plan.runs[0].train is not None
+        return stage_work(plan.runs[0].train, given(num_slots=256))
+
+    plain, both = work("nelbo"), work("dparallel")
+    assert both.forwards == 2 * plain.forwards
+    assert both.flops > 1.5 * plain.flops
+    assert both.memory_bytes > plain.memory_bytes
+    assert work("two_contexts").forwards == plain.forwards
+    assert 1.3 < work("nelbo_kl").flops / plain.flops < 1.7
