@@ -6,7 +6,8 @@
 A cell is (world, arm, setting, seed) of a phase. Each finished one is a line of
 `results/frontier_cells.jsonl`; a run takes the lines that are there as done, wherever they were
 made, and appends the rest. Settings are chosen in the phase "tune", on seeds and prompts of its
-own; "confirm" runs what was chosen on new ones. docs/results.md tells the outcome.
+own; "confirm" runs what was chosen on new ones; "boundary" samples 64 answers to each prompt from
+some arms. docs/results.md tells the outcome.
 """
 
 import argparse
@@ -43,12 +44,15 @@ class Phase:
     eval_seed: int
     num_in: int
     num_out: int
+    num_samples: int = 1
 
 
 PHASES = {
     "tune": Phase(seeds=(100, 101), eval_seed=1000, num_in=300, num_out=60),
     "confirm": Phase(seeds=tuple(range(200, 208)), eval_seed=2000, num_in=1000, num_out=200),
+    "boundary": Phase(seeds=(300, 301, 302), eval_seed=3000, num_in=100, num_out=0, num_samples=64),
 }
+SAMPLED = ("SFT-GT", "SFT-SD", "TABOM", "Two contexts")  # in the phase "boundary"
 WORLDS = {"toy-base": 1200, "toy-hasty": 3600}  # prompts collected
 BASE = "base"
 
@@ -73,6 +77,7 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "TABOM": grid("tabom", FOUR, rank_weight=(1.0, 0.3)),
     "Boltzmann": grid("boltzmann", FOUR, next_slot_weight=(1.0, 0.3)),
     "Two contexts": grid("two_contexts", (7e-4, *FOUR[1:]), next_slot_weight=(0.5, 0.3)),
+    "SFT-GT": grid("nelbo", LEARNING_RATES),
     "SFT-SD + KL": grid("nelbo_kl", (5e-4, 1e-3, 2e-3, 4e-3), kl_weight=(0.3, 1.0)),
 }
 WINDOWED = ("trajectory_ce", "tabom", "boltzmann")
@@ -97,8 +102,10 @@ def planned(phase: str, worlds: Sequence[str], known: Mapping[str, Cell]) -> Ite
         for seed in PHASES[phase].seeds:
             yield {"phase": phase, "world": world, "arm": BASE, "setting": None, "seed": seed}
         chosen = dict(ARMS)
-        if phase == "confirm":
+        if phase != "tune":
             chosen = choose(world, known.values())
+        if phase == "boundary":  # the setting of the larger budget
+            chosen = {arm: chosen[arm][-1:] for arm in SAMPLED if arm in chosen}
         for seed in PHASES[phase].seeds:
             for arm, settings in chosen.items():
                 for setting in settings:
@@ -110,6 +117,7 @@ def planned(phase: str, worlds: Sequence[str], known: Mapping[str, Cell]) -> Ite
 
 def recipe_of(cell: Cell, folder: Path) -> Any:
     """The recipe of one cell; those of one world, phase and seed share what they collect."""
+    from tabom.core.configs import to_plain
     from tabom.stages.recipe import load_recipe
 
     phase = PHASES[cell["phase"]]
@@ -120,6 +128,8 @@ def recipe_of(cell: Cell, folder: Path) -> Any:
             options["window"] = 4
         arm |= {"objective": cell["setting"]["objective"], "options": options}
         arm["training"] = {"learning_rate": cell["setting"]["lr"]}
+        if cell["arm"] == "SFT-GT":
+            arm["data"] = "ground_truth"
     overrides: list[Any] = [
         ("model.model_name_or_path", cell["world"]),
         ("prompts.args.num", WORLDS[cell["world"]]),
@@ -127,9 +137,20 @@ def recipe_of(cell: Cell, folder: Path) -> Any:
         ("seeds", [cell["seed"]]),
         ("evaluation.seed", phase.eval_seed),
         ("evaluation.sets.chain.prompts.args.num", phase.num_in),
-        ("evaluation.sets.chain.metrics.hops", "tabom.toyworld.diagnostics:num_hops"),
+        ("evaluation.sets.chain.metrics.hops", "tabom.toyworld.diagnostics:difficulty"),
         ("output_dir", str(folder)),
     ]
+    if phase.num_samples > 1:
+        recipe = load_recipe("toy-study")
+        (chain,) = (one for one in to_plain(recipe.evaluation)["sets"] if one["name"] == "chain")
+        overrides.append(("evaluation.sets", [chain]))
+        overrides += [
+            ("evaluation.sets.chain.prompts.args.num", phase.num_in),
+            ("evaluation.sets.chain.num_samples", phase.num_samples),
+            ("evaluation.sets.chain.tokens_per_step", [1]),
+            ("evaluation.sets.chain.decoding", {"temperature": 1.0}),
+        ]
+        return load_recipe("toy-study", overrides=overrides)
     overrides += [(f"evaluation.sets.{s}.prompts.args.num", phase.num_out) for s in OTHER_SETS]
     return load_recipe("toy-study", overrides=overrides)
 
@@ -151,7 +172,9 @@ def run_cell(cell: Cell, folder: Path) -> Cell:
     by_cell: dict[str, list[float]] = defaultdict(list)
     by_hops: dict[str, list[float]] = defaultdict(list)
     premature = []
+    right: dict[str, int] = defaultdict(int)
     for record in records:
+        right[record.id] += int(record.correct)
         by_cell[f"{record.set}@{record.pace}"].append(record.correct)
         if record.set == "chain" and record.tokens_per_step == 1:
             by_hops[f"{record.metrics['hops']:g}"].append(record.correct)
@@ -168,6 +191,7 @@ def run_cell(cell: Cell, folder: Path) -> Cell:
         "accuracy": percent(by_cell),
         "by_hops": percent(by_hops),
         "premature": round(100 * statistics.mean(premature), 3),
+        **({"right": [right[i] for i in sorted(right)]} if cell["phase"] == "boundary" else {}),
         "cpu_seconds": round(time.process_time() - started, 1),
     }
 
@@ -322,6 +346,37 @@ def report(phase: str = "confirm") -> dict[str, Any]:
     return result
 
 
+def pass_at_k(phase: str = "boundary") -> dict[str, Any]:
+    """Per world and arm: pass@k, and problems that it solves where the base never does, and back.
+
+    A problem is solved if one of all samples is right. Means over seeds.
+    """
+    from tabom.evaluation.stats import pass_at_k as one
+
+    samples = PHASES[phase].num_samples
+    found: dict[str, Any] = {}
+    cells = [cell for cell in known_cells().values() if cell["phase"] == phase]
+    bases = bases_of(cells)
+    for cell in cells:
+        base = np.array(bases[phase, cell["world"], cell["seed"]]["right"])
+        right = np.array(cell["right"])
+        row = {
+            f"pass@{k}": 100 * statistics.mean(one(samples, int(r), k) for r in right)
+            for k in (1, 2, 4, 8, 16, 32, 64)
+        }
+        row["gained"] = float(100 * ((right > 0) & (base == 0)).mean())
+        row["lost"] = float(100 * ((right == 0) & (base > 0)).mean())
+        found.setdefault(cell["world"], {}).setdefault(cell["arm"], []).append(row)
+    return {
+        world: {
+            arm: {k: round(statistics.mean(r[k] for r in rows), 2) for k in rows[0]}
+            | {"seeds": len(rows)}
+            for arm, rows in arms.items()
+        }
+        for world, arms in found.items()
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("verb", choices=["run", "report"])
@@ -332,6 +387,8 @@ def main() -> int:
     for phase in args.phase or PHASES:
         if args.verb == "run":
             run_phase(phase, args.world or list(WORLDS), workers=args.workers)
+        elif phase == "boundary":
+            print(json.dumps({phase: pass_at_k(phase)}, indent=2))
         else:
             print(json.dumps({phase: report(phase)}, indent=2))
     return 0

@@ -29,15 +29,17 @@ WIDTH = 64
 NUM_WARMUP_STEPS = 50
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def build_config(
+    tokenizer: PreTrainedTokenizerFast, *, num_layers: int = 3, width: int = WIDTH
+) -> LlamaConfig:
     """A plain Llama configuration, made bidirectional, with `tabom_family: toy`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=172,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=width * 172 // WIDTH,
+        num_hidden_layers=num_layers,
+        num_attention_heads=width // 16,
+        num_key_value_heads=width // 16,
         max_position_embeddings=64,
         # Sequences have 41 tokens at most: a small theta spends more dimensions on such distances.
         rope_parameters={"rope_type": "default", "rope_theta": 100.0},
@@ -149,6 +151,8 @@ def pretrain(
     *,
     seed: int = 0,
     lessons: Sequence[Lesson] = LESSONS,
+    num_layers: int = 3,
+    width: int = WIDTH,
     options: str = "",
 ) -> Path:
     """Make a base checkpoint: configuration, weights, tokenizer, and how it was made.
@@ -159,6 +163,7 @@ def pretrain(
         output_dir: folder to write; made if missing.
         seed: initial weights, data and masks.
         lessons: the curriculum.
+        num_layers, width: of the net.
         options: the flags that made other lessons of it, for the record.
 
     Returns:
@@ -167,7 +172,7 @@ def pretrain(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    model = build_model(build_config(tokenizer), seed=seed)
+    model = build_model(build_config(tokenizer, num_layers=num_layers, width=width), seed=seed)
     seconds = {}
     with one_thread():
         for lesson in lessons:

@@ -83,6 +83,37 @@ def curriculum(*, chain_share: float) -> tuple[Lesson, ...]:
     return (MAPS, replace(MIXTURE, shares=shares))
 
 
+# Two layers cannot follow a path in one forward pass, however long they train: more of the domain
+# gains nothing, and what is wrong is the order of decoding.
+SATURATED = (
+    MAPS,
+    replace(
+        MIXTURE,
+        num_steps=4000,
+        shares={"reverse": 0.19, "sort": 0.22, "sudoku": 0.26, "hops": 0.05, "chain": 0.28},
+    ),
+)
+# Sums of few digits, and a little of the new domain.
+ADDITION = (
+    replace(
+        MIXTURE,
+        num_steps=3000,
+        shares={"reverse": 0.15, "sort": 0.17, "sudoku": 0.2, "sums": 0.4, "addition": 0.08},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """How a base is made: its lessons and the layers of its net."""
+
+    lessons: tuple[Lesson, ...]
+    num_layers: int = 3
+
+
+WORLDS = {"saturated": World(SATURATED, num_layers=2), "addition": World(ADDITION)}
+
+
 def draw_pair(lesson: Lesson, *, seed: int, step: int, row: int) -> tuple[str, str]:
     """`(prompt, response)` for one place in one batch: a pure function of its arguments."""
     rng = random.Random(digest(f"{seed}/{lesson.name}/{step}/{row}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tabom.toyworld.alphabet import BLANK, NUM_SLOTS, START
-from tabom.toyworld.tasks import pad
+from tabom.toyworld.tasks import num_carries, pad
 
 TASKS_WITH_PATH = ("chain", "hops")
 
@@ -48,8 +48,12 @@ def premature_commit(
     )
 
 
-def num_hops(*, row: Mapping[str, str], slots: Sequence[str], step: Sequence[int]) -> float | None:
-    """How many hops a prompt asks for: the difficulty of a path. None for other tasks."""
+def difficulty(
+    *, row: Mapping[str, str], slots: Sequence[str], step: Sequence[int]
+) -> float | None:
+    """Hops of a path, or the longest run of carries of an addition. None for other tasks."""
+    if row["task"] in ("addition", "sums"):
+        return float(num_carries(row["prompt"]))
     return float(row["prompt"][-1]) if row["task"] in TASKS_WITH_PATH else None
 
 

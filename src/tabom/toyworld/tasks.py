@@ -10,6 +10,10 @@ an example is a pure function of (seed, split, task, index).
 | reverse | `<gabbed`                  | `debbag`        | the same                        |
 | sort    | `/gabbed`                  | `abbdeg`        | the same                        |
 | sudoku  | `#1.3.` ... 16 cells       | 16 digits       | the same                        |
+| addition| `=cjh:bea` (279 + 140)     | `aebj` (0419)   | `aebj.`                         |
+| sums    | the same, 1-3 digits       |                 |                                 |
+
+The letters a to j are also the digits 0 to 9.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ CHAIN_HOPS = (6, 9)
 SHORT_NODES = (3, 10)
 SHORT_HOPS = (1, 4)
 WORD_LENGTHS = (6, 10)
+ADDITION_DIGITS = (5, 7)
+SUM_DIGITS = (1, 3)
 SUDOKU_BLANKS = (8, 10)
 
 DOMAINS = {
@@ -47,6 +53,8 @@ DOMAINS = {
     "reverse": "general",
     "sort": "general",
     "sudoku": "general",
+    "sums": "arithmetic",
+    "addition": "arithmetic",
 }
 GENERAL_TASKS = tuple(task for task, domain in DOMAINS.items() if domain == "general")
 
@@ -161,6 +169,8 @@ def _draw(task: str, rng: random.Random) -> tuple[str, str, str]:
         if task == "chain":
             return _draw_pointers(rng, num_nodes=CHAIN_NODES, num_hops=CHAIN_HOPS)
         return _draw_pointers(rng, num_nodes=SHORT_NODES, num_hops=SHORT_HOPS)
+    if task in ("addition", "sums"):
+        return _draw_sum(rng, digits=ADDITION_DIGITS if task == "addition" else SUM_DIGITS)
     if task == "sudoku":
         puzzle, solution = draw_puzzle(rng, num_blanks=SUDOKU_BLANKS)
         return SUDOKU + puzzle, solution, solution
@@ -169,6 +179,30 @@ def _draw(task: str, rng: random.Random) -> tuple[str, str, str]:
         return REVERSE + word, word[::-1], word[::-1]
     ordered = "".join(sorted(word))
     return SORT + word, ordered, ordered
+
+
+def _draw_sum(rng: random.Random, *, digits: tuple[int, int]) -> tuple[str, str, str]:
+    """Two numbers of equally many digits; their sum has one more, first what is decided last."""
+    length = rng.randint(*digits)
+    one, other = ("".join(rng.choices(NODES, k=length)) for _ in range(2))
+    total = str(_number(one) + _number(other)).rjust(length + 1, "0")
+    response = "".join(NODES[int(digit)] for digit in total)
+    return f"{EQUALS}{one}{START}{other}", response, response + BLANK
+
+
+def _number(letters: str) -> int:
+    return int("".join(str(NODES.index(letter)) for letter in letters))
+
+
+def num_carries(prompt: str) -> int:
+    """The longest run of carries in an addition, one into the next: how hard it is."""
+    one, other = prompt.removeprefix(EQUALS).split(START)
+    longest = run = carry = 0
+    for a, b in zip(reversed(one), reversed(other), strict=True):
+        carry = int(NODES.index(a) + NODES.index(b) + carry > 9)
+        run = run + 1 if carry else 0
+        longest = max(longest, run)
+    return longest
 
 
 def _draw_pointers(

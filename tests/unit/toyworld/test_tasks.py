@@ -16,6 +16,7 @@ from tabom.toyworld.tasks import (
     SHORT_HOPS,
     SPLITS,
     check,
+    num_carries,
     prompts,
     split_of,
 )
@@ -155,3 +156,26 @@ def test_the_room_is_light() -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("task", "digits"), [("addition", (5, 7)), ("sums", (1, 3))])
+def test_additions_are_right_and_as_hard_as_they_say(task: str, digits: tuple[int, int]) -> None:
+    """Against Python's own sum, and the carries of adding digit by digit."""
+    lengths, hard = set(), set()
+    for row in prompts(task=task, split="eval", seed=3, num=NUM):
+        one, other = row["prompt"][1:].split(":")
+        lengths.add(len(one))
+        numbers = [int("".join(str(NODES.index(c)) for c in part)) for part in (one, other)]
+        total = "".join(str(NODES.index(c)) for c in row["reference"])
+        assert int(total) == sum(numbers)
+        assert len(total) == len(one) + 1
+        assert row["ground_truth"] == row["reference"] + "."
+        runs, carries = 0, []
+        for power in range(len(one)):
+            low = 10 ** (power + 1)
+            runs = runs + 1 if sum(n % low for n in numbers) >= low else 0
+            carries.append(runs)
+        assert num_carries(row["prompt"]) == max(carries)
+        hard.add(max(carries))
+    assert lengths == set(range(digits[0], digits[1] + 1))
+    assert hard >= set(range(digits[1]))
