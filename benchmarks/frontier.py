@@ -55,6 +55,7 @@ PHASES = {
 SAMPLED = ("SFT-GT", "SFT-SD", "TABOM", "Two contexts")  # in the phase "boundary"
 WORLDS = {"toy-base": 1200, "toy-hasty": 3600}  # prompts collected
 BASE = "base"
+EXTRA: list[tuple[str, Any]] = []  # of every recipe: for a script that runs this elsewhere
 
 
 def grid(objective: str, rates: Sequence[float], **options: Sequence[Any]) -> list[dict[str, Any]]:
@@ -150,9 +151,9 @@ def recipe_of(cell: Cell, folder: Path) -> Any:
             ("evaluation.sets.chain.tokens_per_step", [1]),
             ("evaluation.sets.chain.decoding", {"temperature": 1.0}),
         ]
-        return load_recipe("toy-study", overrides=overrides)
+        return load_recipe("toy-study", overrides=[*overrides, *EXTRA])
     overrides += [(f"evaluation.sets.{s}.prompts.args.num", phase.num_out) for s in OTHER_SETS]
-    return load_recipe("toy-study", overrides=overrides)
+    return load_recipe("toy-study", overrides=[*overrides, *EXTRA])
 
 
 def run_cell(cell: Cell, folder: Path) -> Cell:
@@ -196,34 +197,37 @@ def run_cell(cell: Cell, folder: Path) -> Cell:
     }
 
 
-def run_group(cells: list[Cell], folder: str) -> int:
+def run_group(cells: list[Cell], folder: str, path: Path) -> int:
     """The cells of one world, phase and seed, in one process; each is written when it is done."""
     import torch
 
     torch.set_num_threads(1)
     for cell in cells:
         line = json.dumps(run_cell(cell, Path(folder)))
-        with CELLS.open("a") as file:
+        with path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(line + "\n")
     return len(cells)
 
 
-def run_phase(phase: str, worlds: Sequence[str], *, workers: int) -> None:
-    """Run what is not known yet."""
-    known = known_cells()
+def run_phase(phase: str, worlds: Sequence[str], *, workers: int, path: Path = CELLS) -> None:
+    """Run what is not known yet. workers: processes; 1 is this one."""
+    known = known_cells(path)
     groups: dict[tuple[str, int], list[Cell]] = defaultdict(list)
     for cell in planned(phase, worlds, known):
         if key_of(cell) not in known:
             groups[cell["world"], cell["seed"]].append(cell)
     print(f"{phase}: {sum(map(len, groups.values()))} cells to run, {len(known)} known")
     with tempfile.TemporaryDirectory() as scratch:
+        # Seeds of all worlds in turn, so that a run cut short has something of each.
+        order = sorted(groups, key=lambda group: (group[1], group[0]))
+        folders = {g: f"{scratch}/{phase}-{Path(g[0]).name}-{g[1]}" for g in order}
+        if workers == 1:
+            for group in order:
+                run_group(groups[group], folders[group], path)
+            return
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            # Seeds of all worlds in turn, so that a run cut short has something of each.
-            order = sorted(groups, key=lambda group: (group[1], group[0]))
-            jobs = [
-                pool.submit(run_group, groups[g], f"{scratch}/{phase}-{g[0]}-{g[1]}") for g in order
-            ]
+            jobs = [pool.submit(run_group, groups[g], folders[g], path) for g in order]
             for job in jobs:
                 job.result()
 
@@ -313,9 +317,9 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def report(phase: str = "confirm") -> dict[str, Any]:
+def report(phase: str = "confirm", path: Path = CELLS) -> dict[str, Any]:
     """Per world and budget: each arm's in-domain accuracy by seed, and its lead over SFT-SD."""
-    cells = list(known_cells().values())
+    cells = list(known_cells(path).values())
     bases = bases_of(cells)
     result: dict[str, Any] = {"cells": len(cells)}
     result["cpu_hours"] = round(sum(c["cpu_seconds"] for c in cells) / 3600, 2)

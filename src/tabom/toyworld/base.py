@@ -101,7 +101,8 @@ def nelbo(
     num_rows = len(target_BN)
     num_masked_B1 = torch.randint(1, NUM_SLOTS + 1, (num_rows, 1), generator=generator)
     rank_BN = torch.rand(num_rows, NUM_SLOTS, generator=generator).argsort(1).argsort(1)
-    is_masked_BN = rank_BN < num_masked_B1
+    is_masked_BN = (rank_BN < num_masked_B1).to(target_BN.device)
+    num_masked_B1 = num_masked_B1.to(target_BN.device)
     visible_BN = target_BN.masked_fill(is_masked_BN, model.config.mask_token_id)
     logits_BNV = model(
         input_ids=torch.cat([batch["input_ids"][:, :-NUM_SLOTS], visible_BN], dim=1),
@@ -134,7 +135,8 @@ def train_lesson(
         pairs = [
             draw_pair(lesson, seed=seed, step=step, row=row) for row in range(lesson.batch_size)
         ]
-        loss = nelbo(model, encode(tokenizer, pairs), generator=generator)
+        batch = {k: v.to(model.device) for k, v in encode(tokenizer, pairs).items()}
+        loss = nelbo(model, batch, generator=generator)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss {loss.item()} at step {step} of lesson {lesson.name}")
         optimizer.zero_grad()
@@ -153,6 +155,7 @@ def pretrain(
     lessons: Sequence[Lesson] = LESSONS,
     num_layers: int = 3,
     width: int = WIDTH,
+    device: str = "cpu",
     options: str = "",
 ) -> Path:
     """Make a base checkpoint: configuration, weights, tokenizer, and how it was made.
@@ -163,7 +166,7 @@ def pretrain(
         output_dir: folder to write; made if missing.
         seed: initial weights, data and masks.
         lessons: the curriculum.
-        num_layers, width: of the net.
+        num_layers, width: of the net. device: where it is trained.
         options: the flags that made other lessons of it, for the record.
 
     Returns:
@@ -173,13 +176,14 @@ def pretrain(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     model = build_model(build_config(tokenizer, num_layers=num_layers, width=width), seed=seed)
+    model = model.to(device)
     seconds = {}
     with one_thread():
         for lesson in lessons:
             start = time.process_time()
             train_lesson(model, tokenizer, lesson, seed=seed)
             seconds[lesson.name] = round(time.process_time() - start, 1)
-    model.eval().save_pretrained(folder)
+    model.cpu().eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {
         "command": f"tabom toyworld pretrain --seed {seed}{options}",
