@@ -89,7 +89,7 @@ SATURATED = (
     MAPS,
     replace(
         MIXTURE,
-        num_steps=4000,
+        num_steps=10000,
         shares={"reverse": 0.19, "sort": 0.22, "sudoku": 0.26, "hops": 0.05, "chain": 0.28},
     ),
 )
