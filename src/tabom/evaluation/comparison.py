@@ -14,25 +14,21 @@ from typing import Any
 import numpy as np
 
 from tabom.core.errors import ConfigError, DataError
+from tabom.evaluation.answers import Answers, Cell, Score, accuracy, metric, pass_at
 from tabom.evaluation.manifest import differences
-from tabom.evaluation.records import EvaluationRecord
 from tabom.evaluation.scores import (
     IN_DOMAIN,
     OUT_OF_DOMAIN,
-    Cell,
     EvaluatedRun,
     Leak,
-    Score,
     Scores,
-    accuracy,
-    metric,
     partners,
-    pass_at,
 )
 from tabom.evaluation.stats import (
     LEVEL,
     NUM_RESAMPLES,
     Estimate,
+    Floats,
     loss_interval,
     mcnemar_p,
     mean_estimate,
@@ -40,7 +36,6 @@ from tabom.evaluation.stats import (
     tango_interval,
 )
 
-Documents = Mapping[str, Sequence[EvaluationRecord]]  # document -> its samples
 SET, FORGETTING, NET_LOSS = "set", "forgetting", "net_loss"
 
 
@@ -246,7 +241,7 @@ def compare(
             EvaluatedSet(
                 name=name,
                 role=role,
-                num_documents=len(scores.samples[runs[0]][name, scores.slowest[name]]),
+                num_documents=scores.answers[runs[0]][name, scores.slowest[name]].num_documents,
             )
             for name, role in scores.roles.items()
         ],
@@ -293,7 +288,7 @@ class _Numbers:
 
     def _add_scores(self, key: MetricKey, cells: Sequence[Cell], score: Score) -> None:
         """The mean of each arm, and each two arms against each other."""
-        arrays = {run: self.scores.values(run, cells, score) for run in self.scores.samples}
+        arrays = {run: self.scores.values(run, cells, score) for run in self.scores.answers}
         for arm, group in self.scores.arms.items():
             values = [np.stack([arrays[run][i] for run in group]) for i in range(len(cells))]
             # Only zeros and ones make a share that can be shown in percent.
@@ -401,7 +396,7 @@ def _sampled(scores: Scores, ks: Sequence[int] | None) -> list[tuple[Cell, int]]
     """
     found = []
     for cell in scores.cells:
-        numbers = {run: _num_samples(cells[cell]) for run, cells in scores.samples.items()}
+        numbers = {run: cells[cell].num_samples for run, cells in scores.answers.items()}
         most = max(numbers.values())
         for run, number in numbers.items():
             if ks is not None and max(ks) > number:
@@ -412,10 +407,6 @@ def _sampled(scores: Scores, ks: Sequence[int] | None) -> list[tuple[Cell, int]]
         powers = {2**i for i in range(most.bit_length()) if 2**i <= most}
         found += [(cell, k) for k in ks or (sorted({*powers, most}) if most > 1 else ())]
     return found
-
-
-def _num_samples(documents: Documents) -> int:
-    return min(map(len, documents.values()))
 
 
 def _accuracy_cells(scores: Scores) -> dict[MetricKey, list[Cell]]:
@@ -439,15 +430,10 @@ def _metric_cells(scores: Scores) -> dict[str, list[Cell]]:
     """The metrics of the records, each with the in-domain sets that have it."""
     found: dict[str, list[Cell]] = {}
     for cell in _accuracy_cells(scores).get(MetricKey(IN_DOMAIN), []):
-        records = [r for cells in scores.samples.values() for r in _records(cells[cell])]
-        known = (n for r in records for n, value in r.metrics.items() if value is not None)
+        known = (name for cells in scores.answers.values() for name in cells[cell].metrics)
         for name in dict.fromkeys(known):
             found.setdefault(name, []).append(cell)
     return found
-
-
-def _records(documents: Documents) -> list[EvaluationRecord]:
-    return [record for samples in documents.values() for record in samples]
 
 
 def _tests(scores: Scores, level: float) -> list[TaskTest]:
@@ -456,20 +442,20 @@ def _tests(scores: Scores, level: float) -> list[TaskTest]:
     for arm in scores.arms:
         for run, base in scores.to_base(arm):
             for cell in scores.cells:
-                own, there = scores.samples[run][cell], scores.samples[base][cell]
+                own, there = scores.answers[run][cell], scores.answers[base][cell]
                 # Further samples of a document depend on each other, so the test takes the first.
-                changes = [own[d][0].correct - there[d][0].correct for d in own]
-                gained, lost = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+                change_D = own.first_D - there.first_D
+                gained, lost = int((change_D > 0).sum()), int((change_D < 0).sum())
                 tests.append(
                     TaskTest(
                         arm=arm,
                         seed=run.seed,
                         set=cell[0],
                         pace=str(cell[1]),
-                        num_documents=len(own),
+                        num_documents=own.num_documents,
                         gained=gained,
                         lost=lost,
-                        change=tango_interval(gained, lost, len(own), level=level),
+                        change=tango_interval(gained, lost, own.num_documents, level=level),
                         p=mcnemar_p(gained, lost),
                     )
                 )
@@ -480,18 +466,18 @@ def _costs(scores: Scores) -> list[Cost]:
     """Every arm on every set at every pace it has, the slow ones first."""
     costs, sets = [], list(scores.roles)
     for arm, group in scores.arms.items():
-        cells: dict[Cell, list[list[EvaluationRecord]]] = {}
+        cells: dict[Cell, list[Answers]] = {}
         for run in group:
-            for cell, records in run.cells().items():
-                cells.setdefault(cell, []).append(records)
+            for cell, answers in run.answers.items():
+                cells.setdefault(cell, []).append(answers)
         own = [
             Cost(
                 arm=arm,
                 set=name,
                 pace=str(pace),
-                accuracy=_over_seeds([[r.correct for r in rs] for rs in runs]),
-                tokens_per_forward=_over_seeds([[r.tokens_per_forward for r in rs] for rs in runs]),
-                num_forwards=_over_seeds([[r.num_forwards for r in rs] for rs in runs]),
+                accuracy=_over_seeds([a.correct_A for a in runs]),
+                tokens_per_forward=_over_seeds([a.tokens_per_forward_A for a in runs]),
+                num_forwards=_over_seeds([a.num_forwards_A for a in runs]),
             )
             for (name, pace), runs in cells.items()
         ]
@@ -499,7 +485,7 @@ def _costs(scores: Scores) -> list[Cost]:
     return costs
 
 
-def _over_seeds(rows: Sequence[Sequence[float]]) -> float:
+def _over_seeds(rows: Sequence[Floats]) -> float:
     return float(np.mean([np.mean(row) for row in rows]))
 
 
@@ -509,14 +495,12 @@ def _boundaries(scores: Scores) -> list[Boundary]:
     for arm in scores.arms:
         for run, base in scores.to_base(arm):
             for cell in scores.cells:
-                both = [scores.samples[run][cell], scores.samples[base][cell]]
-                k = min(map(_num_samples, both))
+                both = [scores.answers[run][cell], scores.answers[base][cell]]
+                k = min(answers.num_samples for answers in both)
                 if k < 2:
                     continue
-                solved, by_base = (
-                    {d for d, samples in documents.items() if any(r.correct for r in samples[:k])}
-                    for documents in both
-                )
+                own_D, base_D = (answers.solved(k) for answers in both)
+                id_D = both[0].id_D
                 found.append(
                     Boundary(
                         arm=arm,
@@ -524,10 +508,10 @@ def _boundaries(scores: Scores) -> list[Boundary]:
                         set=cell[0],
                         pace=str(cell[1]),
                         k=k,
-                        gained=tuple(sorted(solved - by_base)),
-                        lost=tuple(sorted(by_base - solved)),
-                        both=len(solved & by_base),
-                        neither=len(both[0].keys() - solved - by_base),
+                        gained=tuple(id_D[own_D & ~base_D].tolist()),
+                        lost=tuple(id_D[base_D & ~own_D].tolist()),
+                        both=int((own_D & base_D).sum()),
+                        neither=int((~own_D & ~base_D).sum()),
                     )
                 )
     return found
@@ -535,11 +519,11 @@ def _boundaries(scores: Scores) -> list[Boundary]:
 
 def _differences(scores: Scores) -> list[Difference]:
     """Against the base's first run; without a base, against the first run of all."""
-    runs = list(scores.samples)
+    runs = list(scores.answers)
     first = next((run for run in runs if run.arm == scores.base), runs[0])
     # Manifests are kept by the pace as recorded, cells may be compared by tokens a step.
     manifests = {
-        run: {scores.folded(c): run.manifests.get(c[0], {}).get(str(c[1])) for c in run.cells()}
+        run: {scores.folded(c): run.manifests.get(c[0], {}).get(str(c[1])) for c in run.answers}
         for run in runs
     }
     found: dict[tuple[str, str, str, str], Difference] = {}

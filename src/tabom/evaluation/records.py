@@ -1,7 +1,7 @@
 """One record per evaluated response: written and read."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.settings import Role
 
-_METRIC = "metric_"  # prefix of the columns of further metrics
+METRIC = "metric_"  # prefix of the columns of further metrics
 
 
 class Pace(NamedTuple):
@@ -89,33 +89,55 @@ _COLUMNS = {
 }
 
 
-def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
-    """Write records as one Parquet file, whole or not at all."""
+# What a comparison looks at: no texts.
+SCORES = (
+    "set", "role", "id", "sample", "tokens_per_step", "schedule", "correct", "num_forwards",
+    "tokens_per_forward",
+)  # fmt: skip
+
+
+def to_table(records: Iterable[EvaluationRecord]) -> pa.Table:
+    """Records as columns."""
     rows = [_flat(record) for record in records]
     # Sets have different metrics: a column is empty where a set has none of that name.
-    metrics = sorted({name for row in rows for name in row if name.startswith(_METRIC)})
+    metrics = sorted({name for row in rows for name in row if name.startswith(METRIC)})
     schema = pa.schema([*_COLUMNS.items(), *((name, pa.float64()) for name in metrics)])
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
+    """Write records as one Parquet file, whole or not at all."""
     with replacing(Path(path)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        pq.write_table(to_table(records), temporary, compression="zstd")
 
 
-def read_records(path: str | Path) -> list[EvaluationRecord]:
-    """The records of a file that `write_records` wrote.
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of a file that `write_records` wrote. columns: some, with every metric; or all.
 
     Raises: DataError naming the file if it is missing or malformed.
     """
     path = Path(path)
     try:
-        table = pq.read_table(path)
+        there = pq.read_schema(path).names
+        wanted = [n for n in there if columns is None or n in columns or n.startswith(METRIC)]
+        table = pq.read_table(path, columns=wanted)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as evaluation records ({error})") from error
     # Files of an older version lack columns.
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+    missing = [name for name in columns or _COLUMNS if name not in table.column_names]
     if missing:
         raise DataError(f"{path}: no column {missing[0]!r}; evaluate again")
+    return table
+
+
+def read_records(path: str | Path) -> list[EvaluationRecord]:
+    """The records of a file that `write_records` wrote.
+
+    Raises: as `read_table`.
+    """
     records = []
-    for row in table.to_pylist():
-        metrics = {k[len(_METRIC) :]: v for k, v in row.items() if k.startswith(_METRIC)}
+    for row in read_table(path).to_pylist():
+        metrics = {k[len(METRIC) :]: v for k, v in row.items() if k.startswith(METRIC)}
         known = {name: row[name] for name in _COLUMNS}
         records.append(EvaluationRecord(**known, metrics=metrics))
     return records
@@ -123,4 +145,4 @@ def read_records(path: str | Path) -> list[EvaluationRecord]:
 
 def _flat(record: EvaluationRecord) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _COLUMNS}
-    return {**row, **{_METRIC + name: value for name, value in record.metrics.items()}}
+    return {**row, **{METRIC + name: value for name, value in record.metrics.items()}}

@@ -11,10 +11,11 @@ from tabom.core import configs
 from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, StageError
 from tabom.core.manifest import read_sealed
+from tabom.evaluation.answers import answers_of
 from tabom.evaluation.comparison import Comparison, compare
 from tabom.evaluation.manifest import EVALUATION
 from tabom.evaluation.manifest import HELD_OUT as CHECK
-from tabom.evaluation.records import read_records
+from tabom.evaluation.records import SCORES, read_table
 from tabom.evaluation.results import RECORDS
 from tabom.evaluation.scores import EvaluatedRun, Leak
 from tabom.stages.recipe import ArmConfig
@@ -135,7 +136,7 @@ def load_evaluation(
     return EvaluatedRun(
         arm=arm,
         seed=seed,
-        records=read_records(output / RECORDS),
+        answers=answers_of(read_table(output / RECORDS, SCORES), where=str(output / RECORDS)),
         scalars=scalars or {},
         manifests=manifests,
         is_base=is_base,
@@ -166,13 +167,13 @@ def _merged(runs: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
         # The first evaluation of the same model that has not answered these sets at these paces.
         for i, other in enumerate(merged):
             is_same = (other.arm, other.seed) == (run.arm, run.seed)
-            if is_same and run.cells().keys().isdisjoint(other.cells()):
+            if is_same and run.answers.keys().isdisjoint(other.answers):
                 manifests = {name: dict(paces) for name, paces in other.manifests.items()}
                 for name, paces in run.manifests.items():
                     manifests.setdefault(name, {}).update(paces)
                 merged[i] = replace(
                     other,
-                    records=[*other.records, *run.records],
+                    answers={**other.answers, **run.answers},
                     manifests=manifests,
                     held_out_notes=other.held_out_notes + run.held_out_notes,
                     leaks=other.leaks + run.leaks,

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tabom.core.errors import ConfigError, DataError
+from tabom.evaluation.answers import answers_of
 from tabom.evaluation.comparison import Comparison, MetricKey, compare
-from tabom.evaluation.records import EvaluationRecord
+from tabom.evaluation.records import EvaluationRecord, to_table
 from tabom.evaluation.scores import EvaluatedRun
 from tabom.evaluation.stats import tango_interval, wilson_interval
 
@@ -51,7 +52,10 @@ def compared(runs, *, base=None, scalars=None, **options) -> Comparison:
     return compare(
         [
             EvaluatedRun(
-                arm=arm, seed=seed, records=r, scalars=(scalars or {}).get((arm, seed), {})
+                arm=arm,
+                seed=seed,
+                answers=answers_of(to_table(r)),
+                scalars=(scalars or {}).get((arm, seed), {}),
             )
             for (arm, seed), r in runs.items()
         ],

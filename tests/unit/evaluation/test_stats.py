@@ -433,3 +433,38 @@ def test_macro_errors():
         macro_interval([])
     with pytest.raises(DataError, match="as many seeds"):
         macro_interval([np.zeros(3)])
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_the_binomial_test(gained, lost):
+    from scipy.stats import binomtest
+
+    expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert mcnemar_p(gained, lost) == pytest.approx(expected, rel=1e-12, abs=1e-300)
+
+
+def test_mcnemar_of_forty_thousand_documents_is_at_once():
+    """The sum over all tables, in logarithms."""
+    from math import lgamma, log
+
+    n, k = 40_000, 19_800
+    terms = [lgamma(n + 1) - lgamma(i + 1) - lgamma(n - i + 1) - n * log(2) for i in range(k + 1)]
+    expected = 2 * sum(math.exp(term) for term in terms)
+    assert mcnemar_p(k, n - k) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("num", [300, 5000])
+def test_few_kinds_are_drawn_as_the_documents_would_be(num):
+    """A resample of 0/1 pairs is a multinomial of its kinds: the interval of brute force."""
+    rng = np.random.default_rng(0)
+    value = rng.choice([-1.0, 0.0, 1.0], size=(2, num), p=[0.1, 0.6, 0.3])
+    found = macro_interval([value], num_resamples=4000)
+    means = []
+    for _ in range(4000):
+        seeds, documents = rng.integers(2, size=2), rng.integers(num, size=num)
+        means.append(value[seeds][:, documents].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    # The standard error of such a quantile of 4000 resamples.
+    allowed = 5 * np.std(means) * math.sqrt(0.025 * 0.975 / 4000) / 0.058
+    assert found.low == pytest.approx(low, abs=allowed)
+    assert found.high == pytest.approx(high, abs=allowed)
