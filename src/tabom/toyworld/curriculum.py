@@ -98,7 +98,7 @@ ADDITION = (
     replace(
         MIXTURE,
         num_steps=3000,
-        shares={"reverse": 0.15, "sort": 0.17, "sudoku": 0.2, "sums": 0.4, "addition": 0.08},
+        shares={"reverse": 0.2, "sort": 0.22, "sudoku": 0.25, "sums": 0.3, "addition": 0.03},
     ),
 )
 

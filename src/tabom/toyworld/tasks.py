@@ -10,7 +10,7 @@ an example is a pure function of (seed, split, task, index).
 | reverse | `<gabbed`                  | `debbag`        | the same                        |
 | sort    | `/gabbed`                  | `abbdeg`        | the same                        |
 | sudoku  | `#1.3.` ... 16 cells       | 16 digits       | the same                        |
-| addition| `=cjh:bea` (279 + 140)     | `aebj` (0419)   | `aebj.`                         |
+| addition| `=CbHeJa` (279 + 140)      | `aebj` (0419)   | `aebj.`                         |
 | sums    | the same, 1-3 digits       |                 |                                 |
 
 The letters a to j are also the digits 0 to 9.
@@ -187,7 +187,9 @@ def _draw_sum(rng: random.Random, *, digits: tuple[int, int]) -> tuple[str, str,
     one, other = ("".join(rng.choices(NODES, k=length)) for _ in range(2))
     total = str(_number(one) + _number(other)).rjust(length + 1, "0")
     response = "".join(NODES[int(digit)] for digit in total)
-    return f"{EQUALS}{one}{START}{other}", response, response + BLANK
+    # Written column by column: what it takes is then to carry, not to find the places.
+    columns = "".join(a.upper() + b for a, b in zip(one, other, strict=True))
+    return EQUALS + columns, response, response + BLANK
 
 
 def _number(letters: str) -> int:
@@ -196,9 +198,9 @@ def _number(letters: str) -> int:
 
 def num_carries(prompt: str) -> int:
     """The longest run of carries in an addition, one into the next: how hard it is."""
-    one, other = prompt.removeprefix(EQUALS).split(START)
+    columns = prompt.removeprefix(EQUALS).lower()
     longest = run = carry = 0
-    for a, b in zip(reversed(one), reversed(other), strict=True):
+    for a, b in zip(reversed(columns[::2]), reversed(columns[1::2]), strict=True):
         carry = int(NODES.index(a) + NODES.index(b) + carry > 9)
         run = run + 1 if carry else 0
         longest = max(longest, run)
