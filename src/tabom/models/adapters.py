@@ -21,6 +21,7 @@ from tabom.models.tensors import Stored, difference, headers, shapes
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 FORBIDDEN = ("lm_head", "embed_tokens")
+FROM_WEIGHTS = ("pissa", "olora")  # adapters that begin as a part of the weights
 
 
 def attach_lora(
@@ -31,11 +32,20 @@ def attach_lora(
     dropout: float = 0.0,
     target_modules: tuple[str, ...] = ("q_proj", "v_proj"),
     seed: int = 0,
+    use_rslora: bool = False,
+    use_dora: bool = False,
+    init: str = "default",
+    alpha_pattern: Mapping[str, int] | None = None,
+    rank_pattern: Mapping[str, int] | None = None,
 ) -> None:
     """Put a fresh adapter on `model` in place; afterwards only its parameters train.
 
     The defaults are those of the paper's released adapters.
 
+    use_rslora: scale by alpha / sqrt(r). use_dora: train directions and lengths apart. init:
+        "default", or one of PEFT's that leaves B zero ("gaussian") or takes A and B out of the
+        weights ("pissa", "olora"): these change the base, and what is saved is a plain LoRA of
+        twice the rank for the base as it was. alpha_pattern, rank_pattern: module name -> value.
     r: rank. alpha: the update is scaled by alpha / r. dropout: on the adapter's input.
     target_modules: last parts of module names, or ("all-linear",) for all but the head. Routers
         and routed experts are no matrices of their own and never have one.
@@ -58,14 +68,29 @@ def attach_lora(
         lora_dropout=dropout,
         target_modules=list(target_modules),
         base_model_name_or_path=model.name_or_path,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        init_lora_weights=True if init == "default" else init,
+        alpha_pattern=dict(alpha_pattern or {}),
+        rank_pattern=dict(rank_pattern or {}),
     )
     model.lm = _wrap(model, config)
+    if init in FROM_WEIGHTS:
+        lora = (".lora_A.", ".lora_B.")
+        parameters = model.lm.named_parameters()
+        model.lm.initial_lora = {  # type: ignore[assignment]
+            _stored(n): p.detach().clone() for n, p in parameters if any(x in n for x in lora)
+        }
     for name, parameter in model.lm.named_parameters():
-        if ".lora_A." in name:
+        if ".lora_A." in name and init in ("default", "gaussian"):
             high, low = fold(seed, text_key(name))
             generator = torch.Generator().manual_seed(high << 32 | low)
             bound = parameter.shape[1] ** -0.5  # PEFT's kaiming_uniform with a = sqrt(5)
-            draw = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            draw = torch.empty(parameter.shape)
+            if init == "default":
+                draw.uniform_(-bound, bound, generator=generator)
+            else:
+                draw.normal_(std=1 / r, generator=generator)
             with torch.no_grad():
                 parameter.copy_(draw)
 
@@ -76,6 +101,7 @@ def save_adapter(
     *,
     official: bool = False,
     state: Mapping[str, Tensor] | None = None,
+    raw: bool = False,
 ) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` the PEFT way.
 
@@ -83,6 +109,8 @@ def save_adapter(
         here as well.)
     state: the weights under the names of `model.lm`, where they were gathered from several
         processes; None: `model.lm` holds them.
+    raw: an adapter that changed its base ("pissa", "olora") as it is trained, for going on, and
+        not as a plain one.
     Raises: `ModelError` if no adapter is attached.
     """
     from peft import get_peft_model_state_dict
@@ -97,6 +125,15 @@ def save_adapter(
     found = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
     config = lm.peft_config[lm.active_adapter].to_dict()
     config.update(base_model_name_or_path=model.name_or_path, inference_mode=True)
+    initial = getattr(lm, "initial_lora", None)
+    if initial is not None and not raw:
+        found = _less(found, initial)
+        config["init_lora_weights"] = True
+        # The same scale on twice the rank: alpha / r, or alpha / sqrt(r).
+        factor = 2**0.5 if config["use_rslora"] else 2
+        config["r"], config["lora_alpha"] = 2 * config["r"], factor * config["lora_alpha"]
+        config["rank_pattern"] = {k: 2 * v for k, v in config["rank_pattern"].items()}
+        config["alpha_pattern"] = {k: factor * v for k, v in config["alpha_pattern"].items()}
     if official:
         found = _fused(model, found, config)
         found = {model.family.rename(key, to_published=True): v for key, v in found.items()}
@@ -105,6 +142,23 @@ def save_adapter(
     save_file(found, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True, default=_as_json)
     (folder / CONFIG_FILE).write_text(text + "\n")
+
+
+def _stored(name: str) -> str:
+    """A parameter's name as an adapter's file has it."""
+    return name.replace(".default.", ".")
+
+
+def _less(found: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """B A - B0 A0 as one product of twice the rank."""
+    result = {}
+    for name, tensor in found.items():
+        first = initial[name].to(tensor)
+        if ".lora_A." in name:
+            result[name] = torch.cat([tensor, first], dim=0)
+        else:
+            result[name] = torch.cat([tensor, -first], dim=1)
+    return result
 
 
 def load_adapter(

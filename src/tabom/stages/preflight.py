@@ -92,9 +92,10 @@ def _verifier(verifier: VerifierConfig) -> None:
 
 def _training(training: TrainingConfig) -> None:
     """transformers takes the settings here: the tracker and the optimiser are installed."""
-    asked = (training.report_to, training.optim, training.bf16)
+    plain = TrainingConfig()
+    names = ("report_to", "optim", "bf16", "lr_scheduler_kwargs")
     # Importing transformers takes seconds, and these it takes everywhere.
-    if asked != ("none", TrainingConfig().optim, None):
+    if any(getattr(training, name) != getattr(plain, name) for name in names):
         # No folder is made: transformers only keeps the name.
         training.training_arguments("unused", has_eval=False, use_cpu=bool(training.use_cpu))
 

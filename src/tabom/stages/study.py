@@ -11,6 +11,7 @@ from tabom.stages.recipe import ArmConfig, Recipe
 from tabom.stages.stage import Output, Stage
 from tabom.stages.train import Train
 from tabom.stages.verify import Verify
+from tabom.training.config import TrainingConfig
 
 S = TypeVar("S", bound=Stage)
 _ROUND = 1_000_003  # between the training seeds of two rounds
@@ -156,7 +157,7 @@ def _rounds(
             f"{what} train {arm.name}",
             objective=arm.objective,
             options=arm.options,
-            training=replace(recipe.training_of(arm), seed=round_seed),
+            training=_training(recipe, arm, seed=seed, round_seed=round_seed),
             arm=arm.name,
             trained=None if train is None else train.output,
             **data,
@@ -164,6 +165,17 @@ def _rounds(
         stages.append(train)
     assert train is not None  # there is one round at least
     return tuple(stages[:-1]), train
+
+
+def _training(recipe: Recipe, arm: ArmConfig, *, seed: int, round_seed: int) -> TrainingConfig:
+    """The settings of one training, called in trackers as it is in the study."""
+    config = recipe.training_of(arm)
+    return replace(
+        config,
+        seed=round_seed,
+        run_name=config.run_name or f"{recipe.name}/{arm.name}/seed-{seed}",
+        run_group=config.run_group or recipe.name,
+    )
 
 
 def _stage(kind: type[S], recipe: Recipe, folder: Path, label: str, **own: Any) -> S:

@@ -36,17 +36,22 @@ def is_adapter(model: MaskedDiffusionModel) -> bool:
 
 
 def save_weights(
-    model: MaskedDiffusionModel, folder: Path, *, state_dict: dict[str, Tensor] | None = None
+    model: MaskedDiffusionModel,
+    folder: Path,
+    *,
+    state_dict: dict[str, Tensor] | None = None,
+    raw: bool = False,
 ) -> None:
     """Write the adapter (PEFT's files) or the whole model with its tokenizer.
 
+    raw: of an adapter that changed its base, as it is trained; see `save_adapter`.
     state_dict: gathered by FSDP, with the keys of ObjectiveStep; None: the model holds it all.
     """
     state = None
     if state_dict is not None:
         state = {k.removeprefix(_PREFIX): v for k, v in state_dict.items() if k.startswith(_PREFIX)}
     if is_adapter(model):
-        save_adapter(model, folder, state=state)
+        save_adapter(model, folder, state=state, raw=raw)
     else:
         save_model(model, folder, state=state)
 

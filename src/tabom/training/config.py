@@ -1,7 +1,7 @@
 """The settings of one training run, under the names that TRL and transformers users know."""
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tabom.core.configs import Bound, Count, NonNegative, Settings
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Strategy = Literal["no", "steps", "epoch"]
-Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+# Those of transformers that need no evaluation to go by.
+Scheduler = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
+    "inverse_sqrt", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+]  # fmt: skip
+LoraInit = Literal["default", "gaussian", "pissa", "olora"]
 Resume = Literal["auto", "never"]
 Rejected = Literal["leave_out", "advantage", "group"]  # what becomes of rejected trajectories
 Whole = Annotated[int, Bound(">=", 0)]
@@ -24,7 +29,8 @@ _FREE = frozenset(
     {
         "logging_steps", "save_strategy", "save_steps", "save_total_limit", "eval_strategy",
         "eval_steps", "eval_cuts", "per_device_eval_batch_size", "dataloader_num_workers",
-        "report_to", "disable_tqdm", "use_cpu", "resume", "max_buffer_bytes", "torch_compile",
+        "report_to", "run_name", "run_group", "disable_tqdm", "use_cpu", "resume",
+        "max_buffer_bytes", "torch_compile",
     }
 )  # fmt: skip
 # Fields that transformers has under the same name, but that are carried out here.
@@ -50,6 +56,8 @@ class TrainingConfig(Settings):
     """Optimiser steps over which the learning rate rises from 0."""
     lr_scheduler_type: Scheduler = "cosine"
     """How the learning rate falls after the warm-up."""
+    lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the scheduler, such as {min_lr_rate: 0.1} or {num_decay_steps: 100}."""
     weight_decay: NonNegative = 0.01
     """Weight decay of the optimiser."""
     max_grad_norm: NonNegative = 1.0
@@ -78,7 +86,18 @@ class TrainingConfig(Settings):
     lora_dropout: Part = 0.0
     """Dropout on what enters the LoRA matrices."""
     lora_target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-    """Names of the modules that get LoRA matrices."""
+    """Names of the modules that get LoRA matrices, or all-linear."""
+    use_rslora: bool = False
+    """Scale the update by lora_alpha over the root of lora_r (rsLoRA)."""
+    use_dora: bool = False
+    """Train directions and lengths of the weights apart (DoRA)."""
+    lora_init: LoraInit = "default"
+    """How the matrices begin: A random and B zero (default, gaussian), or both taken out of the
+    weights (pissa, olora); what is saved is then a plain adapter of twice the rank."""
+    lora_alpha_pattern: dict[str, int] = field(default_factory=dict)
+    """lora_alpha of some modules by name."""
+    lora_rank_pattern: dict[str, int] = field(default_factory=dict)
+    """lora_r of some modules by name."""
     logging_steps: Count = 10
     """Optimiser steps between two lines of metrics.jsonl."""
     save_strategy: Strategy = "steps"
@@ -105,7 +124,12 @@ class TrainingConfig(Settings):
     """Bytes of logits that the head may keep for the backward pass; those that find no room are
     computed again. 0: none is kept."""
     report_to: str = "none"
-    """A tracker of transformers (tensorboard, wandb, ...); metrics.jsonl is always written."""
+    """Trackers of transformers, with commas between (tensorboard,wandb,trackio); metrics.jsonl is
+    always written."""
+    run_name: str | None = None
+    """The run's name in trackers; null: in a study its name, arm and seed."""
+    run_group: str | None = None
+    """The group of runs in trackers that have such; null: in a study its name."""
     disable_tqdm: bool = False
     """No progress bar."""
     use_cpu: bool | None = None
@@ -124,6 +148,11 @@ class TrainingConfig(Settings):
             )
         if self.eval_size and self.eval_fraction:
             raise ConfigError("set eval_size or eval_fraction, not both")
+        if self.use_dora and self.lora_init in ("pissa", "olora"):
+            raise ConfigError(
+                f"use_dora does not go with lora_init {self.lora_init}: what is trained could not "
+                "be saved as an adapter of the base; take lora_init default"
+            )
         if self.use_peft and not self.lora_target_modules:
             raise ConfigError(
                 "lora_target_modules is empty; name the modules that LoRA changes "
@@ -145,7 +174,8 @@ class TrainingConfig(Settings):
             per_device * kept.pop("gradient_accumulation_steps") * world_size
         )
         if not self.use_peft:
-            kept = {k: v for k, v in kept.items() if not k.startswith("lora_")}
+            of_lora = ("lora_", "use_rslora", "use_dora")
+            kept = {k: v for k, v in kept.items() if not k.startswith(of_lora)}
         return kept
 
     def training_arguments(
@@ -161,9 +191,10 @@ class TrainingConfig(Settings):
         from transformers.integrations import get_available_reporting_integrations
 
         trackers = get_available_reporting_integrations()
-        if self.report_to not in ("none", "all", *trackers):
+        asked = [name.strip() for name in self.report_to.split(",")]
+        if unknown := [name for name in asked if name not in ("none", "all", *trackers)]:
             raise ConfigError(
-                f"training.report_to is {self.report_to!r}; installed here: "
+                f"training.report_to is {unknown[0]!r}; installed here: "
                 f"{', '.join(['none', *trackers])}; install the tracker, or take one of these"
             )
         has_bf16 = not use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -171,6 +202,7 @@ class TrainingConfig(Settings):
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name in theirs}
         settings |= {
             "output_dir": output_dir,
+            "report_to": asked,
             "data_seed": self.seed,
             "bf16": has_bf16 if self.bf16 is None else self.bf16,
             "eval_strategy": self.eval_strategy if has_eval else "no",

@@ -1,8 +1,11 @@
 """One training run: examples in, an adapter (or a model folder) with its card out."""
 
 import logging
+import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +14,7 @@ import torch
 
 from tabom.core import env
 from tabom.core.atomic import read_json, write_json, write_text
-from tabom.core.errors import ConfigError, DataError, StageError
+from tabom.core.errors import ConfigError, DataError, StageError, TrainingError
 from tabom.core.plain import to_plain
 from tabom.models.adapters import attach_lora
 from tabom.models.contract import MaskedDiffusionModel
@@ -157,7 +160,9 @@ def train(
         torch.cuda.reset_peak_memory_stats()
 
     start = time.perf_counter()
-    with Preemption(doing=_STOPPING) as trainer.preemption:
+    if config.run_group is not None:  # the name that W&B's own code reads
+        os.environ.setdefault("WANDB_RUN_GROUP", config.run_group)
+    with Preemption(doing=_STOPPING) as trainer.preemption, out_of_memory_told(config):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Losses are looked at on the device while it trains; what was found is told here.
     trainer.guard.check()
@@ -205,6 +210,49 @@ def train(
     return result
 
 
+@contextmanager
+def out_of_memory_told(config: TrainingConfig) -> Iterator[None]:
+    """Raises TrainingError with what to set, in order, where the device's memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_cpu = "not enough memory" in str(error)  # of torch's allocator, which has no class
+        if not (isinstance(error, torch.OutOfMemoryError) or is_cpu):
+            raise
+        size = config.per_device_train_batch_size
+        advice = []
+        if size > 1:
+            half = (size + 1) // 2
+            advice.append(
+                f"per_device_train_batch_size {half} with gradient_accumulation_steps "
+                f"{config.gradient_accumulation_steps * -(-size // half)} (the same result)"
+            )
+        if not config.gradient_checkpointing:
+            advice.append("gradient_checkpointing true (a third more time)")
+        if config.max_buffer_bytes > 0:
+            advice.append("max_buffer_bytes 0 (the head computes its logits twice)")
+        if not config.use_peft:
+            advice.append("use_peft true (an adapter instead of all weights)")
+        advice.append("a smaller max_length")
+        listed = "; ".join(f"{i}. {text}" for i, text in enumerate(advice, 1))
+        raise TrainingError(
+            f"out of memory ({_used()}; {str(error).splitlines()[0][:200]}). Set, in this order: "
+            f"{listed}. `tabom plan` tells the peak of each setting. The last checkpoint is whole: "
+            "with a new batch size the run goes on from it"
+        ) from error
+
+
+def _used() -> str:
+    if not torch.cuda.is_available():
+        return f"the process had {peak_memory(torch.device('cpu')) / 2**30:.1f} GiB at most"
+    free, total = torch.cuda.mem_get_info()
+    peak = torch.cuda.max_memory_allocated()
+    return (
+        f"{peak / 2**30:.1f} GiB were in use at most, {free / 2**30:.1f} of {total / 2**30:.1f} "
+        "GiB are free now"
+    )
+
+
 def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None:
     if config.use_peft and not checkpoints.is_adapter(model):
         attach_lora(
@@ -214,6 +262,11 @@ def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None
             dropout=config.lora_dropout,
             target_modules=config.lora_target_modules,
             seed=config.seed,
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            init=config.lora_init,
+            alpha_pattern=config.lora_alpha_pattern,
+            rank_pattern=config.lora_rank_pattern,
         )
     if not config.use_peft and checkpoints.is_adapter(model):
         raise ConfigError(

@@ -86,6 +86,7 @@ class TabomTrainer(Trainer):
         self._step_loss = torch.zeros((), device=args.device)
         self.preemption = Preemption()
         self._stop_votes: HostCopy | None = None
+        self._is_final = False  # what is saved now is the result, not a checkpoint
         self.stopper = StopCallback(self._should_stop)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.stopper)
@@ -296,6 +297,7 @@ class TabomTrainer(Trainer):
                 ) from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self._is_final = not _internal_call
         if self.is_fsdp_enabled and not _internal_call:
             # What remains of a run is whole, also where its checkpoints are saved in shards.
             state_dict = self.accelerator.get_state_dict(self.model)
@@ -308,7 +310,9 @@ class TabomTrainer(Trainer):
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.save_weights(self.step_module.model, folder, state_dict=state_dict)
+        checkpoints.save_weights(
+            self.step_module.model, folder, state_dict=state_dict, raw=not self._is_final
+        )
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
