@@ -11,6 +11,7 @@ from transformers import SchedulerType
 
 from tabom.core.errors import ConfigError, TrainingError
 from tabom.models.adapters import load_adapter
+from tabom.models.contract import MaskedDiffusionModel
 from tabom.training.config import TrainingConfig
 from tabom.training.run import out_of_memory_told
 
@@ -28,6 +29,11 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def _single(world: ModuleType) -> MaskedDiffusionModel:
+    """In float32: PEFT takes no other precision apart."""
+    return world.tiny_model(dtype=torch.float32)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_variant_loads_onto_the_base_as_it_was(
     world: ModuleType, tmp_path: Path, variant: dict[str, Any]
@@ -35,16 +41,16 @@ def test_a_variant_loads_onto_the_base_as_it_was(
     """Through our loader and through PEFT alone the adapter gives the trained model's logits."""
     from peft import PeftModel
 
-    model, _ = world.run(tmp_path, **SETTINGS, **variant)
+    model, _ = world.run(tmp_path, model=_single(world), **SETTINGS, **variant)
     ids = torch.randint(2, 30, (2, 9))
     expected = model.lm(input_ids=ids).logits
-    before = world.tiny_model().lm(input_ids=ids).logits
-    assert (before - expected).abs().max() > 1e-3
-    again = world.tiny_model()
+    before = _single(world).lm(input_ids=ids).logits
+    assert (before - expected).abs().max() > 1e-2
+    again = _single(world)
     load_adapter(again, tmp_path)
-    alone = PeftModel.from_pretrained(world.tiny_model().lm, str(tmp_path)).eval()
+    alone = PeftModel.from_pretrained(_single(world).lm, str(tmp_path)).eval()
     for found in (again.lm(input_ids=ids).logits, alone(input_ids=ids).logits):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_the_scale_of_rslora_and_the_start_of_pissa(world: ModuleType, tmp_path: Path) -> None:
@@ -55,13 +61,13 @@ def test_the_scale_of_rslora_and_the_start_of_pissa(world: ModuleType, tmp_path:
     assert config["use_rslora"] is True
     # A rate of 0 leaves the model as it was, whatever the matrices begin with.
     still = {**SETTINGS, "learning_rate": 0.0, "weight_decay": 0.0}
-    model, _ = world.run(tmp_path / "b", **still, lora_init="pissa")
+    model, _ = world.run(tmp_path / "b", model=_single(world), **still, lora_init="pissa")
     ids = torch.randint(2, 30, (2, 9))
     torch.testing.assert_close(
         model.lm(input_ids=ids).logits,
-        world.tiny_model().lm(input_ids=ids).logits,
+        _single(world).lm(input_ids=ids).logits,
         rtol=0,
-        atol=1e-5,
+        atol=1e-4,
     )
 
 
@@ -70,7 +76,7 @@ def test_a_variant_goes_on_from_a_checkpoint(
     world: ModuleType, tmp_path: Path, variant: dict[str, Any]
 ) -> None:
     settings = {**SETTINGS, **variant, "save_strategy": "steps", "save_steps": 2}
-    whole, _ = world.run(tmp_path / "whole", **settings)
+    whole, _ = world.run(tmp_path / "whole", model=_single(world), **settings)
 
     class StoppedError(Exception):
         pass
@@ -80,11 +86,11 @@ def test_a_variant_goes_on_from_a_checkpoint(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        world.run(tmp_path / "part", **settings, progress=stop)
-    again, result = world.run(tmp_path / "part", **settings)
+        world.run(tmp_path / "part", model=_single(world), **settings, progress=stop)
+    again, result = world.run(tmp_path / "part", model=_single(world), **settings)
     assert result.resumed_from == 2
     for name, value in world.weights(whole).items():
-        torch.testing.assert_close(world.weights(again)[name], value, rtol=0, atol=1e-9)
+        torch.testing.assert_close(world.weights(again)[name], value, rtol=0, atol=1e-6)
 
 
 KWARGS: dict[str, dict[str, Any]] = {
@@ -98,11 +104,10 @@ KWARGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", [s.value for s in SchedulerType])
 def test_every_scheduler_of_transformers(world: ModuleType, tmp_path: Path, name: str) -> None:
-    """By its name with its arguments; the ones that go by an evaluation, or are new, are refused."""
-    try:
-        TrainingConfig(lr_scheduler_type=name)  # type: ignore[arg-type]
-    except ConfigError as error:
-        assert name in ("reduce_lr_on_plateau", "greedy"), error
+    """By its name with its arguments; those that go by an evaluation are refused."""
+    if name in ("reduce_lr_on_plateau", "greedy"):
+        with pytest.raises(ConfigError, match="lr_scheduler_type"):
+            TrainingConfig(lr_scheduler_type=name)  # type: ignore[arg-type]
         return
     world.run(
         tmp_path, **{**SETTINGS, "learning_rate": 1e-3}, lr_scheduler_type=name,
