@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", metavar="TEXT", help="one user message; - reads it from stdin")
     source.add_argument("--prompts", metavar="FILE", help="rows of prompts; .txt: one a line")
+    parser.add_argument(
+        "--infill",
+        metavar="TEXT",
+        help="the answer, with <mask:8> where 8 tokens are to be decoded (<mask> at the end: all)",
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="decoded together (default: 8)")
     parser.add_argument("--json", action="store_true", help="one JSON object a response and line")
     speak.add_arguments(parser)
@@ -32,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     # Prompts are read before the model is loaded, which may take minutes.
     prompts = _prompts(args)
     speaker = speak.Speaker(args)
+    if args.infill is not None:
+        speaker.give(args.infill)
     requests = [speaker.request(prompt.prompt, prompt.id) for prompt in prompts]
     if len(requests) == 1 and not args.json:
         speaker.speak(requests[0])

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rich.style import Style
@@ -61,6 +61,19 @@ class Speaker:
         self.settings, self.seed = flags.build(Settings, args), args.seed
         self.model: MaskedDiffusionModel = self.settings.model.load()
         self.screen = Screen(sys.stdout)
+        self._fixed: dict[int, int] = {}
+
+    def give(self, answer: str) -> None:
+        """Take the answer as given but for its gaps; see `decoding.infill`."""
+        from tabom.decoding.infill import fixed_slots
+
+        decoding = self.settings.decoding
+        given, needed = fixed_slots(self.model, answer, max_new_tokens=decoding.max_new_tokens)
+        if decoding.block_length is None:  # no call need look at the filler behind the end
+            decoding = replace(decoding, max_new_tokens=needed)
+            self.settings = replace(self.settings, decoding=decoding)
+        num_slots = decoding.max_new_tokens
+        self._fixed = {slot: token for slot, token in given.items() if slot < num_slots}
 
     def request(self, prompt: str | Messages, name: str) -> "DecodeRequest":
         """A request whose draws are keyed by its name and tokens."""
@@ -70,7 +83,7 @@ class Speaker:
         ids = self.model.encode_prompt(prompt)
         key = keys.content_id(name, ",".join(map(str, ids)))
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        return DecodeRequest(id=key, prompt_ids=ids, prompt=text)
+        return DecodeRequest(id=key, prompt_ids=ids, prompt=text, fixed=self._fixed)
 
     def speak(self, request: "DecodeRequest") -> "Trajectory":
         """Decode one response; on a terminal it is shown as it comes, then left as coloured text.
