@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SLOW_STAMP := $(VENV)/.installed-slow
 BENCHMARKS := head ranking step collector scaling loading
 
-.PHONY: demo study bench test test-slow test-lowest lint clean help
+.PHONY: demo study bench docs test test-slow test-lowest lint clean help
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -31,7 +32,14 @@ bench: $(STAMP)  ## Measure speed and memory against the usual way (about 25 min
 test: $(STAMP) lint  ## Set up, then lint, type check and test (a few minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(STAMP)  ## The long tests: killed runs, sharded training, whole tasks of lm-eval
+$(SLOW_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --group slow
+	@touch $@
+
+docs: $(SLOW_STAMP)  ## Build the site in build/site; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+test-slow: $(SLOW_STAMP)  ## The long tests: killed runs, sharded training, whole tasks of lm-eval
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-lowest:  ## Install the lowest versions that pyproject.toml admits (in .lowest), run toy-quick and LLaDA2's parity

@@ -1,0 +1,81 @@
+"""What stands around the code: workflows, the site, the package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tabom
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_workflows_and_templates_are_yaml_with_what_they_need() -> None:
+    """They are parsed here and not run."""
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        assert jobs
+        for job in jobs.values():
+            assert job["timeout-minutes"] <= 90
+            assert all("uses" in step or "run" in step for step in job["steps"])
+    tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
+    assert tests["test"]["strategy"]["matrix"]["python"][0] == "3.10"
+    extras = {name.strip("[]") for name in tests["wheel"]["strategy"]["matrix"]["extra"]}
+    assert extras == {"", "eval", "math", "track", "ray"}
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        assert yaml.safe_load(path.read_text())["body"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert {hook["id"] for hook in hooks} == {"format", "ruff", "types", "rooms"}
+    json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+
+
+def test_every_page_of_the_site_is_in_its_table_of_contents() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed: list[str] = []
+    waiting = [site["nav"]]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            listed.append(item)
+        else:
+            waiting += item.values() if isinstance(item, dict) else item
+    assert sorted(listed) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+
+
+def test_every_public_name_is_there_and_in_the_reference() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    for name, module in tabom._PUBLIC.items():
+        assert getattr(tabom, name) is not None
+        assert f".{name}" in text or name.endswith(("Config", "Error", "Source")), (name, module)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api" / "index.html").read_text()
+    assert "DecodeRequest" in page
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert "fonts.googleapis" not in path.read_text()
+
+
+@pytest.mark.slow
+def test_the_package_is_ready_for_the_index(tmp_path: Path) -> None:
+    pytest.importorskip("twine")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    files = sorted(map(str, tmp_path.iterdir()))
+    assert len(files) == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
