@@ -389,3 +389,18 @@ def test_malformed_trajectory_row_names_file_and_row(
     assert "row 5" in err
     assert "step" in err
     assert read_manifest(tmp_path / "v") is None
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_verbs_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+    import subprocess
+
+    from tabom.cli.main import main
+
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("collect", "random-model", "--lora_r", "--max_new_tokens"):
+        assert word in script
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=script, text=True, check=False).returncode == 0

@@ -29,13 +29,14 @@ VERBS = {
     "recipes": ("tabom.cli.recipes", "list, show or copy the recipes of the package"),
     "random-model": ("tabom.cli.random_model", "write a tiny random checkpoint of a family"),
     "toyworld": ("tabom.cli.toyworld", "pretrain the embedded toy base model again"),
+    "completion": ("tabom.cli.completion", "print a script that completes verbs and flags"),
     "env": ("tabom.cli.env", "versions and hardware, for a bug report"),
 }
 OWN_STAGE = "tabom.cli.stage"  # the verb is then "package.module:Class"
 
 
-def build_parser(verb: str | None = None) -> Parser:
-    """The parser; only the called verb's own arguments are built."""
+def build_parser(*wanted: str | None) -> Parser:
+    """The parser; only the called verb's own arguments are built (or those of several)."""
     parser = Parser(
         prog="tabom",
         description="Post-train masked diffusion language models on their decoding trajectories.",
@@ -46,10 +47,11 @@ def build_parser(verb: str | None = None) -> Parser:
     # Only the verb that was called is imported: `tabom --help` must not load them all.
     for name, (module, text) in VERBS.items():
         sub = verbs.add_parser(name, help=text, description=text)
-        if name == verb:
+        if name in wanted:
             import_module(module).add_arguments(sub)
-    if verb is not None and ":" in verb:
-        import_module(OWN_STAGE).add_arguments(verbs.add_parser(verb))
+    for verb in wanted:
+        if verb is not None and ":" in verb:
+            import_module(OWN_STAGE).add_arguments(verbs.add_parser(verb))
     return parser
 
 

@@ -51,6 +51,7 @@ class Chunked(Stage):
     """Whether a launcher started this process, which then waits for the chunks of others."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(
                 f"rank {self.rank} of {self.world_size} processes; expected one from 0 to "

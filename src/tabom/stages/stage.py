@@ -94,6 +94,10 @@ class Stage:
     label: str = field(default="", metadata=FREE)
     """What the stage is called in messages."""
 
+    def __post_init__(self) -> None:
+        # Code may name a folder by its text; every path below is one.
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+
     def work(self, report: Done) -> Counts:
         """Fill the folder and return counts for the manifest. Heavy imports belong in here."""
         raise NotImplementedError

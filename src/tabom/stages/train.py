@@ -57,6 +57,7 @@ class Train(Stage):
     """The name on the model card."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.trajectories is None) != (self.verdicts is None):
             raise ConfigError("trajectories and verdicts go together: only accepted ones train")
         if (self.trajectories is None) == (self.prompts is None):
