@@ -1,7 +1,8 @@
 """The fair study: gain against forgetting, every arm swept with equally many trials.
 
     python benchmarks/frontier.py run [--workers 2] [--phase tune|confirm] [--world toy-base ...]
-    python benchmarks/frontier.py report
+    python benchmarks/frontier.py report [--phase confirm]
+    python benchmarks/frontier.py tables      # as docs/results.md has them
 
 A cell is (world, arm, setting, seed) of a phase. Each finished one is a line of
 `results/frontier_cells.jsonl`; a run takes the lines that are there as done, wherever they were
@@ -53,7 +54,21 @@ PHASES = {
     "boundary": Phase(seeds=(300, 301, 302), eval_seed=3000, num_in=100, num_out=0, num_samples=64),
 }
 SAMPLED = ("SFT-GT", "SFT-SD", "TABOM", "Two contexts")  # in the phase "boundary"
-WORLDS = {"toy-base": 1200, "toy-hasty": 3600}  # prompts collected
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Prompts collected for each seed, and the pace at which there is something to gain."""
+
+    prompts: int
+    pace: int = 1
+
+
+WORLDS = {
+    "toy-base": World(prompts=1200),
+    "toy-hasty": World(prompts=3600),
+    "toy-saturated": World(prompts=1200, pace=2),
+}
 BASE = "base"
 EXTRA: list[tuple[str, Any]] = []  # of every recipe: for a script that runs this elsewhere
 
@@ -133,7 +148,7 @@ def recipe_of(cell: Cell, folder: Path) -> Any:
             arm["data"] = "ground_truth"
     overrides: list[Any] = [
         ("model.model_name_or_path", cell["world"]),
-        ("prompts.args.num", WORLDS[cell["world"]]),
+        ("prompts.args.num", WORLDS[cell["world"]].prompts),
         ("arms", [arm]),
         ("seeds", [cell["seed"]]),
         ("evaluation.seed", phase.eval_seed),
@@ -242,8 +257,9 @@ def forgetting(cell: Cell, base: Cell) -> float:
     )
 
 
-def in_domain(cell: Cell, pace: int = 1) -> float:
-    return float(cell["accuracy"][f"chain@{pace}"])
+def in_domain(cell: Cell) -> float:
+    """At the pace of its world."""
+    return float(cell["accuracy"][f"chain@{WORLDS[cell['world']].pace}"])
 
 
 def bases_of(cells: Sequence[Cell]) -> dict[tuple[str, str, int], Cell]:
@@ -350,6 +366,79 @@ def report(phase: str = "confirm", path: Path = CELLS) -> dict[str, Any]:
     return result
 
 
+def shown(values: Sequence[float] | None, *, signed: bool = False) -> str:
+    """A mean with its interval."""
+    if values is None:
+        return ""
+    mean, low, high = values
+    form = "+.1f" if signed else ".1f"
+    return f"{mean:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
+def tables() -> str:
+    """Markdown: the frontier at each budget, what was chosen, accuracy by difficulty."""
+    cells = list(known_cells().values())
+    found = report("confirm")
+    lines = [f"{found['cells']} cells, {found['cpu_hours']} CPU hours.", ""]
+    for world in WORLDS:
+        here = [c for c in cells if c["phase"] == "confirm" and c["world"] == world]
+        if not here:
+            continue
+        names = [f"{world}, {budget:g} points" for budget in BUDGETS]
+        seeds = len({c["seed"] for c in here if c["arm"] != BASE})
+        base = statistics.mean(in_domain(c) for c in here if c["arm"] == BASE)
+        pace = WORLDS[world].pace
+        lines += [
+            f"`{world}`, {pace} slot{'s' * (pace > 1)} a step, {seeds} seeds (base {base:.1f}):",
+            "",
+            "| arm | " + " | ".join(f"{b:g} points | lead over SFT-SD" for b in BUDGETS) + " |",
+            "|---|" + "---|---|" * len(BUDGETS),
+        ]
+        arms = sorted(found[names[0]], key=lambda arm: -found[names[0]][arm]["in_domain"][0])
+        for arm in arms:
+            row = [arm]
+            for name in names:
+                one = found[name][arm]
+                row += [shown(one["in_domain"]), shown(one["lead over SFT-SD"], signed=True)]
+            lines.append("| " + " | ".join(row) + " |")
+        lines += ["", *_points_table(here, world), "", *_tail_table(here, world), ""]
+    return "\n".join(lines)
+
+
+def _points_table(cells: Sequence[Cell], world: str) -> list[str]:
+    """The chosen settings as they came out."""
+    lines = [
+        "| arm | setting | in-domain | forgetting | premature commits |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        for setting, pairs in points(cells, "confirm", world, arm).items():
+            lost, right = (interval(list(column)) for column in zip(*pairs, strict=True))
+            chosen = json.loads(setting)
+            options = ", ".join(f"{k} {v}" for k, v in chosen["options"].items())
+            early = statistics.mean(
+                c["premature"] for c in cells if c["arm"] == arm and c["setting"] == chosen
+            )
+            lines.append(
+                f"| {arm} | lr {chosen['lr']:g}{', ' * bool(options)}{options} | {shown(right)} | "
+                f"{shown(lost)} | {early:.1f} |"
+            )
+    return lines
+
+
+def _tail_table(cells: Sequence[Cell], world: str) -> list[str]:
+    """Accuracy at one slot a step by difficulty, of the base and of each arm's last setting."""
+    levels = sorted(next(iter(cells))["by_hops"], key=float)
+    lines = ["| arm | " + " | ".join(levels) + " |", "|---|" + "---|" * len(levels)]
+    for arm in (BASE, *ARMS):
+        own = [c for c in cells if c["arm"] == arm]
+        last = [c for c in own if c["setting"] == own[-1]["setting"]]
+        if last:
+            means = [statistics.mean(c["by_hops"][level] for c in last) for level in levels]
+            lines.append(f"| {arm} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
+    return lines
+
+
 def pass_at_k(phase: str = "boundary") -> dict[str, Any]:
     """Per world and arm: pass@k, and problems that it solves where the base never does, and back.
 
@@ -383,11 +472,14 @@ def pass_at_k(phase: str = "boundary") -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verb", choices=["run", "report"])
+    parser.add_argument("verb", choices=["run", "report", "tables"])
     parser.add_argument("--phase", choices=list(PHASES), action="append")
     parser.add_argument("--world", choices=list(WORLDS), action="append")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
+    if args.verb == "tables":
+        print(tables())
+        return 0
     for phase in args.phase or PHASES:
         if args.verb == "run":
             run_phase(phase, args.world or list(WORLDS), workers=args.workers)

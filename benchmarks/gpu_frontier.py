@@ -77,7 +77,7 @@ def main() -> int:
         shrink()
     base, cells = args.folder / "base", args.folder / "cells.jsonl"
     make_base(base, args)
-    frontier.WORLDS = {str(base): args.prompts}
+    frontier.WORLDS = {str(base): frontier.World(prompts=args.prompts)}
     frontier.EXTRA = [*frontier.EXTRA, ("model.device", args.device)]
     for phase in ("tune", "confirm"):
         frontier.run_phase(phase, list(frontier.WORLDS), workers=1, path=cells)

@@ -79,3 +79,24 @@ def test_the_package_is_ready_for_the_index(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+
+
+def test_configurations_of_accelerate_are_listed_and_parsed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    from tabom.cli.main import main
+    from tabom.core.recipe_file import launch_names
+
+    assert main(["recipes", "ls"]) == 0
+    out = capsys.readouterr().out
+    for name in launch_names():
+        assert name in out
+        assert main(["recipes", "cp", name, str(tmp_path)]) == 0
+        config = load_config_from_file(str(tmp_path / f"{name.split('/')[1]}.yaml"))
+        assert config.num_processes in (1, 8)
+    kinds = {name: yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+             for name in ("ddp", "fsdp2", "zero2", "zero3")}  # fmt: skip
+    assert kinds["fsdp2"]["fsdp_config"]["fsdp_version"] == 2
+    assert [kinds[f"zero{n}"]["deepspeed_config"]["zero_stage"] for n in (2, 3)] == [2, 3]

@@ -13,7 +13,7 @@ from tabom.cli.flags import describe, metavar
 from tabom.core.atomic import write_text
 from tabom.core.configs import hints_of, split
 from tabom.core.errors import ConfigError
-from tabom.core.recipe_file import read_recipe, recipe_names, recipe_path
+from tabom.core.recipe_file import launch_names, read_recipe, recipe_names, recipe_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     Raises: ConfigError for a name that is not known, or a copy that would replace a file.
     """
     if args.action == "ls":
-        heads = {name: recipe_path(name).read_text().splitlines()[0] for name in recipe_names()}
+        names = [*recipe_names(), *launch_names()]
+        heads = {name: recipe_path(name).read_text().splitlines()[0] for name in names}
         for name, head in heads.items():
             print(f"{name:<{max(map(len, heads))}}  {head.lstrip('# ')}")
         return 0

@@ -2,7 +2,7 @@
 
 import time
 
-from tabom.decoding.decoder import Decoder
+from tabom.decoding.engine import Engine
 from tabom.models.devices import Device, present_device
 from tabom.models.sizes import sizes_of
 
@@ -10,7 +10,7 @@ from tabom.models.sizes import sizes_of
 class SpeedMeter:
     """Reads the counts of a decoder against the clock, which starts when this is made."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Engine) -> None:
         model, self.counts = decoder.model, decoder.counts
         self._sizes = sizes_of(model.base_lm)
         device = present_device()

@@ -23,7 +23,8 @@ from tabom.core.errors import DataError
 from tabom.core.manifest import Manifest, Mark, check_manifest
 from tabom.core.place import remove
 from tabom.core.preempt import Preemption
-from tabom.decoding.decoder import Decoder, DecodeRequest
+from tabom.decoding.decoder import DecodeRequest
+from tabom.decoding.engine import Engine
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import TRUNCATED, Trajectory
 from tabom.trajectory.schema import to_arrow
@@ -75,7 +76,7 @@ def make_requests(
 
 
 def collect(
-    decoder: Decoder,
+    decoder: Engine,
     prompts: Sequence[Prompt],
     chunks: Chunks,
     *,
@@ -175,7 +176,7 @@ def _requests(
     index: Index,
     chunk: Chunk,
     prompts: Sequence[Prompt],
-    decoder: Decoder,
+    decoder: Engine,
     config: CollectionConfig,
 ) -> tuple[list[DecodeRequest], int]:
     """The requests of a chunk, and how many of its prompts are too long.

@@ -50,6 +50,12 @@ def recipe_names() -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
+def launch_names() -> list[str]:
+    """Configurations of accelerate that travel with the package, as "accelerate/ddp"."""
+    folder = files("tabom") / "recipes" / "accelerate"
+    return sorted(f"accelerate/{f.name[:-5]}" for f in folder.iterdir())
+
+
 def recipe_path(name_or_path: str, *, beside: Path | None = None) -> Path:
     """A recipe file: the path given, or a recipe of the package by its name.
 
@@ -59,7 +65,7 @@ def recipe_path(name_or_path: str, *, beside: Path | None = None) -> Path:
     path = Path(beside or ".", name_or_path)
     if os.path.isfile(path):  # unlike `Path.is_file`, no error for a name that no file can have
         return path
-    if name_or_path in recipe_names():
+    if name_or_path in (*recipe_names(), *launch_names()):
         return Path(str(files("tabom") / "recipes" / f"{name_or_path}.yaml"))
     raise ConfigError(
         f"no recipe file {name_or_path!r}, and no recipe of that name in the package"

@@ -9,7 +9,9 @@ from tabom.core.errors import ModelError
 
 ConfigDict = dict[str, Any]  # a config.json as published
 
-PACKAGED = {"toy-base": "assets/toy-base", "toy-hasty": "assets/toy-hasty"}
+PACKAGED = {
+    name: f"assets/{name}" for name in ("toy-base", "toy-hasty", "toy-saturated", "toy-addition")
+}
 WITHOUT_WEIGHTS = ["*.json", "*.txt", "*.jinja", "*.model"]  # data only, no code
 HUB_FILES = [*WITHOUT_WEIGHTS, "*.safetensors"]
 

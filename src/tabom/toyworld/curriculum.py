@@ -83,8 +83,8 @@ def curriculum(*, chain_share: float) -> tuple[Lesson, ...]:
     return (MAPS, replace(MIXTURE, shares=shares))
 
 
-# Two layers cannot follow a path in one forward pass, however long they train: more of the domain
-# gains nothing, and what is wrong is the order of decoding.
+# Two layers that have read the new domain until more of it gains nothing: right at one slot a step,
+# wrong where several are revealed at once.
 SATURATED = (
     MAPS,
     replace(
