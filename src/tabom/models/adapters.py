@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,24 @@ FORBIDDEN = ("lm_head", "embed_tokens")
 FROM_WEIGHTS = ("pissa", "olora")  # adapters that begin as a part of the weights
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoraVariant:
+    """How an adapter differs from plain LoRA.
+
+    use_rslora: scaled by alpha / sqrt(r). use_dora: directions and lengths are trained apart.
+    init: "default", or one of PEFT's that leaves B zero ("gaussian") or takes A and B out of the
+        weights ("pissa", "olora"): these change the base, and what is saved is a plain LoRA of
+        twice the rank for the base as it was.
+    alpha_pattern, rank_pattern: module name -> value.
+    """
+
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: str = "default"
+    alpha_pattern: Mapping[str, int] = field(default_factory=dict)
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+
+
 def attach_lora(
     model: MaskedDiffusionModel,
     *,
@@ -32,25 +50,18 @@ def attach_lora(
     dropout: float = 0.0,
     target_modules: tuple[str, ...] = ("q_proj", "v_proj"),
     seed: int = 0,
-    use_rslora: bool = False,
-    use_dora: bool = False,
-    init: str = "default",
-    alpha_pattern: Mapping[str, int] | None = None,
-    rank_pattern: Mapping[str, int] | None = None,
+    variant: LoraVariant = LoraVariant(),
 ) -> None:
     """Put a fresh adapter on `model` in place; afterwards only its parameters train.
 
     The defaults are those of the paper's released adapters.
 
-    use_rslora: scale by alpha / sqrt(r). use_dora: train directions and lengths apart. init:
-        "default", or one of PEFT's that leaves B zero ("gaussian") or takes A and B out of the
-        weights ("pissa", "olora"): these change the base, and what is saved is a plain LoRA of
-        twice the rank for the base as it was. alpha_pattern, rank_pattern: module name -> value.
     r: rank. alpha: the update is scaled by alpha / r. dropout: on the adapter's input.
     target_modules: last parts of module names, or ("all-linear",) for all but the head. Routers
         and routed experts are no matrices of their own and never have one.
     seed: the initial A matrices are a function of seed and module name alone (B is zero), so they
         do not depend on the device, on other modules or on the global generator.
+    variant: of LoRA, and values of some modules.
     Raises: `ModelError` if a target matches no module, is the head or the embedding, if PEFT does
         not take the settings, or if an adapter is already there.
     """
@@ -68,26 +79,26 @@ def attach_lora(
         lora_dropout=dropout,
         target_modules=list(target_modules),
         base_model_name_or_path=model.name_or_path,
-        use_rslora=use_rslora,
-        use_dora=use_dora,
-        init_lora_weights=True if init == "default" else init,
-        alpha_pattern=dict(alpha_pattern or {}),
-        rank_pattern=dict(rank_pattern or {}),
+        use_rslora=variant.use_rslora,
+        use_dora=variant.use_dora,
+        init_lora_weights=True if variant.init == "default" else variant.init,  # type: ignore[arg-type]
+        alpha_pattern=dict(variant.alpha_pattern),
+        rank_pattern=dict(variant.rank_pattern),
     )
     model.lm = _wrap(model, config)
-    if init in FROM_WEIGHTS:
+    if variant.init in FROM_WEIGHTS:
         lora = (".lora_A.", ".lora_B.")
         parameters = model.lm.named_parameters()
         model.lm.initial_lora = {  # type: ignore[assignment]
             _stored(n): p.detach().clone() for n, p in parameters if any(x in n for x in lora)
         }
     for name, parameter in model.lm.named_parameters():
-        if ".lora_A." in name and init in ("default", "gaussian"):
+        if ".lora_A." in name and variant.init not in FROM_WEIGHTS:
             high, low = fold(seed, text_key(name))
             generator = torch.Generator().manual_seed(high << 32 | low)
             bound = parameter.shape[1] ** -0.5  # PEFT's kaiming_uniform with a = sqrt(5)
             draw = torch.empty(parameter.shape)
-            if init == "default":
+            if variant.init == "default":
                 draw.uniform_(-bound, bound, generator=generator)
             else:
                 draw.normal_(std=1 / r, generator=generator)

@@ -10,7 +10,7 @@ options:
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -84,9 +84,11 @@ class MixtureOptions:
     """Whether the reference also reads the data's answer."""
 
 
-def mixture(options: MixtureOptions) -> Mixture:
-    """Parts with shares, written out in the recipe."""
-    parts = tuple(_part(part, f"parts[{i}]") for i, part in enumerate(options.parts))
+def mix(options: MixtureOptions, build_objective: Callable[..., Any]) -> Mixture:
+    """The mixture that the options write out. build_objective: makes a preset by its name."""
+    parts = tuple(
+        _part(part, f"parts[{i}]", build_objective) for i, part in enumerate(options.parts)
+    )
     references = {part.objective.reference for part in parts} - {None}
     if options.reference != "none":
         references = {
@@ -99,7 +101,7 @@ def mixture(options: MixtureOptions) -> Mixture:
     return Mixture(parts=parts, reference=next(iter(references), None))
 
 
-def _part(options: PartOptions, where: str) -> Part:
+def _part(options: PartOptions, where: str, build_objective: Callable[..., Any]) -> Part:
     if (options.objective is None) == (not options.terms):
         raise ConfigError(f"{where}: give either objective, or context with terms")
     if options.objective is None:
@@ -107,9 +109,6 @@ def _part(options: PartOptions, where: str) -> Part:
     else:
         if options.context:
             raise ConfigError(f"{where}: context goes with terms; {options.objective} has its own")
-        # Presets contain `mixture`, which is why they are known here by name alone.
-        from tabom.objectives.presets import build_objective
-
         built = build_objective(options.objective, **options.options)
         if not isinstance(built, Objective):
             raise ConfigError(f"{where}: {options.objective} is a mixture itself; write its parts")

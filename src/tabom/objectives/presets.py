@@ -15,7 +15,7 @@ from tabom.core.errors import ConfigError
 from tabom.core.hooks import load_function
 from tabom.objectives.compose import Objective
 from tabom.objectives.contexts import OrderPrefix, StepPrefix, UniformMask
-from tabom.objectives.grid import mixture
+from tabom.objectives.grid import MixtureOptions, mix
 from tabom.objectives.mixture import AnyObjective, Mixture, Part
 from tabom.objectives.options import (
     BoltzmannOptions,
@@ -131,6 +131,11 @@ def two_contexts(options: TwoContextOptions) -> Mixture:
             Part(objective=along, share=1 - options.share),
         )
     )
+
+
+def mixture(options: MixtureOptions) -> Mixture:
+    """Parts with shares, written out in the recipe."""
+    return mix(options, build_objective)
 
 
 def tabom_release(options: ReleaseOptions) -> Objective:

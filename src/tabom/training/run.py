@@ -16,7 +16,7 @@ from tabom.core import env
 from tabom.core.atomic import read_json, write_json, write_text
 from tabom.core.errors import ConfigError, DataError, StageError, TrainingError
 from tabom.core.plain import to_plain
-from tabom.models.adapters import attach_lora
+from tabom.models.adapters import LoraVariant, attach_lora
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.sizes import sizes_of
 from tabom.objectives.mixture import AnyObjective, describe
@@ -262,11 +262,13 @@ def _make_trainable(model: MaskedDiffusionModel, config: TrainingConfig) -> None
             dropout=config.lora_dropout,
             target_modules=config.lora_target_modules,
             seed=config.seed,
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
-            init=config.lora_init,
-            alpha_pattern=config.lora_alpha_pattern,
-            rank_pattern=config.lora_rank_pattern,
+            variant=LoraVariant(
+                use_rslora=config.use_rslora,
+                use_dora=config.use_dora,
+                init=config.lora_init,
+                alpha_pattern=config.lora_alpha_pattern,
+                rank_pattern=config.lora_rank_pattern,
+            ),
         )
     if not config.use_peft and checkpoints.is_adapter(model):
         raise ConfigError(
