@@ -24,7 +24,7 @@ def test_workflows_and_templates_are_yaml_with_what_they_need() -> None:
     tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
     assert tests["test"]["strategy"]["matrix"]["python"][0] == "3.10"
     extras = {name.strip("[]") for name in tests["wheel"]["strategy"]["matrix"]["extra"]}
-    assert extras == {"", "eval", "math", "track", "ray"}
+    assert extras == {"", "eval", "math", "track", "ray", "figures"}
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         assert yaml.safe_load(path.read_text())["body"]
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]

@@ -1,0 +1,30 @@
+"""`tabom figures RUN`: figures as SVG and PDF, tables as CSV and LaTeX."""
+
+import argparse
+from pathlib import Path
+
+FORMATS = ("svg", "pdf", "csv", "tex")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `tabom figures`."""
+    parser.add_argument("run_dir", help="the output folder of a finished `tabom run`")
+    parser.add_argument("--output_dir", help="where they go (default: figures in RUN)")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        action="append",
+        help="only these (repeatable; default: all; pdf needs tabom[figures])",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write them, and print where they are."""
+    from tabom.report.export import export
+    from tabom.stages.run import report_folder
+
+    report, page = report_folder(args.run_dir)
+    folder = Path(args.output_dir or page.parent / "figures")
+    for path in export(report, folder, formats=args.format or FORMATS):
+        print(path)
+    return 0
