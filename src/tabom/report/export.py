@@ -186,7 +186,7 @@ def _add_legend(
     x, y = 44.0, height + 12
     for name in dict.fromkeys(names):
         colour, dash = styles[name]
-        needed = 34 + _CHAR * len(name)
+        needed = 44 + _CHAR * len(name)
         if x > 44 and x + needed > width:
             x, y = 44.0, y + _LEGEND_ROW
         line = {"x1": x, "x2": x + 20, "y1": y - 4, "y2": y - 4, "stroke-width": 1.8}

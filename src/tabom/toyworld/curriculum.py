@@ -98,7 +98,7 @@ ADDITION = (
     replace(
         MIXTURE,
         num_steps=3000,
-        shares={"reverse": 0.2, "sort": 0.22, "sudoku": 0.25, "sums": 0.325, "addition": 0.005},
+        shares={"reverse": 0.2, "sort": 0.22, "sudoku": 0.25, "sums": 0.316, "addition": 0.014},
     ),
 )
 
