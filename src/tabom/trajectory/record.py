@@ -4,6 +4,7 @@ Legend: N response slots.
 """
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,34 @@ class Trajectory:
         problem = self.problem()
         if problem is not None:
             raise DataError(f"trajectory {self.id!r}: {problem}")
+
+    def __repr__(self) -> str:
+        shown = self.response if len(self.response) <= 40 else self.response[:37] + "..."
+        return (
+            f"Trajectory({self.id!r}, {self.num_revealed} of {self.num_slots} slots in "
+            f"{self.num_forwards} calls, {shown!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: each slot with its step, the early ones light and the late ones dark."""
+        last = max(int(self.step_N.max()), 1)
+        cells = []
+        for token, step, entropy in zip(
+            self.response_ids_N.tolist(), self.step_N.tolist(), self.entropy_N.tolist(), strict=True
+        ):
+            light = 96 - 46 * step / last if step >= 0 else 100
+            ink = "#fff" if light < 65 else "#1d1f22"
+            title = f"token {token}, step {step}, entropy {entropy:.3f} nats"
+            cells.append(
+                f'<td title="{title}" style="background:hsl(215 60% {light:.0f}%);color:{ink};'
+                f'text-align:center;padding:2px 6px">{step if step >= 0 else ""}</td>'
+            )
+        said = "".join(f"<div><b>{k}</b> {escape(v)}</div>" for k, v in self._said().items())
+        return f"{said}<table><tr>{''.join(cells)}</tr></table><div>step of each slot</div>"
+
+    def _said(self) -> dict[str, str]:
+        told = {"prompt": self.prompt, "response": self.response, "reference": self.reference}
+        return {key: text for key, text in told.items() if text}
 
     @property
     def num_slots(self) -> int:

@@ -416,6 +416,22 @@ class TrajectoryStore:
         for name in self._files:
             yield from self._read(name)
 
+    def __repr__(self) -> str:
+        made_by = "" if self.manifest is None else f", fingerprint {self.manifest.fingerprint!r}"
+        return f"TrajectoryStore({len(self)} trajectories in {len(self._files)} files{made_by})"
+
+    def __getitem__(self, index: int) -> Trajectory:
+        """One trajectory, for a look: its file is read up to it."""
+        left = index + len(self) if index < 0 else index
+        if 0 <= left < len(self):
+            for name, (path, _) in self._files.items():
+                with _parquet(path) as file:
+                    count = int(file.metadata.num_rows)
+                if left < count:
+                    return next(self.rows(name, left, left + 1))
+                left -= count
+        raise IndexError(f"trajectory {index} of {len(self)}")
+
     def ranges(self, size: int) -> dict[str, list[tuple[int, int]]]:
         """The rows of each file cut into ranges of `size` at most. Reads the footers."""
 
