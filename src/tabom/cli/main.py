@@ -20,6 +20,7 @@ VERBS = {
     "convert": ("tabom.cli.convert", "read and write the trajectory files of other projects"),
     "diagnose": ("tabom.cli.diagnose", "order agreement, loss ratio and TDS of a model"),
     "report": ("tabom.cli.report", "write the summary, the table and the HTML report of a run"),
+    "view": ("tabom.cli.view", "look through a collection or a run in a browser"),
     "figures": ("tabom.cli.figures", "figures as SVG and PDF, tables as CSV and LaTeX"),
     "status": ("tabom.cli.status", "how far chunks are, who works on them, how long it takes"),
     "plan": ("tabom.cli.plan", "what a run would do and cost, before anything starts"),

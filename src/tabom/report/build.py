@@ -30,12 +30,12 @@ def render(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("tabom.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    recipe, script = to_plain(report.recipe), _asset("report.js")
+    recipe, script = to_plain(report.recipe), asset("report.js")
     digest = hashlib.sha256(script.encode()).digest()
     html = environment.get_template("report.html.j2").render(
         report=report,
         comparison=report.comparison,
-        style=Markup(_asset("report.css")),
+        style=Markup(asset("report.css")),
         script=Markup(script),
         # The browser runs this one script and nothing else, and fetches nothing.
         script_hash="sha256-" + base64.b64encode(digest).decode(),
@@ -72,5 +72,6 @@ def embed_json(value: Any) -> Markup:
     return Markup(text)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A style sheet or script of the pages."""
     return files("tabom.report").joinpath("templates", name).read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from tabom.toyworld.curriculum import (
     MAPS,
     MIXTURE,
     WARMUP,
+    WORLDS,
     Lesson,
     curriculum,
     draw_pair,
@@ -73,6 +74,13 @@ def test_shipped_record_is_of_this_code() -> None:
     hasty = json.loads((HASTY / "pretraining.json").read_text())
     assert hasty["lessons"] == as_data(curriculum(chain_share=0.001))
     assert hasty["command"] == "tabom toyworld pretrain --seed 0 --chain_share 0.001"
+    for name, world in WORLDS.items():
+        folder = SHIPPED.parent / f"toy-{name}"
+        made = json.loads((folder / "pretraining.json").read_text())
+        assert made["lessons"] == as_data(world.lessons)
+        assert made["command"] == f"tabom toyworld pretrain --seed 0 --world {name}"
+        config = json.loads((folder / "config.json").read_text())
+        assert config["num_hidden_layers"] == world.num_layers
 
 
 def as_data(lessons: Sequence[Lesson]) -> list[dict[str, Any]]:
