@@ -37,6 +37,7 @@ from tabom.evaluation.stats import (
 )
 
 SET, FORGETTING, NET_LOSS = "set", "forgetting", "net_loss"
+DIFFICULTY = "difficulty"  # a metric that is of the prompt and says nothing of an arm
 
 
 @dataclass(frozen=True)
@@ -431,7 +432,7 @@ def _metric_cells(scores: Scores) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in _accuracy_cells(scores).get(MetricKey(IN_DOMAIN), []):
         known = (name for cells in scores.answers.values() for name in cells[cell].metrics)
-        for name in dict.fromkeys(known):
+        for name in dict.fromkeys(name for name in known if name != DIFFICULTY):
             found.setdefault(name, []).append(cell)
     return found
 

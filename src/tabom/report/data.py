@@ -74,12 +74,13 @@ class Curves:
     """Lines to draw, an arm each.
 
     tds: nats squared by step. entropy: nats at reveal by step. loss_ratio: by share of masked
-    slots.
+    slots. difficulty: share of right answers by difficulty, where the records have one.
     """
 
     tds: Sequence[Curve] = ()
     entropy: Sequence[Curve] = ()
     loss_ratio: Sequence[Curve] = ()
+    difficulty: Sequence[Curve] = ()
     training: Sequence[TrainingLog] = ()
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tabom.evaluation.comparison import Comparison, MetricKey, Row
-from tabom.evaluation.scores import OUT_OF_DOMAIN
+from tabom.evaluation.comparison import NET_LOSS, Comparison, MetricKey, Row
+from tabom.evaluation.scores import IN_DOMAIN, OUT_OF_DOMAIN
 from tabom.report import svg
 from tabom.report.data import Curve, Report, number
 from tabom.report.words import format_of, main_key, measured_order, metric_of
@@ -106,8 +106,67 @@ def entropy(report: Report) -> str:
 def loss_ratio(report: Report) -> str:
     """Loss on ground-truth answers over loss on the model's own, by mask ratio."""
     x = svg.Axis(label="share of slots masked", limits=(0, 1))
-    y = svg.Axis(label="Ground truth over self-distilled, loss ratio")
+    y = svg.Axis(label="Ground truth over self-distilled, loss ratio", is_log=True)
     return svg.line_chart(_series(report, report.curves.loss_ratio), x=x, y=y, level=1.0)
+
+
+def difficulty(report: Report) -> str:
+    """Percent right by difficulty: whether a gain reaches the hard tail."""
+    curves = [curve for curve in report.curves.difficulty if len(curve.x) > 1]
+    y = svg.Axis(label="Right, %", limits=(0, 100))
+    return svg.line_chart(_series(report, curves), x=svg.Axis(label="difficulty"), y=y)
+
+
+def frontier(report: Report) -> str:
+    """In-domain accuracy against what was forgotten, a dot an arm."""
+    key, lost = main_key(report), MetricKey(NET_LOSS)
+    comparison = report.comparison
+    if key is None or lost not in comparison.keys:
+        return ""
+    dots = []
+    for arm in comparison.arms:
+        rows = comparison.row(arm, key), comparison.row(arm, lost)
+        if rows[0] is not None and rows[1] is not None:
+            form = format_of(comparison, key)
+            point = 100 * rows[1].value.value, form.scale * rows[0].value.value
+            dots.append(Curve(arm=arm, x=[point[0]], y=[point[1]]))
+    if len(dots) < 2:
+        return ""
+    x = svg.Axis(label="forgotten, points", include=(0.0,))
+    y = svg.Axis(label=f"{metric_of(key).label}, %")
+    return svg.line_chart(_series(report, dots), x=x, y=y)
+
+
+def pace(report: Report) -> str:
+    """Accuracy against slots revealed a model call, for the first in-domain set with paces."""
+    roles = {s.name: s.role for s in report.comparison.sets}
+    for name in (n for n, role in roles.items() if role == IN_DOMAIN):
+        curves = []
+        for arm in report.comparison.arms:
+            costs = [c for c in report.comparison.costs if (c.arm, c.set) == (arm, name)]
+            costs.sort(key=lambda cost: cost.tokens_per_forward)
+            x = [cost.tokens_per_forward for cost in costs]
+            curves.append(Curve(arm=arm, x=x, y=[100 * cost.accuracy for cost in costs]))
+        if any(len(curve.x) > 1 for curve in curves):
+            y = svg.Axis(label="Right, %", limits=(0, 100))
+            x_axis = svg.Axis(label=f"slots a model call, {name}")
+            return svg.line_chart(_series(report, curves), x=x_axis, y=y)
+    return ""
+
+
+def pass_at_k(report: Report) -> str:
+    """The chance that one of k samples is right, for the first set that has samples."""
+    keys = [k for k in report.comparison.keys if k.kind.startswith("pass@")]
+    keys = [k for k in keys if (k.set, k.pace) == (keys[0].set, keys[0].pace)]
+    if len(keys) < 2:
+        return ""
+    curves = []
+    for arm in report.comparison.arms:
+        rows = [(k, report.comparison.row(arm, k)) for k in keys]
+        there = [(int(k.kind[5:]), row.value.value) for k, row in rows if row is not None]
+        curves.append(Curve(arm=arm, x=[k for k, _ in there], y=[100 * v for _, v in there]))
+    x = svg.Axis(label=f"samples k, {keys[0].set}", is_log=True)
+    return svg.line_chart(_series(report, curves), x=x, y=svg.Axis(label="pass@k, %"))
 
 
 def training(report: Report) -> str:
@@ -156,6 +215,10 @@ def verdicts(report: Report) -> dict[str, str]:
 DRAWINGS = {
     "ranking": ranking,
     "forgetting": forgetting,
+    "frontier": frontier,
+    "difficulty": difficulty,
+    "pace": pace,
+    "pass_at_k": pass_at_k,
     "tds": tds,
     "entropy": entropy,
     "loss_ratio": loss_ratio,

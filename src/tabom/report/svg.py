@@ -6,7 +6,7 @@ page into dark mode and print. The page's legend says whose colour is whose.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 Numbers = Sequence[float | None]
@@ -46,15 +46,26 @@ class Axis:
     """What an axis says and must show.
 
     include: values that must lie on it. limits: what it may not leave, such as 0 and 100 percent.
+    is_log: equal factors are equally far apart; values of 0 and below are left out.
     """
 
     label: str
     include: tuple[float, ...] = ()
     limits: tuple[float, float] = (-math.inf, math.inf)
+    is_log: bool = False
+
+    def place(self, value: float) -> float:
+        """Where a value lies before it is scaled to pixels."""
+        return math.log10(value) if self.is_log else value
+
+    def has(self, value: float | None) -> bool:
+        """Whether a value can be drawn."""
+        return value is not None and (not self.is_log or value > 0)
 
     def span(self, values: Numbers, *, pad: float = 0.05) -> tuple[float, float]:
         """(low, high) with low < high over all present values, widened by `pad` of their span."""
-        found = [*(v for v in values if v is not None), *self.include] or [0.0, 1.0]
+        shown = [v for v in values if v is not None and self.has(v)]
+        found = [self.place(v) for v in (*shown, *self.include)] or [0.0, 1.0]
         low, high = min(found), max(found)
         room = pad * (high - low) if high > low else abs(high) * 0.1 or 1.0
         # A series that is constant at an end that must be shown opens the axis to the other side.
@@ -76,6 +87,12 @@ def line_chart(
     """Lines with optional bands. level: a value at which a reference line is drawn. "" for none."""
     if not series:
         return ""
+    if y.is_log:  # a gap, where nothing can be drawn
+
+        def kept(values: Numbers) -> Numbers:
+            return [value if y.has(value) else None for value in values]
+
+        series = [replace(s, y=kept(s.y), low=kept(s.low), high=kept(s.high)) for s in series]
     xs = [value for line in series for value in line.x]
     ys = [value for line in series for part in (line.y, line.low, line.high) for value in part]
     # A single step stands between its neighbours; there is none before the first.
@@ -127,9 +144,13 @@ class _Frame:
         self, axis: Axis, span: tuple[float, float], *, is_grid: bool = True, xs: Numbers = (0.5,)
     ) -> Scale:
         """The x axis; where all `xs` are whole numbers, there is no tick between them."""
-        scale = _scale(span, self.x0, self.x1)
+        scale = _scaled(axis, span, self.x0, self.x1)
         is_whole = all(value is not None and float(value).is_integer() for value in xs)
-        for tick, text in _ticks(*span, count=(self.x1 - self.x0) / 70, least=int(is_whole)):
+        count = (self.x1 - self.x0) / 70
+        ticks = (
+            _log_ticks(*span) if axis.is_log else _ticks(*span, count=count, least=int(is_whole))
+        )
+        for tick, text in ticks:
             if is_grid:
                 self.rule(scale(tick), self.y0, scale(tick), self.y1, "grid")
             self.text(scale(tick), self.y1 + 17, text, "tick", "middle")
@@ -139,8 +160,9 @@ class _Frame:
 
     def up(self, axis: Axis, span: tuple[float, float]) -> Scale:
         """The y axis. Its label stands above it and level: read without tilting the head."""
-        scale = _scale(span, self.y1, self.y0)
-        for tick, text in _ticks(*span, count=(self.y1 - self.y0) / 45):
+        scale = _scaled(axis, span, self.y1, self.y0)
+        count = (self.y1 - self.y0) / 45
+        for tick, text in _log_ticks(*span) if axis.is_log else _ticks(*span, count=count):
             self.rule(self.x0, scale(tick), self.x1, scale(tick), "grid")
             self.text(self.x0 - 8, scale(tick) + 4, text, "tick", "end")
         self.text(0, 14, axis.label, "axis")
@@ -187,6 +209,22 @@ class _Frame:
             f'<svg class="drawing" viewBox="0 0 {width} {height}" width="{width}" '
             f'height="{height}" role="img" aria-label="{escape(label)}">{"".join(self.parts)}</svg>'
         )
+
+
+def _scaled(axis: Axis, span: tuple[float, float], start: float, end: float) -> Scale:
+    scale = _scale(span, start, end)
+    return lambda value: scale(axis.place(value))
+
+
+def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """1, 2 and 5 times powers of ten between two exponents; powers of two where these are few."""
+    places = range(math.floor(low), math.ceil(high) + 1)
+    found = [m * 10.0**n for n in places for m in (1, 2, 5)]
+    inside = [v for v in found if low - 1e-9 <= math.log10(v) <= high + 1e-9]
+    if len(inside) < 3:
+        powers = (2.0**n for n in range(math.floor(low * 3.4), math.ceil(high * 3.4) + 1))
+        inside = [v for v in powers if low - 1e-9 <= math.log10(v) <= high + 1e-9]
+    return [(value, f"{value:g}") for value in inside]
 
 
 def _scale(span: tuple[float, float], start: float, end: float) -> Scale:

@@ -59,10 +59,11 @@ def summarize_study(
     measured = [_Measured.of(run) for run in plan.runs]
     names = [s.name for s in recipe.evaluation.sets if s.role == IN_DOMAIN]
     # A study without evaluation sets still has its training to show.
-    comparison = Comparison()
+    comparison, runs = Comparison(), []
     if recipe.evaluation.sets:
         base = recipe.base_arm.name if recipe.base_arm is not None else None
-        comparison = compare([_evaluated(m, names, held_out) for m in measured], base=base)
+        runs = [_evaluated(m, names, held_out) for m in measured]
+        comparison = compare(runs, base=base)
     by_arm = {arm.name: [m for m in measured if m.run.arm == arm] for arm in recipe.arms}
     return Report(
         name=recipe.name,
@@ -83,6 +84,7 @@ def summarize_study(
             tds=_tds_curves(by_arm, names[:1]),
             entropy=_entropy_curves(by_arm),
             loss_ratio=_loss_ratios(by_arm),
+            difficulty=_difficulty(runs, names),
             training=_training_logs(plan),
         ),
         examples=_examples(recipe, by_arm),
@@ -170,6 +172,30 @@ def _loss_ratios(by_arm: Mapping[str, list[_Measured]]) -> list[Curve]:
             y = _mean_rows([one["loss_ratio"] for one in known])
             curves.append(Curve(arm=arm, x=known[-1]["mask_ratios"], y=y))
     return curves
+
+
+def _difficulty(runs: Sequence[EvaluatedRun], names: Sequence[str]) -> list[Curve]:
+    """Of each arm over its seeds: percent right by the records' difficulty, first in-domain set
+    that has one, at its slowest pace."""
+    right: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        there = [c for c in run.answers if c[0] in names and "difficulty" in run.answers[c].metrics]
+        if not there:
+            continue
+        answers = run.answers[min((c for c in there if c[0] == there[0][0]), key=lambda c: c[1])]
+        levels = right.setdefault(run.arm, {})
+        pairs = zip(answers.metrics["difficulty"].tolist(), answers.correct_A.tolist(), strict=True)
+        for level, is_right in pairs:
+            if not math.isnan(level):
+                levels.setdefault(level, []).append(is_right)
+    return [
+        Curve(
+            arm=arm,
+            x=sorted(levels),
+            y=[100 * float(np.mean(levels[level])) for level in sorted(levels)],
+        )
+        for arm, levels in right.items()
+    ]
 
 
 def _mean_rows(rows: Sequence[Sequence[float | None]]) -> list[float | None]:

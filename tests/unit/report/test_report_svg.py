@@ -210,3 +210,20 @@ def test_spans_pad_data_but_not_an_end_that_must_be_shown():
     for values in ([], [None], [7.0], [0.0], [-2.0]):
         low, high = Axis(label="").span(values)
         assert low < high
+
+
+def test_equal_factors_are_equally_far_on_a_log_axis() -> None:
+    """Decades, and powers of two where few decades fit; zero is a gap and not an error."""
+    series = [Series(label="a", colour="arm-0", x=[1, 10, 100], y=[0.01, 0.0, 100.0])]
+    text = line_chart(series, x=Axis(label="x", is_log=True), y=Axis(label="y", is_log=True))
+    path = re.search(r'<path d="([^"]+)"', text)
+    assert path
+    assert path[1].count("M") == 2  # broken at the zero
+    ticks = dict(
+        re.findall(r'<text x="([\d.]+)" y="\d+" class="tick" text-anchor="middle">([\d.]+)<', text)
+    )
+    place = {float(v): float(k) for k, v in ticks.items()}
+    assert place[10] - place[1] == pytest.approx(place[100] - place[10], abs=0.1)
+    few = [Series(label="a", colour="arm-0", x=[1, 2, 4], y=[1, 2, 3])]
+    text = line_chart(few, x=Axis(label="k", is_log=True), y=Axis(label="y"))
+    assert {">1<", ">2<", ">4<"} <= set(re.findall(r">[\d.]+<", text))
