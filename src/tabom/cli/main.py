@@ -28,6 +28,8 @@ VERBS = {
     "generate": ("tabom.cli.generate", "decode prompts with a model and print the responses"),
     "chat": ("tabom.cli.chat", "talk to a model and watch it decode"),
     "merge": ("tabom.cli.merge", "write a base and its adapter as one checkpoint, or export it"),
+    "push": ("tabom.cli.push", "an adapter, a model or a collection to the Hugging Face hub"),
+    "pull": ("tabom.cli.pull", "an adapter, a model or a collection from the hub"),
     "recipes": ("tabom.cli.recipes", "list, show or copy the recipes of the package"),
     "random-model": ("tabom.cli.random_model", "write a tiny random checkpoint of a family"),
     "toyworld": ("tabom.cli.toyworld", "pretrain the embedded toy base model again"),

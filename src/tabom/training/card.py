@@ -8,7 +8,7 @@ import yaml
 _TASK = "text-generation"
 
 
-def model_card(record: Mapping[str, Any]) -> str:
+def model_card(record: Mapping[str, Any], *, license: str | None = None) -> str:
     """README.md in the Hub's form, from the content of `tabom_manifest.json`."""
     is_adapter = record["kind"] == "adapter"
     header: dict[str, Any] = {
@@ -19,6 +19,8 @@ def model_card(record: Mapping[str, Any]) -> str:
     }
     if is_adapter:
         header["tags"].append("lora")
+    if license is not None:
+        header["license"] = license
     result, config = record["result"], record["config"]
     what = "LoRA adapter for" if is_adapter else "full fine-tuning of"
     lines = [
@@ -61,7 +63,23 @@ def model_card(record: Mapping[str, Any]) -> str:
         lines += [f"## {title}", "", *_table(_as_mapping(content))]
     lines += ["## Versions", "", *_table(record["versions"])]
     if is_adapter:
-        lines += ["## Use", "", "```bash", "tabom evaluate --adapter <this folder> ...", "```", ""]
+        base = record["base_model"]
+        lines += [
+            "## Use",
+            "",
+            "```bash",
+            f'tabom generate {base} --adapter ADAPTER --prompt "..."',
+            "```",
+            "",
+            "From Python, with the base as transformers or tabom loads it:",
+            "",
+            "```python",
+            "from peft import PeftModel",
+            "",
+            'model = PeftModel.from_pretrained(base, "ADAPTER")',
+            "```",
+            "",
+        ]
     return "\n".join(lines)
 
 
