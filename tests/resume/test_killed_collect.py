@@ -65,6 +65,7 @@ def answers(out: Path) -> dict[str, Any]:
     return {t.id: (t.response_ids_N.tolist(), t.step_N.tolist()) for t in TrajectoryStore(out)}
 
 
+@pytest.mark.slow
 def test_a_killed_collection_resumes(tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = command(tiny_recipe, out, "--set", "prompts.args.num=96", "--chunk_size", "32")
@@ -141,6 +142,7 @@ def test_a_pool_whose_workers_are_killed_and_then_its_driver(
     assert [t.id for t in TrajectoryStore(one)] == [t.id for t in TrajectoryStore(out)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = command(
@@ -159,6 +161,7 @@ def test_a_worker_that_is_killed_is_replaced(tiny_recipe: Path, tmp_path: Path) 
     assert store.manifest.counts["num_failed"] == 0
 
 
+@pytest.mark.slow
 def test_a_prompt_that_kills_is_left_out_and_named(tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     args = "{num: 12, task: general, split: train, bad: [5], folder: " + f"{out}}}"

@@ -133,6 +133,7 @@ def _on_disk(folder: Path) -> dict[str, set[str]]:
     return {part.relative_to(folder).as_posix(): TrajectoryWriter(part).done() for part in parts}
 
 
+@pytest.mark.slow
 def test_prompt_sets_go_on_after_two_kills(random_toy: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "sets.yaml"
     recipe.write_text(SETS.format(model=random_toy, rows="tabom.toyworld.tasks:prompts"))

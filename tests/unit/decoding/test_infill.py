@@ -56,6 +56,7 @@ def test_a_path_is_filled_in(model: MaskedDiffusionModel) -> None:
     assert done.trajectory.num_forwards == 1
 
 
+@pytest.mark.slow
 def test_the_command_fills_in() -> None:
     words = [
         "generate",

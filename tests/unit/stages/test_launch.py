@@ -91,6 +91,7 @@ def test_questions_are_cut_in_whole_batches_and_fields_apart() -> None:
     }
 
 
+@pytest.mark.slow
 def test_verification_and_evaluation_by_two_workers_equal_one(
     tiny_recipe: Path, tmp_path: Path
 ) -> None:

@@ -118,6 +118,7 @@ def test_overwrite_replaces_only_what_differs(finished: tuple[Recipe, Report]) -
     assert changed == {"seed-0/tabom/train", "seed-0/tabom/evaluate", "seed-0/tabom/diagnose"}
 
 
+@pytest.mark.slow
 def test_side_by_side_equals_one_process(
     finished: tuple[Recipe, Report], tiny_recipe: Path, tmp_path: Path
 ) -> None:
