@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-FORMATS = ("svg", "pdf", "csv", "tex")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom figures`."""
@@ -12,15 +10,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", help="where they go (default: figures in RUN)")
     parser.add_argument(
         "--format",
-        choices=FORMATS,
         action="append",
-        help="only these (repeatable; default: all; pdf needs tabom[figures])",
+        help="svg, pdf, csv or tex alone (repeatable; default: all; pdf needs tabom[figures])",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write them, and print where they are."""
-    from tabom.report.export import export
+    from tabom.report.export import FORMATS, export
     from tabom.stages.run import report_folder
 
     report, page = report_folder(args.run_dir)

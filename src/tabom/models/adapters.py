@@ -101,7 +101,7 @@ def attach_lora(
             if variant.init == "default":
                 draw.uniform_(-bound, bound, generator=generator)
             else:
-                draw.normal_(std=1 / r, generator=generator)
+                draw.normal_(std=1 / len(draw), generator=generator)  # PEFT's, by the rank
             with torch.no_grad():
                 parameter.copy_(draw)
 

@@ -90,7 +90,6 @@ class Context:
     reference_ids_BN: int64, the response region as the reference sees it. None: as the model.
     response_C: int64, the response in the batch of each context. None: one each, in order.
     advantage_B, old_logp_R: of the batch, by context and by row. None where it has none.
-    length_B: int64, slots of each response that take part.
     parts: of a mixture, the context of each part; their rows and contexts are this one's in order.
     counts: per term name, the local count that the global sum of that term is divided by.
     stats: plain numbers for the log (masked fraction, cut, shortened windows, skipped responses),
@@ -113,7 +112,6 @@ class Context:
     response_C: Tensor | None = None
     advantage_B: Tensor | None = None
     old_logp_R: Tensor | None = None
-    length_B: Tensor | None = None
     parts: "tuple[Context, ...]" = ()
     counts: dict[str, float] = field(default_factory=dict)
     stats: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -175,7 +175,7 @@ class EarliestMasked:
         ratio_K = torch.tensor(self.ratios, dtype=torch.float64)
         ratio_B = ratio_K[torch.bucketize(draws.uniform(TIME), bound_K[:-1], right=True)]
         hidden_BN = batch.slot_BN & (place_BN < (ratio_B.unsqueeze(1) * size_BN).floor())
-        noisy_BN = hidden_BN & (place_BN >= 0) & self._noisy(hidden_BN, draws)
+        noisy_BN = self._noisy(hidden_BN, draws)
         input_ids_BN = batch.response_ids_BN.masked_fill(hidden_BN | ~batch.slot_BN, batch.mask_id)
         input_ids_BN = torch.where(noisy_BN, self._tokens(batch, draws), input_ids_BN)
         path_BN = batch.slot_BN & Filler(policy="ignore").eligible(batch)

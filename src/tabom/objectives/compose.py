@@ -78,6 +78,12 @@ class Objective:
         names = [term.name for _, term in self.terms]
         if len(set(names)) < len(names):
             raise ConfigError(f"one objective has the same term twice: {', '.join(names)}")
+        candidates = {term.candidates for _, term in self.terms if isinstance(term, OrderTerm)}
+        if len(candidates) > 1:
+            raise ConfigError(
+                "the order terms of one objective have different candidates; give them the same, "
+                "or put them into two parts of a mixture"
+            )
 
     @property
     def requires_order(self) -> bool:

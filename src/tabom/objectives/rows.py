@@ -120,6 +120,6 @@ class Rows:
         if self.reference_RD is None or self.reference_weight_VD is None:
             raise ObjectiveError(
                 "a term compares with a reference model, and the objective names none; give it "
-                "reference: base, snapshot or privileged"
+                "reference: base or snapshot"
             )
         return self.reference_RD, self.reference_weight_VD

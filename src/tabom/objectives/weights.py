@@ -27,7 +27,7 @@ class Weighting:
         the visible positions q of the row of p/2 (1-p)^(|r-q|-1), geometric in the distance.
     schedule: of "scheduler": alpha is 1 - t ("linear") or 1 - cos(pi/2 (1 - t)) ("cosine").
     p: of "cart". pads: under "cart" pads of the prompt count as visible, as published.
-    Source: spec of the objectives, section 6; Dream's and dLLM's trainers.
+    Source: the trainers of Dream (inv_p, linear, cart) and dLLM (scheduler, cart).
     """
 
     kind: Kind = "one"

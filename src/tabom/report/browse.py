@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from tabom.report.build import asset
+from tabom.report.build import asset, filled
 from tabom.trajectory.record import Trajectory
 
 PAGE = 50  # lines of a list
@@ -188,12 +187,5 @@ class Library:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("tabom.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.get_template(template).render(
-        style=Markup(asset("report.css") + asset("browse.css")),
-        script=Markup(asset("browse.js")),
-        **values,
-    )
-    return text.encode("utf-8", "replace").decode()
+    style = Markup(asset("report.css") + asset("browse.css"))
+    return filled(template, style=style, script=Markup(asset("browse.js")), **values)

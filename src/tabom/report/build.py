@@ -27,12 +27,10 @@ def build_report(report: Report, *, path: str | os.PathLike[str]) -> Path:
 
 def render(report: Report) -> str:
     """The report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("tabom.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     recipe, script = to_plain(report.recipe), asset("report.js")
     digest = hashlib.sha256(script.encode()).digest()
-    html = environment.get_template("report.html.j2").render(
+    return filled(
+        "report.html.j2",
         report=report,
         comparison=report.comparison,
         style=Markup(asset("report.css")),
@@ -56,6 +54,14 @@ def render(report: Report) -> str:
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         glossary=[words.metric_of(key) for key in report.columns],
     )
+
+
+def filled(template: str, **values: Any) -> str:
+    """A page's template with its values, every text escaped."""
+    environment = Environment(
+        loader=PackageLoader("tabom.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template(template).render(**values)
     # What a model made of half a character cannot be written as UTF-8.
     return html.encode("utf-8", "replace").decode()
 

@@ -9,8 +9,8 @@ from tabom.core import configs
 from tabom.core.errors import StageError
 from tabom.core.manifest import read_manifest
 from tabom.report.browse import Answer, Item, Library
-from tabom.stages.recipe import ArmConfig
-from tabom.stages.runs import RECIPE
+from tabom.stages.runs import RECIPE, evaluations_of
+from tabom.stages.verify import verdicts_file
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.store import TrajectoryStore
 from tabom.trajectory.verdicts import Verdict, read_verdicts
@@ -37,19 +37,15 @@ def open_library(
     if found is not None and found.stage == "evaluate":
         items = _of_evaluations({folder.resolve().name: folder})
     elif found is not None and found.stage == "collect":
-        items = _of_collection(folder, {} if verdicts is None else _verdicts(verdicts))
+        items = _of_collection(
+            folder, {} if verdicts is None else read_verdicts(verdicts_file(verdicts))
+        )
     else:
         raise StageError(
             f"{folder}: nothing to look through; give the folder of a finished `tabom collect` or "
             "`tabom evaluate`, or of a `tabom run`"
         )
     return Library(folder.resolve().name, items, tokens=_tokens(model_name_or_path))
-
-
-def _verdicts(path: Path) -> dict[str, Verdict]:
-    from tabom.stages.verify import VERDICTS
-
-    return read_verdicts(path / VERDICTS if path.is_dir() else path)
 
 
 def _of_collection(folder: Path, verdicts: dict[str, Verdict]) -> list[Item]:
@@ -77,14 +73,9 @@ def _of_collection(folder: Path, verdicts: dict[str, Verdict]) -> list[Item]:
 def _of_run(root: Path) -> list[Item]:
     """Every arm's first seed; the prompts that the sets of all arms share stand together."""
     folders: dict[str, Path] = {}
-    arms = configs.load_yaml(root / RECIPE).get("arms") or []
-    seeds = sorted(root.glob("seed-*"), key=lambda path: int(path.name[5:]))
-    for arm in arms:
-        config = ArmConfig(name=arm["name"], objective=arm.get("objective"))
-        places = [s / config.slug for s in seeds] if config.is_trained else [root / "base"]
-        there = [p / "evaluate" for p in places if read_manifest(p / "evaluate") is not None]
-        if there:
-            folders[config.name] = there[0]
+    for folder, arm, _ in evaluations_of(root):
+        if read_manifest(folder) is not None:
+            folders.setdefault(arm.name, folder)
     if not folders:
         raise StageError(f"{root}: no evaluation of this run is finished")
     return _of_evaluations(folders)

@@ -7,6 +7,7 @@ local folders stay behind.
 import json
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import yaml
 from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, StageError
 from tabom.core.manifest import read_manifest
+from tabom.stages.verify import VERDICTS, verdicts_file
 from tabom.training.card import model_card
+from tabom.trajectory.verdicts import read_verdicts
 
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "metrics.jsonl")
 RECORD = "tabom_manifest.json"
@@ -64,9 +67,7 @@ def prepared(
             }
             text = data_card(folder, found.counts, license=license, verdicts=verdicts)
             if verdicts is not None:
-                from tabom.stages.verify import VERDICTS
-
-                files[VERDICTS] = verdicts / VERDICTS if verdicts.is_dir() else verdicts
+                files[VERDICTS] = verdicts_file(verdicts)
             yield _with_card("dataset", "collection", files, text, made)
         elif (folder / ADAPTER[1]).is_file():
             config = read_json(folder / ADAPTER[1])
@@ -178,13 +179,8 @@ def data_card(
         f"| trajectories | {counts['num_trajectories']} |",
     ]
     if verdicts is not None:
-        from collections import Counter
-
-        from tabom.stages.verify import VERDICTS
-        from tabom.trajectory.verdicts import read_verdicts
-
-        path = verdicts / VERDICTS if verdicts.is_dir() else verdicts
-        reasons = Counter(verdict.reason for verdict in read_verdicts(path).values())
+        found = read_verdicts(verdicts_file(verdicts)).values()
+        reasons = Counter(verdict.reason for verdict in found)
         lines += [f"| {reason} | {number} |" for reason, number in reasons.most_common()]
         lines += ["", f"`{VERDICTS}` has the verdict of each by its `id`."]
     return "\n".join([*lines, "", *_about(), ""])

@@ -70,8 +70,8 @@ def named_folder(text: str) -> tuple[str | None, Path]:
     return (name, Path(folder)) if is_named else (None, Path(text))
 
 
-def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
-    """Every finished evaluation of a study, the base's first."""
+def evaluations_of(root: Path) -> list[tuple[Path, ArmConfig, int | None]]:
+    """Every evaluation of a study: its folder, arm and seed, the base's first."""
     # The layout of a study is read from its recipe and its folders, not planned again: a recipe's
     # prompts and model need not be at hand where its results are compared.
     rows = configs.load_yaml(root / RECIPE).get("arms") or []
@@ -81,15 +81,19 @@ def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
     seeds = (re.fullmatch(r"seed-(-?\d+)", path.name) for path in root.glob("seed-*"))
     for seed in sorted(int(match[1]) for match in seeds if match):
         places += [(root / f"seed-{seed}" / arm.slug, arm, seed) for arm in arms if arm.is_trained]
+    there = [(folder / "evaluate", arm, seed) for folder, arm, seed in places]
+    return [place for place in there if place[0].is_dir()]
+
+
+def _study(root: Path, prefix: str) -> list[EvaluatedRun]:
+    """Every finished evaluation of a study, the base's first."""
     check = read_held_out(root)
     runs = [
         load_evaluation(
-            folder / "evaluate", arm=prefix + arm.name, seed=seed, is_base=not arm.is_trained,
-            check=check,
+            folder, arm=prefix + arm.name, seed=seed, is_base=not arm.is_trained, check=check
         )
-        for folder, arm, seed in places
-        if (folder / "evaluate").is_dir()
-    ]  # fmt: skip
+        for folder, arm, seed in evaluations_of(root)
+    ]
     if not runs:
         raise StageError(f"{root}: a run without any evaluation; finish it: tabom run {root}")
     return runs

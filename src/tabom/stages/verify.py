@@ -4,6 +4,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tabom.core.place import local_folder
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 VERDICTS = "verdicts.parquet"
 VERDICT_LOG = ".verdicts.jsonl"
+
+
+def verdicts_file(given: Path) -> Path:
+    """The file of verdicts that a folder of `tabom verify` holds, or that is given itself."""
+    return given / VERDICTS if given.is_dir() else given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,9 +160,8 @@ def train(
         torch.cuda.reset_peak_memory_stats()
 
     start = time.perf_counter()
-    if config.run_group is not None:  # the name that W&B's own code reads
-        os.environ.setdefault("WANDB_RUN_GROUP", config.run_group)
-    with Preemption(doing=_STOPPING) as trainer.preemption, out_of_memory_told(config):
+    told = out_of_memory_told(config)
+    with Preemption(doing=_STOPPING) as trainer.preemption, told, _grouped(config.run_group):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Losses are looked at on the device while it trains; what was found is told here.
     trainer.guard.check()
@@ -208,6 +207,20 @@ def train(
         write_json(output_dir / MANIFEST, record)
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+@contextmanager
+def _grouped(name: str | None) -> Iterator[None]:
+    """W&B reads its group from here; one that the user has set stays."""
+    variable = "WANDB_RUN_GROUP"
+    if name is None or variable in os.environ:
+        yield
+        return
+    os.environ[variable] = name
+    try:
+        yield
+    finally:
+        del os.environ[variable]
 
 
 @contextmanager

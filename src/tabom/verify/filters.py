@@ -71,7 +71,8 @@ def accepted(
         verdict, and at the end if a verdict has no trajectory.
     """
     require_accepted(verdicts, trajectories=trajectories)
-    return _stream(trajectories, dict(verdicts))
+    matched = _matched(trajectories, dict(verdicts))
+    return (trajectory for trajectory, verdict in matched if verdict.is_accepted)
 
 
 def judged(
@@ -81,6 +82,7 @@ def judged(
 
     What could not be verified is left out: nothing is known of it. A response without an answer,
     or cut short, is wrong.
+    trajectories: a store, or a list: it is read several times.
     in_groups: an advantage is the verdict (1 or 0) less its mean over the samples of the prompt;
         prompts whose samples are judged alike are left out. Else it is 1 or -1.
     Raises: as `accepted`.
@@ -90,7 +92,7 @@ def judged(
     advantages = {key: 1.0 if verdict.is_accepted else -1.0 for key, verdict in known.items()}
     if in_groups:
         groups: dict[str, list[str]] = {}
-        for t in trajectories:
+        for t, _ in _matched(trajectories, dict(verdicts)):
             if t.id in known:
                 groups.setdefault(t.prompt_ids.tobytes().hex(), []).append(t.id)
         advantages = {}
@@ -103,10 +105,14 @@ def judged(
                 "no prompt has both a right and a wrong response, so none is better than the "
                 "others; collect with num_samples above 1 and a temperature"
             )
-    return (t for t in trajectories if t.id in advantages), advantages
+    matched = _matched(trajectories, dict(verdicts))
+    return (trajectory for trajectory, _ in matched if trajectory.id in advantages), advantages
 
 
-def _stream(trajectories: Iterable[Trajectory], left: dict[str, Verdict]) -> Iterator[Trajectory]:
+def _matched(
+    trajectories: Iterable[Trajectory], left: dict[str, Verdict]
+) -> Iterator[tuple[Trajectory, Verdict]]:
+    """Each trajectory with its verdict. left: the verdicts, which are taken out of it."""
     for trajectory in trajectories:
         verdict = left.pop(trajectory.id, None)
         if verdict is None:
@@ -114,8 +120,7 @@ def _stream(trajectories: Iterable[Trajectory], left: dict[str, Verdict]) -> Ite
                 f"trajectory {trajectory.id!r} has no verdict (or occurs twice); the verdicts are "
                 "of other trajectories than these: run verify again"
             )
-        if verdict.is_accepted:
-            yield trajectory
+        yield trajectory, verdict
     if left:
         raise DataError(
             f"{len(left)} verdicts belong to no trajectory here, the first {next(iter(left))!r}; "

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tabom.core.errors import ConfigError, StageError
+from tabom.core.errors import ConfigError, DataError, StageError
 from tabom.stages.recipe import Recipe, load_recipe
 from tabom.stages.run import run_recipe
 from tabom.stages.study import plan_study
@@ -87,7 +87,7 @@ def test_groups_need_samples_that_differ(tiny_recipe: Path, tmp_path: Path) -> N
     for stage in (*plan.collect.values(), *plan.verify.values()):
         stage.run()
     assert plan.runs[0].train is not None
-    with pytest.raises(Exception, match="both a right and a wrong"):
+    with pytest.raises(DataError, match="both a right and a wrong"):
         plan.runs[0].train.run()
 
 
