@@ -179,6 +179,6 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(ConfigError, match="use_dora"):
         TrainingConfig(use_dora=True, lora_init="pissa")
     with pytest.raises(ConfigError, match=r"report_to is 'nosuch'"):
-        TrainingConfig(report_to="tensorboard,nosuch").training_arguments(
+        TrainingConfig(report_to="none,nosuch").training_arguments(
             "unused", has_eval=False, use_cpu=True
         )
