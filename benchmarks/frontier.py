@@ -1,14 +1,13 @@
 """The fair study: gain against forgetting, every arm swept with equally many trials.
 
-    python benchmarks/frontier.py run [--workers 2] [--phase tune|confirm] [--world toy-base ...]
-    python benchmarks/frontier.py report [--phase confirm]
-    python benchmarks/frontier.py tables      # as docs/results.md has them
+    python benchmarks/frontier.py [--workers 2] [--phase tune|confirm|...] [--world toy-base ...]
+    python benchmarks/frontier_tables.py      # what the cells say, as docs/results.md has it
 
 A cell is (world, arm, setting, seed) of a phase. Each finished one is a line of
 `results/frontier_cells.jsonl`; a run takes the lines that are there as done, wherever they were
 made, and appends the rest. Settings are chosen in the phase "tune", on seeds and prompts of its
 own; "confirm" runs what was chosen on new ones; "boundary" samples 64 answers to each prompt from
-some arms. docs/results.md tells the outcome.
+some arms; "pieces" changes one thing at a time in TABOM and in two contexts as they were chosen.
 """
 
 import argparse
@@ -26,8 +25,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import common
 
@@ -52,6 +49,7 @@ PHASES = {
     "tune": Phase(seeds=(100, 101), eval_seed=1000, num_in=300, num_out=60),
     "confirm": Phase(seeds=tuple(range(200, 208)), eval_seed=2000, num_in=1000, num_out=200),
     "boundary": Phase(seeds=(300, 301, 302), eval_seed=3000, num_in=100, num_out=0, num_samples=64),
+    "pieces": Phase(seeds=(400, 401, 402, 403), eval_seed=4000, num_in=600, num_out=120),
 }
 SAMPLED = ("SFT-GT", "SFT-SD", "TABOM", "Two contexts")  # in the phase "boundary"
 
@@ -97,6 +95,32 @@ ARMS: dict[str, list[dict[str, Any]]] = {
     "SFT-SD + KL": grid("nelbo_kl", (5e-4, 1e-3, 2e-3, 4e-3), kl_weight=(0.3, 1.0)),
 }
 WINDOWED = ("trajectory_ce", "tabom", "boltzmann")
+# What is changed in the setting that the tuning chose for ten points, by the arm it is changed in.
+# An option stands by its name; "objective", "rejected" and "rounds" are the arm's own.
+WHOLE = 64  # a window longer than any response
+PIECES: dict[str, dict[str, dict[str, Any]]] = {
+    "TABOM": {
+        "as chosen": {},
+        "window 2": {"window": 2},
+        "window 8": {"window": 8},
+        "window 16": {"window": 16},
+        "whole response": {"window": WHOLE},
+        "no ranking": {"rank_weight": 0.0},
+        "whole response, no ranking": {"window": WHOLE, "rank_weight": 0.0},
+        "margin 0.05": {"margin": 0.05},
+        "margin 0.5": {"margin": 0.5},
+    },
+    "Two contexts": {
+        "as chosen": {},
+        "share 0.5": {"share": 0.5},
+        "share 0.9": {"share": 0.9},
+        "no order term": {"next_slot_weight": 0.0},
+        "ranking in its place": {"next_slot_weight": 0.0, "rank_weight": 0.5},
+        "shuffled order": {"objective": "frontier_objectives:shuffled_contexts"},
+        "rejected ones too": {"rejected": "advantage"},
+        "two rounds": {"rounds": 2},
+    },
+}
 Cell = dict[str, Any]
 
 
@@ -118,10 +142,19 @@ def planned(phase: str, worlds: Sequence[str], known: Mapping[str, Cell]) -> Ite
         for seed in PHASES[phase].seeds:
             yield {"phase": phase, "world": world, "arm": BASE, "setting": None, "seed": seed}
         chosen = dict(ARMS)
-        if phase != "tune":
-            chosen = choose(world, known.values())
+        if phase == "confirm":
+            chosen = choose(world, known.values(), beyond=True)
         if phase == "boundary":  # the setting of the larger budget
+            chosen = choose(world, known.values())
             chosen = {arm: chosen[arm][-1:] for arm in SAMPLED if arm in chosen}
+        if phase == "pieces":
+            best = choose(world, known.values())
+            chosen = {
+                f"{arm}, {name}": [changed(best[arm][-1], changes)]
+                for arm, variants in PIECES.items()
+                if arm in best
+                for name, changes in variants.items()
+            }
         for seed in PHASES[phase].seeds:
             for arm, settings in chosen.items():
                 for setting in settings:
@@ -129,6 +162,13 @@ def planned(phase: str, worlds: Sequence[str], known: Mapping[str, Cell]) -> Ite
                         "phase": phase, "world": world, "arm": arm, "setting": setting,
                         "seed": seed,
                     }  # fmt: skip
+
+
+def changed(setting: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting with other options, and what of the changes is the arm's own."""
+    own = {name: changes[name] for name in ("objective", "rejected", "rounds") if name in changes}
+    options = {name: value for name, value in changes.items() if name not in own}
+    return {**setting, "options": {**setting["options"], **options}, **own}
 
 
 def recipe_of(cell: Cell, folder: Path) -> Any:
@@ -139,11 +179,10 @@ def recipe_of(cell: Cell, folder: Path) -> Any:
     phase = PHASES[cell["phase"]]
     arm: dict[str, Any] = {"name": cell["arm"]}
     if cell["setting"] is not None:
-        options = dict(cell["setting"]["options"])
-        if cell["setting"]["objective"] in WINDOWED:
-            options["window"] = 4
-        arm |= {"objective": cell["setting"]["objective"], "options": options}
-        arm["training"] = {"learning_rate": cell["setting"]["lr"]}
+        setting = dict(cell["setting"])
+        if setting["objective"] in WINDOWED:
+            setting["options"] = {"window": 4, **setting["options"]}
+        arm |= {"training": {"learning_rate": setting.pop("lr")}, **setting}
         if cell["arm"] == "SFT-GT":
             arm["data"] = "ground_truth"
     overrides: list[Any] = [
@@ -178,10 +217,10 @@ def run_cell(cell: Cell, folder: Path) -> Cell:
     from tabom.stages.study import plan_study
 
     started = time.process_time()
-    (run,) = plan_study(recipe := recipe_of(cell, folder)).runs
+    plan = plan_study(recipe_of(cell, folder))
+    (run,) = plan.runs
     if run.train is not None:
-        plan = plan_study(recipe)
-        for stage in (*plan.collect.values(), *plan.verify.values(), run.train):
+        for stage in (*plan.collect.values(), *plan.verify.values(), *run.earlier, run.train):
             stage.run()
     run.evaluate.run()
     records = list(read_records(run.evaluate.folder / RECORDS))
@@ -195,9 +234,7 @@ def run_cell(cell: Cell, folder: Path) -> Cell:
         if record.set == "chain" and record.tokens_per_step == 1:
             by_hops[f"{record.metrics['hops']:g}"].append(record.correct)
             premature.append(record.metrics["premature_commit"] or 0.0)
-    shutil.rmtree(run.evaluate.folder)
-    if run.train is not None:
-        shutil.rmtree(run.train.folder)
+    shutil.rmtree(run.evaluate.folder.parent)  # this arm's folder; what was collected stays
 
     def percent(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
         return {name: round(100 * statistics.mean(v), 3) for name, v in sorted(values.items())}
@@ -247,7 +284,7 @@ def run_phase(phase: str, worlds: Sequence[str], *, workers: int, path: Path = C
                 job.result()
 
 
-# ---- what the cells say ----
+# ---- what the tuning says ----
 
 
 def forgetting(cell: Cell, base: Cell) -> float:
@@ -278,10 +315,12 @@ def points(cells: Sequence[Cell], phase: str, world: str, arm: str) -> dict[str,
     return found
 
 
-def choose(world: str, cells: Any) -> dict[str, list[dict[str, Any]]]:
+def choose(world: str, cells: Any, *, beyond: bool = False) -> dict[str, list[dict[str, Any]]]:
     """Per arm the setting that is best in domain within each budget, on the tuning seeds.
 
-    Where no setting keeps a budget, the one that forgets least.
+    Where no setting keeps a budget, the one that forgets least. beyond: also the one that forgets
+    least of those past the larger budget and gains more, so that the frontier is interpolated at
+    the budget and not cut off before it.
     """
     cells = list(cells)
     chosen: dict[str, list[dict[str, Any]]] = {}
@@ -303,190 +342,25 @@ def choose(world: str, cells: Any) -> dict[str, list[dict[str, Any]]]:
             )
             if best not in names:
                 names.append(best)
+        past = [
+            s for s, (lost, right) in means.items()
+            if lost > BUDGETS[-1] and right > means[names[-1]][1]
+        ]  # fmt: skip
+        if beyond and past:
+            names.append(min(past, key=lambda s: means[s][0]))
         chosen[arm] = [json.loads(name) for name in names]
     return chosen
 
 
-def at_budget(pairs: Sequence[tuple[float, float]], budget: float) -> float:
-    """In-domain accuracy at a forgetting, on the upper frontier through the points.
-
-    pairs: (forgetting, in-domain), the base among them at (0, its accuracy). Linear between points
-    that no other one beats in both; beyond the last point its own accuracy.
-    """
-    best, frontier = -1.0, []
-    for lost, right in sorted(pairs, key=lambda p: (p[0], -p[1])):
-        if right > best:
-            frontier.append((max(lost, 0.0), right))
-            best = right
-    lost, right = zip(*frontier, strict=True)
-    return float(np.interp(budget, lost, right))
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95% t interval."""
-    from scipy import stats
-
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return mean, mean - half, mean + half
-
-
-def report(phase: str = "confirm", path: Path = CELLS) -> dict[str, Any]:
-    """Per world and budget: each arm's in-domain accuracy by seed, and its lead over SFT-SD."""
-    cells = list(known_cells(path).values())
-    bases = bases_of(cells)
-    result: dict[str, Any] = {"cells": len(cells)}
-    result["cpu_hours"] = round(sum(c["cpu_seconds"] for c in cells) / 3600, 2)
-    for world in WORLDS:
-        by_arm: dict[str, dict[int, list[Cell]]] = defaultdict(lambda: defaultdict(list))
-        for cell in cells:
-            if (cell["phase"], cell["world"]) == (phase, world) and cell["arm"] != BASE:
-                by_arm[cell["arm"]][cell["seed"]].append(cell)
-        for budget in BUDGETS:
-            values: dict[str, dict[int, float]] = {}
-            for arm, seeds in by_arm.items():
-                values[arm] = {}
-                for seed, own in seeds.items():
-                    base = bases[phase, world, seed]
-                    pairs = [(0.0, in_domain(base))]
-                    pairs += [(forgetting(c, base), in_domain(c)) for c in own]
-                    values[arm][seed] = at_budget(pairs, budget)
-            table = {}
-            for arm, own_values in values.items():
-                shared = sorted(set(own_values) & set(values.get("SFT-SD", {})))
-                lead = [own_values[s] - values["SFT-SD"][s] for s in shared]
-                table[arm] = {
-                    "seeds": len(own_values),
-                    "in_domain": interval(list(own_values.values())),
-                    "lead over SFT-SD": interval(lead) if lead else None,
-                }
-            result[f"{world}, {budget:g} points"] = table
-    return result
-
-
-def shown(values: Sequence[float] | None, *, signed: bool = False) -> str:
-    """A mean with its interval."""
-    if values is None:
-        return ""
-    mean, low, high = values
-    form = "+.1f" if signed else ".1f"
-    return f"{mean:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
-
-
-def tables() -> str:
-    """Markdown: the frontier at each budget, what was chosen, accuracy by difficulty."""
-    cells = list(known_cells().values())
-    found = report("confirm")
-    lines = [f"{found['cells']} cells, {found['cpu_hours']} CPU hours.", ""]
-    for world in WORLDS:
-        here = [c for c in cells if c["phase"] == "confirm" and c["world"] == world]
-        if not here:
-            continue
-        names = [f"{world}, {budget:g} points" for budget in BUDGETS]
-        seeds = len({c["seed"] for c in here if c["arm"] != BASE})
-        base = statistics.mean(in_domain(c) for c in here if c["arm"] == BASE)
-        pace = WORLDS[world].pace
-        lines += [
-            f"`{world}`, {pace} slot{'s' * (pace > 1)} a step, {seeds} seeds (base {base:.1f}):",
-            "",
-            "| arm | " + " | ".join(f"{b:g} points | lead over SFT-SD" for b in BUDGETS) + " |",
-            "|---|" + "---|---|" * len(BUDGETS),
-        ]
-        arms = sorted(found[names[0]], key=lambda arm: -found[names[0]][arm]["in_domain"][0])
-        for arm in arms:
-            row = [arm]
-            for name in names:
-                one = found[name][arm]
-                row += [shown(one["in_domain"]), shown(one["lead over SFT-SD"], signed=True)]
-            lines.append("| " + " | ".join(row) + " |")
-        lines += ["", *_points_table(here, world), "", *_tail_table(here, world), ""]
-    return "\n".join(lines)
-
-
-def _points_table(cells: Sequence[Cell], world: str) -> list[str]:
-    """The chosen settings as they came out."""
-    lines = [
-        "| arm | setting | in-domain | forgetting | premature commits |",
-        "|---|---|---|---|---|",
-    ]
-    for arm in ARMS:
-        for setting, pairs in points(cells, "confirm", world, arm).items():
-            lost, right = (interval(list(column)) for column in zip(*pairs, strict=True))
-            chosen = json.loads(setting)
-            options = ", ".join(f"{k} {v}" for k, v in chosen["options"].items())
-            early = statistics.mean(
-                c["premature"] for c in cells if c["arm"] == arm and c["setting"] == chosen
-            )
-            lines.append(
-                f"| {arm} | lr {chosen['lr']:g}{', ' * bool(options)}{options} | {shown(right)} | "
-                f"{shown(lost)} | {early:.1f} |"
-            )
-    return lines
-
-
-def _tail_table(cells: Sequence[Cell], world: str) -> list[str]:
-    """Accuracy at one slot a step by difficulty, of the base and of each arm's last setting."""
-    levels = sorted(next(iter(cells))["by_hops"], key=float)
-    lines = ["| arm | " + " | ".join(levels) + " |", "|---|" + "---|" * len(levels)]
-    for arm in (BASE, *ARMS):
-        own = [c for c in cells if c["arm"] == arm]
-        last = [c for c in own if c["setting"] == own[-1]["setting"]]
-        if last:
-            means = [statistics.mean(c["by_hops"][level] for c in last) for level in levels]
-            lines.append(f"| {arm} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
-    return lines
-
-
-def pass_at_k(phase: str = "boundary") -> dict[str, Any]:
-    """Per world and arm: pass@k, and problems that it solves where the base never does, and back.
-
-    A problem is solved if one of all samples is right. Means over seeds.
-    """
-    from tabom.evaluation.stats import pass_at_k as one
-
-    samples = PHASES[phase].num_samples
-    found: dict[str, Any] = {}
-    cells = [cell for cell in known_cells().values() if cell["phase"] == phase]
-    bases = bases_of(cells)
-    for cell in cells:
-        base = np.array(bases[phase, cell["world"], cell["seed"]]["right"])
-        right = np.array(cell["right"])
-        row = {
-            f"pass@{k}": 100 * statistics.mean(one(samples, int(r), k) for r in right)
-            for k in (1, 2, 4, 8, 16, 32, 64)
-        }
-        row["gained"] = float(100 * ((right > 0) & (base == 0)).mean())
-        row["lost"] = float(100 * ((right == 0) & (base > 0)).mean())
-        found.setdefault(cell["world"], {}).setdefault(cell["arm"], []).append(row)
-    return {
-        world: {
-            arm: {k: round(statistics.mean(r[k] for r in rows), 2) for k in rows[0]}
-            | {"seeds": len(rows)}
-            for arm, rows in arms.items()
-        }
-        for world, arms in found.items()
-    }
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verb", choices=["run", "report", "tables"])
+    parser.add_argument("verb", choices=["run"])
     parser.add_argument("--phase", choices=list(PHASES), action="append")
     parser.add_argument("--world", choices=list(WORLDS), action="append")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
-    if args.verb == "tables":
-        print(tables())
-        return 0
     for phase in args.phase or PHASES:
-        if args.verb == "run":
-            run_phase(phase, args.world or list(WORLDS), workers=args.workers)
-        elif phase == "boundary":
-            print(json.dumps({phase: pass_at_k(phase)}, indent=2))
-        else:
-            print(json.dumps({phase: report(phase)}, indent=2))
+        run_phase(phase, args.world or list(WORLDS), workers=args.workers)
     return 0
 
 

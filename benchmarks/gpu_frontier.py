@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import frontier
+import frontier_tables
 from tabom.core.env import hardware, versions
 from tabom.toyworld.base import pretrain
 from tabom.toyworld.curriculum import curriculum
@@ -82,7 +83,7 @@ def main() -> int:
     for phase in ("tune", "confirm"):
         frontier.run_phase(phase, list(frontier.WORLDS), workers=1, path=cells)
     found = {
-        "report": frontier.report("confirm", cells),
+        "report": frontier_tables.report(cells),
         "base": json.loads((base / "pretraining.json").read_text()),
         "hardware": hardware(),
         "versions": versions(),
