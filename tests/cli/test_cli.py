@@ -270,9 +270,9 @@ def test_what_is_not_installed_or_not_known_is_told_before_work(
               "--ground_truth", "--prompts_function", "tabom.toyworld.tasks:prompts",
               "--prompts_args", "{task: sort, split: train, num: 4}", "--max_new_tokens", "16",
               "--output_dir", tmp_path / "t"]  # fmt: skip
-    err = refused(capsys, *common, "--optim", "adamw_8bit")
-    assert "adamw_8bit" in err
-    assert "bitsandbytes" in err
+    err = refused(capsys, *common, "--optim", "lomo")
+    assert "lomo" in err
+    assert "lomo_optim" in err
     for flag, value in (("--attn_implementation", "flashy"), ("--dtype", "int4")):
         with pytest.raises(SystemExit):
             main([*map(str, common), flag, value])

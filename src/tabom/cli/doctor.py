@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     found |= {
         "sizes": sizes,
         "warnings": [] if problem is None else [problem],
-        "estimates": [_estimate(use, sizes, device) for device in devices],
+        "estimates": [_estimate(settings, sizes, device) for device in devices],
         "versions": versions(),
         "hardware": hardware(),
     }
@@ -103,9 +103,13 @@ def _look(base: ModelConfig, use: Use, prompt: str | None, found: dict[str, Any]
     from tabom.models.probes import ProbeError
     from tabom.models.sizes import sizes_of
 
-    name, options = base.model_name_or_path, base.options
+    name = base.model_name_or_path
     try:
-        model = load_model(name, adapter=base.adapter, require_tokenizer=False, **options)
+        if base.quantization is None:  # the adapter stays apart, to be looked at
+            options = base.options | {"require_tokenizer": False}
+            model = load_model(name, adapter=base.adapter, **options)
+        else:
+            model = base.load(require_tokenizer=False)
     except ProbeError as error:  # shown below, with all else
         model = error.model
     except ModelError as error:
@@ -120,6 +124,7 @@ def _look(base: ModelConfig, use: Use, prompt: str | None, found: dict[str, Any]
         "alignment": model.family.alignment,
         "attention": model.family.attention,
         "attn_implementation": model.attn_implementation,
+        "quantization": base.quantization,
         "dtype": str(model.head_weight_VD.dtype).removeprefix("torch."),
         "device": str(model.device),
     }
@@ -135,7 +140,7 @@ def _look(base: ModelConfig, use: Use, prompt: str | None, found: dict[str, Any]
     return sizes
 
 
-def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
+def _estimate(settings: Settings, sizes: "ModelSizes", device: "Device") -> dict[str, Any]:
     """Peaks of decoding and training in several settings, the largest batches, and the speed."""
     from tabom.decoding.config import DecodingConfig
     from tabom.models.costs import Batch, Machine, largest_batch
@@ -143,7 +148,9 @@ def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]
     from tabom.stages.estimate import response_counts, training_memory
     from tabom.training.config import TrainingConfig
 
-    machine, num_slots = Machine(sizes=sizes, device=device), use.max_new_tokens
+    use, quantization = settings.use, settings.model.quantization
+    machine = Machine(sizes=sizes, device=device, quantization=quantization)
+    num_slots = use.max_new_tokens
 
     def peak(size: int, *, num_rows: int, config: "TrainingConfig | None") -> "Memory":
         length = use.prompt_tokens + num_slots
@@ -154,6 +161,10 @@ def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]
 
     # What a training costs follows from its settings, so the cases are settings.
     lora, whole = TrainingConfig(), TrainingConfig(use_peft=False)
+    all_weights = (
+        ("all weights", WINDOW, whole),
+        ("all weights, checkpointing", WINDOW, replace(whole, gradient_checkpointing=True)),
+    )
     room = (device.memory_gib - RESERVED_GIB) * GIB
     uses = []
     for name, num_rows, config in (
@@ -161,8 +172,7 @@ def _estimate(use: Use, sizes: "ModelSizes", device: "Device") -> dict[str, Any]
         ("train LoRA", WINDOW, lora),
         ("train LoRA, checkpointing", WINDOW, replace(lora, gradient_checkpointing=True)),
         ("train LoRA, all slots masked", num_slots, lora),
-        ("all weights", WINDOW, whole),
-        ("all weights, checkpointing", WINDOW, replace(whole, gradient_checkpointing=True)),
+        *(() if quantization else all_weights),
     ):
         size = use.batch_size if config is None else use.per_device_train_batch_size
         peak_of = partial(peak, num_rows=num_rows, config=config)

@@ -93,7 +93,12 @@ def _given(recipe: "Recipe", assumed: "Assumptions") -> "Given":
     rate = 1.0 if recipe.verifier.type == "accept_all" else ACCEPTANCE_RATE
     device = find_device(assumed.device_name)
     return Given(
-        machine=Machine(sizes=read_sizes(name), device=device, mfu=assumed.mfu),
+        machine=Machine(
+            sizes=read_sizes(name),
+            device=device,
+            mfu=assumed.mfu,
+            quantization=recipe.model.quantization,
+        ),
         acceptance_rate=assumed.acceptance_rate or rate,
         num_slots=recipe.decoding.max_new_tokens,
         num_samples=recipe.collection.num_samples,

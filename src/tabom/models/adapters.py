@@ -17,6 +17,7 @@ from tabom.core.manifest import check_folder
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.models.family import ADAPTER_PREFIX, Family, swap_name
 from tabom.models.folders import read_json
+from tabom.models.quantization import is_quantized
 from tabom.models.tensors import Stored, difference, headers, shapes
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -215,10 +216,13 @@ def load_adapter(
 def merge_adapter(model: MaskedDiffusionModel) -> None:
     """Add the adapter to the weights in place; what remains is a bare model, free to train.
 
-    Raises: `ModelError` if no adapter is attached, or if a merged weight is not finite.
+    Raises: `ModelError` if no adapter is attached, if a merged weight is not finite, or if the
+        weights are quantized: what an adapter adds is less than their rounding.
     """
     if model.lm is model.base_lm:
         raise ModelError("there is no adapter to merge: load_adapter comes first")
+    if is_quantized(model.base_lm):
+        raise ModelError("the weights are quantized: load the base without, and merge into that")
     lm: Any = model.lm
     try:
         model.lm = lm.merge_and_unload(safe_merge=True)

@@ -1,6 +1,7 @@
 """Which model a run starts from. Light: it is read before anything heavy is imported."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Quantization = Literal["nf4", "int8"]
+
+
+def require_bitsandbytes(kind: Quantization) -> None:
+    """Raises `ConfigError` if the package that stores weights in few bits is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization {kind} needs bitsandbytes: pip install 'tabom[quantization]'"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +35,9 @@ class ModelConfig(Settings):
     """A LoRA adapter folder that is part of the base."""
     dtype: Dtype = "auto"
     """Of the weights; auto: bfloat16 on CUDA, else float32."""
+    quantization: Quantization | None = None
+    """Keep the layers' matrices in 4 (nf4) or 8 bits (int8), through bitsandbytes, for adapters to
+    train on (QLoRA); null: in `dtype`."""
     attn_implementation: Attention = "sdpa"
     """The code that computes attention; flash_attention_2 needs its package."""
     device: str | None = field(default=None, metadata=FREE)
@@ -50,25 +63,40 @@ class ModelConfig(Settings):
         return {name: getattr(self, name) for name in names}
 
     def load(
-        self, *, trained: Path | None = None, trainable: bool = False
+        self,
+        *,
+        trained: Path | None = None,
+        trainable: bool = False,
+        require_tokenizer: bool = True,
     ) -> "MaskedDiffusionModel":
         """The model, with what a training wrote on top: an adapter, or a whole model instead.
 
-        An adapter of the base itself is merged into it, so that the trained one can go on top.
+        An adapter of the base itself is merged into it, so that the trained one can go on top; then
+        the weights are quantized, if they are to be.
         trained: the folder of a finished training; None: the base alone.
         trainable: let its adapter train on.
         """
         from tabom.models.adapters import load_adapter, merge_adapter
-        from tabom.models.loading import load_model
+        from tabom.models.loading import load_model, pick_device, pick_dtype
+        from tabom.models.quantization import quantize, require_quantization
 
-        if trained is not None and not (trained / "adapter_config.json").is_file():
-            model = load_model(str(trained), **self.options)
-        else:
-            model = load_model(self.model_name_or_path, adapter=self.adapter, **self.options)
-            if self.adapter is not None:
-                merge_adapter(model)
-            if trained is not None:
-                load_adapter(model, trained, trainable=trainable)
+        options = self.options | {"require_tokenizer": require_tokenizer}
+        if self.quantization is not None:
+            place = pick_device(self.device)
+            require_quantization(self.quantization, place)
+            # The device never holds the weights in their own dtype, which is chosen by it.
+            dtype = str(pick_dtype(self.dtype, place)).removeprefix("torch.")
+            options |= {"device": "cpu", "dtype": dtype}
+        is_whole = trained is not None and not (trained / "adapter_config.json").is_file()
+        name = str(trained) if is_whole else self.model_name_or_path
+        adapter = None if is_whole else self.adapter
+        model = load_model(name, adapter=adapter, **options)
+        if adapter is not None:
+            merge_adapter(model)
+        if self.quantization is not None:
+            quantize(model, self.quantization, place)
+        if trained is not None and not is_whole:
+            load_adapter(model, trained, trainable=trainable)
         model.allows_long_context = self.allow_long_context
         return model
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tabom.core.errors import ModelError
+from tabom.models.config import Quantization
 from tabom.models.devices import Device
 from tabom.models.sizes import ModelSizes
 from tabom.vocabulary.sizes import HEAD_TILE_BYTES, LOGIT_BYTES
@@ -21,6 +22,9 @@ from tabom.vocabulary.sizes import HEAD_TILE_BYTES, LOGIT_BYTES
 ATTENTION_BACKWARD = 2.5
 # Adapter weights are float32 whatever the base is: weight, gradient and two moments of AdamW.
 BYTES_PER_TRAINED = 16
+# One quantized weight with its scales: nf4 has one byte for each 64 values, and a float32 for each
+# 256 of these; int8 has a float32 for each row, which is left out.
+BYTES_PER_WEIGHT = {"nf4": 0.5 + (1 + 4 / 256) / 64, "int8": 1.0}
 LARGEST_BATCH = 2**20  # no larger one is looked for
 MFU = 0.4  # share of the peak that a run reaches, where nobody has measured it
 
@@ -116,20 +120,29 @@ class Machine:
     """A model on a device.
 
     mfu: hours are FLOPs over mfu times the device's peak, and at least one reading of the weights
-    a model call.
+    a model call. quantization: of the layers' matrices; each is unpacked when it is multiplied.
     """
 
     sizes: ModelSizes
     device: Device
     mfu: float = MFU
+    quantization: Quantization | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weights: in the device's dtype, or the layers' matrices in few bits."""
+        width, body = self.device.bytes_per_value, self.sizes.body_weights
+        if self.quantization is None:
+            return width * self.sizes.num_parameters
+        small = round(BYTES_PER_WEIGHT[self.quantization] * body)
+        return width * (self.sizes.num_parameters - body) + small
 
     def seconds(self, flops: float, *, calls: float) -> float:
         """Time of some FLOPs in some model calls, each of which reads the weights."""
         seconds = flops / (self.mfu * self.device.tflops * 1e12)
         if self.device.bandwidth is None:
             return seconds
-        weights = self.device.bytes_per_value * self.sizes.num_parameters
-        return max(seconds, calls * weights / (self.device.bandwidth * 1e12))
+        return max(seconds, calls * self.weight_bytes / (self.device.bandwidth * 1e12))
 
     def decoding_memory(self, batch: Batch, *, max_logit_bytes: int | None = None) -> Memory:
         """Peak of one decoding step.
@@ -144,7 +157,7 @@ class Machine:
         chunk = min(row * batch.num_rows, max(most, row))
         in_flight = batch.size * batch.length * _in_flight(sizes, width)
         return {
-            "weights": width * sizes.num_parameters,
+            "weights": self.weight_bytes,
             "trained": 0,
             "activations": in_flight + width * sizes.hidden_size * batch.num_rows,
             "logits": 2 * chunk + chunk * width // 4,
@@ -174,7 +187,7 @@ class Machine:
         if is_full:  # gradients and two moments in the weights' own dtype
             trained = 3 * width * sizes.num_parameters
         return {
-            "weights": width * sizes.num_parameters,
+            "weights": self.weight_bytes,
             "trained": trained,
             "activations": batch.size * batch.length * (kept + _in_flight(sizes, width)),
             "logits": 2 * min(HEAD_TILE_BYTES, dense) + min(dense, max_buffer_bytes),

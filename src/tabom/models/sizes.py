@@ -112,12 +112,12 @@ def sizes_of(lm: Any, *, family: str = "", source: str = "") -> ModelSizes:
     config = lm.config
     heads = config.num_attention_heads
     weights = {n: p for n, p in lm.named_parameters() if ".lora_" not in n}
-    num_parameters = sum(weight.numel() for weight in weights.values())
+    num_parameters = sum(num_values(weight) for weight in weights.values())
     # Stacked experts are the only three-dimensional weights: [experts, out, in].
     stacked = [weight for weight in weights.values() if weight.dim() == 3]
     is_active = config.num_experts_per_tok / stacked[0].shape[0] if stacked else 1.0
     routed = sum(weight.numel() for weight in stacked)
-    plain = sum(w.numel() for n, w in weights.items() if PLAIN_MLP.search(n) and w.dim() == 2)
+    plain = sum(num_values(w) for n, w in weights.items() if PLAIN_MLP.search(n) and w.dim() == 2)
     linear_size = plain / (3 * config.hidden_size * config.num_hidden_layers)
     active_size = routed * is_active / (3 * config.hidden_size * config.num_hidden_layers)
     return ModelSizes(
@@ -136,6 +136,12 @@ def sizes_of(lm: Any, *, family: str = "", source: str = "") -> ModelSizes:
         family=family,
         source=source,
     )
+
+
+def num_values(parameter: Any) -> int:
+    """Values of a parameter: of a packed one, those that it stands for."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
 
 
 PLAIN_MLP = re.compile(r"\.mlp\..*(gate|up|down)_proj\.(base_layer\.)?weight$")

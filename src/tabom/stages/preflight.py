@@ -14,7 +14,7 @@ from tabom.core import configs
 from tabom.core.errors import ConfigError, TabomError
 from tabom.core.hooks import load_function
 from tabom.decoding.config import DecodingConfig
-from tabom.models.config import ModelConfig
+from tabom.models.config import ModelConfig, require_bitsandbytes
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
 
@@ -72,6 +72,8 @@ def _model(model: ModelConfig) -> None:
     from tabom.models.folders import resolve_folder
 
     load_ids(model.model_name_or_path, mask_token_id=model.mask_token_id)
+    if model.quantization is not None:
+        require_bitsandbytes(model.quantization)
     if model.adapter is not None:
         adapter = resolve_folder(model.adapter, weights=False)
         if not (adapter / "adapter_config.json").is_file():
@@ -125,6 +127,22 @@ def check_decoding(decoding: DecodingConfig, model: ModelConfig) -> None:
     check_blocks(facts, decoding)
     if decoding.is_official:
         check_official(facts, decoding)
+
+
+def check_quantized(training: TrainingConfig, model: ModelConfig) -> None:
+    """On weights in few bits only an adapter trains, and one that leaves them as they are."""
+    if model.quantization is None:
+        return
+    if not training.use_peft:
+        raise ConfigError(
+            f"use_peft false trains all weights, and quantization {model.quantization} keeps them "
+            "in few bits; train an adapter, or leave quantization out"
+        )
+    if training.lora_init not in ("default", "gaussian"):
+        raise ConfigError(
+            f"lora_init {training.lora_init!r} takes a part out of the weights, which quantization "
+            f"{model.quantization} keeps in few bits; take another, or leave quantization out"
+        )
 
 
 def check_objective(objective: str, options: dict[str, Any], has_order: bool) -> None:

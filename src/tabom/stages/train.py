@@ -10,7 +10,7 @@ from tabom.core.identity import FREE, identity
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.held_out import question_of, write_trained_on
-from tabom.stages.preflight import Check, check_objective
+from tabom.stages.preflight import Check, check_objective, check_quantized
 from tabom.stages.stage import Counts, Done, Output, Stage, is_first_process, reads
 from tabom.stages.verify import VERDICTS
 from tabom.training.config import Rejected, TrainingConfig
@@ -68,6 +68,7 @@ class Train(Stage):
     def checks(self) -> Iterator[Check]:
         here = f"arms.{self.arm}" if self.arm else "objective"
         yield from super().checks()
+        yield Check("training", check_quantized, (self.training, self.model))
         yield Check(here, check_objective, (self.objective, self.options, self.prompts is None))
 
     def work(self, report: Done) -> Counts:
@@ -80,6 +81,8 @@ class Train(Stage):
         has_hint = objective.reference is not None and objective.reference.hint
         examples, questions = self._data(model, hint=self.hint if has_hint else None)
         data = {"trajectories": self.trajectories, "verdicts": self.verdicts}
+        given = {"adapter": self.model.adapter, "quantization": self.model.quantization}
+        base = {name: value for name, value in given.items() if value is not None}
         result = train(
             model=model,
             objective=objective,
@@ -90,7 +93,7 @@ class Train(Stage):
             extra_card={
                 "data": identity(data if self.prompts is None else {"prompts": self.prompts}),
                 "arm": {"name": self.arm or self.objective},
-                **({"base": {"adapter": self.model.adapter}} if self.model.adapter else {}),
+                **({"base": base} if base else {}),
             },
         )
         # Whoever evaluates the adapter later can then tell which prompts were held out.

@@ -202,7 +202,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("training.report_to=nothing", "training: .*report_to.*nothing"),
-        ("training.optim=adamw_8bit", "training: .*adamw_8bit.*bitsandbytes"),
+        ("training.optim=lomo", "training: .*lomo.*lomo_optim"),
         ("model.adapter=toy-base", "model: .*adapter_config.json"),
         ("decoding={schedule: official, policy: entropy}", "decoding: .*toy"),
         ("arms.1={name: GT, objective: tabom, data: ground_truth}", "arms.GT: .*order"),
