@@ -1,28 +1,18 @@
 """Which model a run starts from. Light: it is read before anything heavy is imported."""
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tabom.core.configs import Count, NonNegative, Settings, expand_home
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FOLDER, FREE
-from tabom.models.family import Dtype
+from tabom.models.family import Dtype, Quantization
 
 if TYPE_CHECKING:
     from tabom.models.contract import MaskedDiffusionModel
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
-Quantization = Literal["nf4", "int8"]
-
-
-def require_bitsandbytes(kind: Quantization) -> None:
-    """Raises `ConfigError` if the package that stores weights in few bits is not installed."""
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"quantization {kind} needs bitsandbytes: pip install 'tabom[quantization]'"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tabom.core.errors import ModelError
-from tabom.models.config import Quantization
 from tabom.models.devices import Device
+from tabom.models.family import Quantization
 from tabom.models.sizes import ModelSizes
 from tabom.vocabulary.sizes import HEAD_TILE_BYTES, LOGIT_BYTES
 

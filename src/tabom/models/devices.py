@@ -3,9 +3,11 @@
 import re
 import time
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from tabom.core import env
 from tabom.core.errors import ConfigError
+from tabom.models.family import Quantization
 
 GIB = 2**30
 
@@ -115,3 +117,11 @@ def _matmul_tflops(size: int, place: str) -> float:
 
 def _words(name: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", name.lower())
+
+
+def require_bitsandbytes(kind: Quantization) -> None:
+    """Raises `ConfigError` if the package that stores weights in few bits is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization {kind} needs bitsandbytes: pip install 'tabom[quantization]'"
+        )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Alignment = Literal["identity", "shift_right"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "float64"]  # what weights are read as
+Quantization = Literal["nf4", "int8"]  # how the matrices of the layers may be kept
 # How the configs of transformers' Llama-like networks call some sizes of a random checkpoint.
 USUAL_SIZES = {
     "num_layers": "num_hidden_layers",

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from tabom.core.errors import ConfigError, ModelError
-from tabom.models.config import Quantization, require_bitsandbytes
 from tabom.models.contract import MaskedDiffusionModel
+from tabom.models.devices import require_bitsandbytes
+from tabom.models.family import Quantization
 
 
 def require_quantization(kind: Quantization, device: torch.device) -> None:

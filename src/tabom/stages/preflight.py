@@ -14,7 +14,8 @@ from tabom.core import configs
 from tabom.core.errors import ConfigError, TabomError
 from tabom.core.hooks import load_function
 from tabom.decoding.config import DecodingConfig
-from tabom.models.config import ModelConfig, require_bitsandbytes
+from tabom.models.config import ModelConfig
+from tabom.models.devices import require_bitsandbytes
 from tabom.training.config import TrainingConfig
 from tabom.verify.config import VerifierConfig
 

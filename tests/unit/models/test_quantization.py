@@ -13,7 +13,7 @@ from torch import nn
 
 from tabom.cli.main import main
 from tabom.core.errors import ConfigError, ModelError, TabomError
-from tabom.models import config as model_config
+from tabom.models import devices
 from tabom.models.adapters import attach_lora, load_adapter, merge_adapter
 from tabom.models.config import ModelConfig
 from tabom.models.contract import MaskedDiffusionModel
@@ -111,7 +111,7 @@ def test_what_does_not_go_together_is_refused(monkeypatch: pytest.MonkeyPatch) -
             check_quantized(TrainingConfig(lora_init=init), model)
     with pytest.raises(TabomError, match="quantization"):
         ModelConfig(model_name_or_path="toy-base", quantization="fp5")  # type: ignore[arg-type]
-    monkeypatch.setattr(model_config, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"tabom\[quantization\]"):
         replace(model, device="cpu").load()
 
