@@ -9,7 +9,9 @@ import json
 import re
 import string
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from tabom.core.errors import DataError
@@ -43,6 +45,8 @@ _ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
+    **dict.fromkeys(("function", "observation", "tool_response", "ipython"), "tool"),
 }
 
 
@@ -272,7 +276,8 @@ def chat_messages(value: Any, where: str) -> Messages:
 
     value: a list of mappings, or a mapping of lists as some readers give it, or a list of
         [what the user said, what the model said]. Speakers such as HUMAN and gpt become user and
-        assistant; content in parts becomes their text.
+        assistant, whatever answers a call "tool"; content in parts becomes their text, and a call
+        a line of JSON with its name and arguments.
     Raises: DataError if it is none of these.
     """
     wrong = DataError(f"{where} must be a list of {{role, content}} messages")
@@ -294,7 +299,39 @@ def chat_messages(value: Any, where: str) -> Messages:
             if isinstance(content, list):
                 parts: list[Any] = [p.get("text") if isinstance(p, Mapping) else p for p in content]
                 content = "\n".join(parts) if {type(part) for part in parts} == {str} else None
+            if isinstance(item, Mapping) and is_filled(item.get("tool_calls")):
+                content = _with_calls(content, item["tool_calls"])
             if not isinstance(role, str) or not isinstance(content, str):
                 raise wrong
             messages.append({"role": _ROLES.get(role.lower(), role.lower()), "content": content})
     return messages
+
+
+def _with_calls(content: Any, calls: Any) -> str | None:
+    """What a message says and, line by line, what it calls; None if these are no calls."""
+    if not (content is None or isinstance(content, str)):
+        return None
+    lines = [content] if content else []
+    for call in calls if isinstance(calls, list | tuple) else [None]:
+        asked = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(asked, Mapping) or not isinstance(asked.get("name"), str):
+            return None
+        arguments = asked.get("arguments")
+        if isinstance(arguments, str):  # JSON already, unless the model wrote something else
+            with suppress(json.JSONDecodeError):
+                arguments = json.loads(arguments)
+        said = {"name": asked["name"], "arguments": arguments}
+        lines.append(json.dumps(said, ensure_ascii=False))
+    return "\n".join(lines)
+
+
+def tools_as_text(messages: Messages) -> Messages:
+    """The messages with what tools answered as text of the user, which every template takes."""
+    told: Messages = []
+    for is_tool, group in groupby(messages, key=lambda message: message["role"] == "tool"):
+        if is_tool:
+            content = "\n".join(message["content"] for message in group)
+            told.append({"role": "user", "content": content})
+        else:
+            told += group
+    return told

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from tabom.collect.columns import Messages, RowReader, is_filled
+from tabom.collect.columns import Messages, RowReader, is_filled, tools_as_text
 from tabom.core import keys
 from tabom.core.configs import Bound, Count, Settings, expand_home
 from tabom.core.errors import ConfigError, DataError
@@ -53,9 +53,9 @@ class PromptSource(Settings):
     template: str | None = None
     """Text around the prompt, or around the last user message of a chat, such as
     "{prompt}\\nThink step by step."."""
-    every_turn: bool = False
-    """Make a prompt of every turn of a chat that the assistant answered, each with its answer;
-    false: of the last turn alone."""
+    turns: Literal["last", "all"] = "last"
+    """Make a prompt of the last turn of a chat, or of all that the assistant answered, each with
+    its answer."""
     limit: Count | None = None
     """Take this many rows."""
     offset: Annotated[int, Bound(">=", 0)] = 0
@@ -143,7 +143,7 @@ class PromptRows(Sequence[Prompt]):
         )
         # With every turn a row is several prompts, so only reading all tells which is which.
         self._all: list[Prompt] | None = None
-        self._all = [*iter(self)] if source.every_turn else None
+        self._all = [*iter(self)] if source.turns == "all" else None
 
     def __len__(self) -> int:
         return len(self._chosen if self._all is None else self._all)
@@ -278,7 +278,7 @@ def _call(function: Callable[..., Any], source: PromptSource, seed: int) -> list
 def _prompts(
     source: PromptSource, reader: RowReader, row: Mapping[str, Any], at: str
 ) -> list[Prompt]:
-    """The prompt of a row; with `every_turn` one for each turn that the assistant answered."""
+    """The prompt of a row; with `turns: all` one for each turn that the assistant answered."""
     column, messages = reader.conversation(row, at)
     reference, ground_truth = reader.answers(row, at)
     identifier = row.get(source.id_column or "id")
@@ -287,7 +287,7 @@ def _prompts(
     name = str(identifier) if identifier is not None else f"row-{at.rpartition(' ')[2]}"
     # Where the conversation is cut: what the assistant says there is the answer to the rest.
     ends = [len(messages) - (messages[-1]["role"] == "assistant")]
-    if source.every_turn:
+    if source.turns == "all":
         inner = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i > 0]
         # The last turn may be answered in a column of its own, and is that of these answers.
         is_answered = bool(reference or ground_truth) and ends[0] == len(messages)
@@ -299,7 +299,7 @@ def _prompts(
         question = next((m["content"] for m in reversed(asked) if m["role"] == "user"), None)
         if question is None:
             raise DataError(f"{at}: {column}: no user among the {{role, content}} messages")
-        asked = _templated(asked, source.template)
+        asked = tools_as_text(_templated(asked, source.template))
         is_chat = isinstance(row[column], list | Mapping)
         prompt = asked if is_chat or len(asked) > 1 else asked[0]["content"]
         # The column is left out of the row if it says the same as the prompt, word for word.

@@ -182,25 +182,61 @@ def test_a_template_goes_around_the_last_user_message(tmp_path: Path) -> None:
 
 def test_every_turn_is_a_prompt_if_asked_for(tmp_path: Path) -> None:
     row = {"id": "a", "system": "s", "messages": CHAT}
-    first, last = read_all(tmp_path, row, every_turn=True)
+    first, last = read_all(tmp_path, row, turns="all")
     assert (first.id, last.id) == ("a-turn-0", "a-turn-1")
     assert [m["content"] for m in first.prompt] == ["s", "hello"]
     assert [m["content"] for m in last.prompt] == ["s", "hello", "good day", "how are you"]
     assert [p.ground_truth for p in (first, last)] == ["good day", "fine"]
-    first, last = read_all(tmp_path, {**row, "answer": "5"}, every_turn=True)
+    first, last = read_all(tmp_path, {**row, "answer": "5"}, turns="all")
     assert [p.reference for p in (first, last)] == ["good day", "5"]  # of the conversation's end
-    (only,) = read_all(tmp_path, {"prompt": "p", "answer": "x"}, every_turn=True)
+    (only,) = read_all(tmp_path, {"prompt": "p", "answer": "x"}, turns="all")
     assert (only.id, only.prompt, only.ground_truth) == ("row-0", "p", "x")
     # The last turn may be answered in a column: no answer goes to another turn's question.
     pairs = {"query": "now", "response": "r", "history": [["one", "two"]]}
     for row in (pairs, {"messages": CHAT[:3], "answer": "r"}):
-        found = read_all(tmp_path, row, every_turn=True)
+        found = read_all(tmp_path, row, turns="all")
         assert [p.question for p in found] == (
             ["one", "now"] if row is pairs else ["hello", "how are you"]
         )
         assert [p.ground_truth for p in found] == ["two" if row is pairs else "good day", "r"]
-    (opened,) = read_all(tmp_path, {"messages": [CHAT[1], CHAT[2]]}, every_turn=True)
+    (opened,) = read_all(tmp_path, {"messages": [CHAT[1], CHAT[2]]}, turns="all")
     assert (opened.question, opened.ground_truth) == ("how are you", "")
+
+
+def test_what_tools_say_is_text(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
+    chat = [
+        {"role": "user", "content": "1 + 2, and 3 + 4?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "name": "add", "content": "3"},
+        {"role": "tool", "name": "add", "content": [{"type": "text", "text": "7"}]},
+        {"role": "assistant", "content": "3 and 7", "tool_calls": None},
+    ]
+    asked = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+    found = read(tmp_path, {"messages": chat}, template="{prompt} Think.")
+    assert [(m["role"], m["content"]) for m in found.prompt] == [
+        ("user", "1 + 2, and 3 + 4? Think."), ("assistant", asked), ("user", "3\n7")
+    ]  # fmt: skip
+    assert (found.question, found.ground_truth) == ("1 + 2, and 3 + 4?", "3 and 7")
+    first, last = read_all(tmp_path, {"messages": chat}, turns="all")
+    assert (first.ground_truth, last.ground_truth) == (asked, "3 and 7")
+    spoken = {**chat[1], "content": "Let me see.", "tool_calls": [call["function"], call]}
+    first, _ = read_all(tmp_path, {"messages": [chat[0], spoken, *chat[2:]]}, turns="all")
+    assert first.ground_truth == f"Let me see.\n{asked}\n{asked}"
+    said = [("human", "q"), ("function_call", "f()"), ("observation", "o"), ("gpt", "a")]
+    found = read(tmp_path, {"conversations": [{"from": who, "value": v} for who, v in said]})
+    assert [m["role"] for m in found.prompt] == ["user", "assistant", "user"]
+    for wrong in ("f(1)", [{"function": {"arguments": "{}"}}], [3]):
+        row = {"messages": [chat[0], {**chat[1], "tool_calls": wrong}, chat[4]]}
+        with pytest.raises(DataError, match="messages"):
+            read_all(tmp_path, row)
+    broken = {**call, "function": {"name": "add", "arguments": "{a: 1"}}
+    first, _ = read_all(
+        tmp_path,
+        {"messages": [chat[0], {**chat[1], "tool_calls": [broken]}, *chat[2:]]},
+        turns="all",
+    )
+    assert first.ground_truth == '{"name": "add", "arguments": "{a: 1"}'
 
 
 def test_csv_and_packed_files(tmp_path: Path) -> None:
