@@ -45,7 +45,7 @@ def table(num: int, seed: int) -> pa.Table:
 def measure(num: int) -> dict[str, float]:
     """In this process: seconds and MB of one comparison."""
     from tabom.evaluation.answers import answers_of
-    from tabom.evaluation.comparison import compare
+    from tabom.evaluation.compare import compare
     from tabom.evaluation.scores import EvaluatedRun
 
     small = [

@@ -12,7 +12,8 @@ from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, StageError
 from tabom.core.manifest import read_sealed
 from tabom.evaluation.answers import answers_of
-from tabom.evaluation.comparison import Comparison, compare
+from tabom.evaluation.compare import compare
+from tabom.evaluation.comparison import Comparison
 from tabom.evaluation.manifest import EVALUATION
 from tabom.evaluation.manifest import HELD_OUT as CHECK
 from tabom.evaluation.records import SCORES, read_table

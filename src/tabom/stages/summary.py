@@ -14,7 +14,8 @@ from tabom.core.atomic import read_json
 from tabom.core.manifest import check_file, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
-from tabom.evaluation.comparison import FORGETTING, NET_LOSS, Comparison, compare
+from tabom.evaluation.compare import compare
+from tabom.evaluation.comparison import FORGETTING, NET_LOSS, Comparison
 from tabom.evaluation.results import FIELDS, num_shown, read_evaluated
 from tabom.evaluation.scores import IN_DOMAIN, EvaluatedRun
 from tabom.report.data import (

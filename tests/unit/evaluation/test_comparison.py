@@ -7,7 +7,8 @@ import pytest
 
 from tabom.core.errors import ConfigError, DataError
 from tabom.evaluation.answers import answers_of
-from tabom.evaluation.comparison import Comparison, MetricKey, compare
+from tabom.evaluation.compare import compare
+from tabom.evaluation.comparison import Comparison, MetricKey
 from tabom.evaluation.records import EvaluationRecord, to_table
 from tabom.evaluation.scores import EvaluatedRun
 from tabom.evaluation.stats import tango_interval, wilson_interval
@@ -92,6 +93,17 @@ def test_means_and_changes_by_hand():
         ("chain", "in_domain", 4),
         ("sort", "out_of_domain", 4),
     ]
+
+
+def test_a_notebook_shows_arms_numbers_and_changes() -> None:
+    found = compared({**RUNS, ("<b>", 0): ARM_0, ("<b>", 1): ARM_1}, base="No-SFT")
+    assert repr(found).startswith("Comparison(No-SFT, TABOM, <b>; base 'No-SFT'; sets chain")
+    page = found._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 4
+    assert "62.5" in page  # three and two of four chains
+    assert "+37.5 [" in page
 
 
 def test_intervals_hold_the_estimate_and_changes_are_paired():
