@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SLOW_STAMP := $(VENV)/.installed-slow
 BENCHMARKS := head ranking step collector scaling loading
 
-.PHONY: demo study bench docs test test-slow test-lowest lint clean help
+.PHONY: demo study bench docs test test-slow test-lowest test-extras lint clean help
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -50,6 +50,9 @@ test-lowest:  ## Install the lowest versions that pyproject.toml admits (in .low
 	.lowest/bin/uv pip install -q -p .lowest/bin/python pytest
 	.lowest/bin/python -m pytest -q tests/parity -k "llada2 or lladamoe or rnd1 or sdar"
 
+test-extras:  ## Install each extra alone, on the lowest and the newest versions, and use it (downloads much)
+	PYTHON=$(PYTHON) .ci/extras
+
 lint: $(STAMP)  ## Format, lint, types and import rows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,4 +60,4 @@ lint: $(STAMP)  ## Format, lint, types and import rows
 	$(BIN)/lint-imports --no-cache
 
 clean:  ## Remove the environment and all caches
-	rm -rf $(VENV) .lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .lowest .extras build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """What stands around the code: workflows, the site, the package."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +24,17 @@ def test_workflows_and_templates_are_yaml_with_what_they_need() -> None:
             assert all("uses" in step or "run" in step for step in job["steps"])
     tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
     assert tests["test"]["strategy"]["matrix"]["python"][0] == "3.10"
-    extras = {name.strip("[]") for name in tests["wheel"]["strategy"]["matrix"]["extra"]}
-    assert extras == {"", "eval", "math", "track", "ray", "figures"}
+    table = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2]
+    extras = set(re.findall(r"^(\w+) = \[", table.partition("\n\n")[0], re.M))
+    assert "quantization" in extras
+    assert set(tests["extras"]["strategy"]["matrix"]["extra"]) == extras
+    assert (
+        set(re.findall(r"^def use_(\w+)", (ROOT / ".ci/use_extra.py").read_text(), re.M)) == extras
+    )
+    assert (
+        set(re.findall(r"EXTRAS:-([a-z ]+)", (ROOT / ".ci/extras").read_text())[0].split())
+        == extras
+    )
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         assert yaml.safe_load(path.read_text())["body"]
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]

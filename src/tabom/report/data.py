@@ -20,11 +20,16 @@ SCHEMA = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What an arm is, beside its numbers. data: self_distilled, ground_truth or none."""
+    """What an arm is, beside its numbers.
+
+    data: self_distilled, ground_truth or none. reasons: counts of the verdicts on its answers in
+        domain, at the slowest pace, over its seeds.
+    """
 
     name: str
     objective: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

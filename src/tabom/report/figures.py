@@ -1,5 +1,6 @@
 """From the report to drawings: which numbers go where, in which colour."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tabom.evaluation.comparison import NET_LOSS, Comparison, MetricKey, Row
@@ -203,10 +204,10 @@ def _training_curve(report: Report, arm: str, key: str) -> Curve:
 
 def verdicts(report: Report) -> dict[str, str]:
     """Verdict reason -> colour: accepted first, the others by how often they occur."""
-    total: dict[str, int] = {}
-    for seed in report.collection:
-        for name, size in seed.reasons.items():
-            total[name] = total.get(name, 0) + int(size)
+    total: Counter[str] = Counter()
+    for reasons in (one.reasons for ones in (report.collection, report.arms) for one in ones):
+        total.update(reasons)
+    total = +total  # without what never occurred
     rest = sorted((name for name in total if name != "accepted"), key=lambda name: -total[name])
     colours = {name: f"reason-{index % REASON_COLOURS}" for index, name in enumerate(rest)}
     return ({"accepted": "reason-accepted"} if "accepted" in total else {}) | colours

@@ -1,6 +1,7 @@
 """From the folders of a study to one report: what `summary.json` and the page say."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,7 +17,8 @@ from tabom.core.rows import MalformedRowError, Row, read_rows
 from tabom.diagnostics.curves import reveal_curve
 from tabom.evaluation.compare import compare
 from tabom.evaluation.comparison import FORGETTING, NET_LOSS, Comparison
-from tabom.evaluation.results import FIELDS, num_shown, read_evaluated
+from tabom.evaluation.records import Pace, read_table
+from tabom.evaluation.results import FIELDS, RECORDS, num_shown, read_evaluated
 from tabom.evaluation.scores import IN_DOMAIN, EvaluatedRun
 from tabom.report.data import (
     Arm,
@@ -78,7 +80,7 @@ def summarize_study(
         versions=env.versions(),
         hardware=env.hardware(),
         seeds=recipe.seeds,
-        arms=[_arm(arm) for arm in recipe.arms],
+        arms=[_arm(arm, _reasons(by_arm[arm.name], names)) for arm in recipe.arms],
         work=[_work(run) for run in plan.runs],
         collection=[_collection(seed, plan) for seed in recipe.seeds],
         curves=Curves(
@@ -118,9 +120,24 @@ def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _arm(arm: ArmConfig) -> Arm:
+def _arm(arm: ArmConfig, reasons: Mapping[str, int]) -> Arm:
     objective = {"preset": arm.objective, **arm.options} if arm.is_trained else {}
-    return Arm(name=arm.name, objective=objective, data=arm.data if arm.is_trained else "none")
+    data = arm.data if arm.is_trained else "none"
+    return Arm(name=arm.name, objective=objective, data=data, reasons=reasons)
+
+
+def _reasons(found: Sequence[_Measured], names: Sequence[str]) -> Mapping[str, int]:
+    """Counts of the verdicts on the answers to some sets, each at its slowest pace."""
+    counts: Counter[str] = Counter()
+    columns = ("set", *Pace._fields, "reason")
+    for one in found if names else ():
+        table = read_table(one.run.evaluate.folder / RECORDS, columns)
+        groups = table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
+        for name in names:
+            own = [(Pace(*(g[n] for n in Pace._fields)), g) for g in groups if g["set"] == name]
+            slowest = min((pace for pace, _ in own), default=None)
+            counts.update({g["reason"]: g["count_all"] for pace, g in own if pace == slowest})
+    return counts
 
 
 def _counts(stage: Stage) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from tabom.evaluation.comparison import Comparison, MetricKey
 from tabom.evaluation.scores import Leak
 from tabom.evaluation.stats import Estimate
 from tabom.report.build import build_report, embed_json, render
-from tabom.report.data import SCHEMA, Curves, Example, Report
+from tabom.report.data import SCHEMA, Arm, Curves, Example, Report
 from tabom.report.examples import expected_texts, is_special, viewer
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "col"}
@@ -60,20 +60,22 @@ class Page(HTMLParser):
 
 
 def sections(html):
-    return [attrs["id"] for attrs in Page(html).all("section")]
+    page = Page(html)
+    named = [attrs["id"] for attrs in page.all("details") if "id" in attrs]
+    return named + [attrs["id"] for attrs in page.all("section")]
 
 
 def test_the_page_is_well_formed_and_whole(report):
     page = Page(render(report))
     assert page.errors == []
     assert sections(render(report)) == [
+        "reading",
         "results",
         "decoding",
         "trajectories",
         "collection",
         "training",
         "settings",
-        "reading",
     ]
     # A link of the contents for each section, and no other.
     assert [a["href"][1:] for a in page.all("a")] == sections(render(report))
@@ -109,6 +111,23 @@ def test_every_table_has_as_many_headings_as_cells(report):
     own = report.comparison.row("SFT-GT", MetricKey("tds")).by_seed[2]
     assert (row["arm"], row["seed"], row["TDS"]) == ("SFT-GT", "2", f"{own:.3f}")
     assert row["trained on"] == "1,752"
+
+
+def test_reasons_of_answers_stand_beside_each_arm(make_report):
+    arms = [
+        Arm(name="base", reasons={"accepted": 3, "wrong": 5, "no_answer": 0}),
+        Arm(name="TABOM", reasons={"accepted": 7, "truncated": 1}),
+    ]
+    html = render(make_report(arms=arms))
+    assert 'aria-label="base: accepted 3, wrong 5"' in html
+    assert 'aria-label="TABOM: accepted 7, truncated 1"' in html
+    assert "Why answers were wrong" not in render(make_report(arms=[Arm(name="base")]))
+
+
+def test_the_recipe_is_folded_and_the_words_come_first(report):
+    html = render(report)
+    assert "<details><summary>Recipe" in html
+    assert html.index('id="reading"') < html.index('id="results"')
 
 
 def test_nothing_is_fetched(report):

@@ -32,6 +32,14 @@
     button.addEventListener("click", () => sortTable(button.closest("th")));
   }
 
+  // A link to a closed block opens it.
+  const reveal = () => {
+    const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    if (target instanceof HTMLDetailsElement) target.open = true;
+  };
+  window.addEventListener("hashchange", reveal);
+  reveal();
+
   // A closed block would be missing on paper.
   window.addEventListener("beforeprint", () => {
     for (const block of document.querySelectorAll("details")) block.open = true;
@@ -103,7 +111,7 @@
       slots.append(box);
       return box;
     });
-    const line = make("p", { className: "state" });
+    const line = make("p", { className: "state", ariaLive: "polite" });
     const panel = make("div", {}, make("div", { className: "panel-head" }, swatch, choice, verdict), slots, line);
     return { panel, draw: () => drawPanel(data, view, boxes, line) };
   };
@@ -147,11 +155,34 @@
   for (const value of [0.5, 1, 2, 4]) speed.append(make("option", { value, textContent: `${value} ×` }));
   speed.value = 1;
   const choice = make("select", { ariaLabel: "Prompt" });
-  groups.forEach((group, i) => {
-    const prompt = group.prompt.replace(/\s+/g, " ");
-    const text = prompt.length > 60 ? prompt.slice(0, 59) + "…" : prompt;
-    choice.append(make("option", { value: i, textContent: (group.set ? group.set + ": " : "") + text }));
+  // Which prompts are offered: all, or those on which the arms differ or fail.
+  const rightness = (group) => group.runs.map((run) => examples[run.example]);
+  const ofBase = (group) => rightness(group).find((one) => one.arm === base);
+  const others = (group) => rightness(group).filter((one) => one.arm !== base);
+  const kinds = [
+    ["all prompts", () => true],
+    ["base wrong, an arm right", (g) => ofBase(g)?.is_correct === false && others(g).some((one) => one.is_correct)],
+    ["base right, an arm wrong", (g) => ofBase(g)?.is_correct && others(g).some((one) => one.is_correct === false)],
+    ["all wrong", (g) => rightness(g).every((one) => one.is_correct === false)],
+  ];
+  const members = kinds.map(([, holds]) => groups.map((_, i) => i).filter((i) => holds(groups[i])));
+  const kind = make("select", { ariaLabel: "Which prompts" });
+  kinds.forEach(([name], i) => {
+    if (members[i].length) kind.append(make("option", { value: i, textContent: `${name} (${members[i].length})` }));
   });
+  const offer = () => {
+    choice.replaceChildren(...members[kind.value].map((i) => {
+      const text = groups[i].prompt.replace(/\s+/g, " ");
+      const short = text.length > 60 ? text.slice(0, 59) + "…" : text;
+      return make("option", { value: i, textContent: (groups[i].set ? groups[i].set + ": " : "") + short });
+    }));
+  };
+  const move = (by) => {
+    const there = members[kind.value];
+    const at = Math.max(there.indexOf(state.group), 0) + by;
+    state.step = 0;
+    choose(there[(at + there.length) % there.length]);
+  };
   const prompt = make("dl", { className: "prompt" });
   const area = make("div", { className: "panels" });
   const bar = make("i");
@@ -162,7 +193,7 @@
       ...[["← →", "step"], ["space", "play"], ["↑ ↓", "prompt"]].map(([key, what]) =>
         make("span", {}, make("kbd", { textContent: key }), " " + what))));
   root.append(
-    make("div", { className: "controls" }, choice, play, slider, output, make("label", { textContent: "speed " }, speed)),
+    make("div", { className: "controls" }, kind, choice, play, slider, output, make("label", { textContent: "speed " }, speed)),
     prompt, area, scale);
 
   const draw = () => {
@@ -200,19 +231,24 @@
   };
   const toggle = () => { state.timer ? stop() : start(); draw(); };
   const go = (step) => { stop(); state.step = step; draw(); };
-  // The base stands left where it has a run, the last arm (by habit the one the study is about) right.
+  // The base stands left where it has a run; right stands the last arm (by habit the one the study
+  // is about), or where the base is wrong the last that is right.
   const choose = (index) => {
     stop();
-    state.group = (index + groups.length) % groups.length;
+    state.group = index;
     const arms = groups[state.group].runs.map((run) => examples[run.example].arm);
     const left = Math.max(0, arms.indexOf(base));
-    const right = arms.length - 1 === left ? 0 : arms.length - 1;
+    const answers = rightness(groups[index]);
+    const better = answers[left].is_correct ? -1 : answers.map((one) => one.is_correct === true).lastIndexOf(true);
+    const last = arms.length - 1 === left ? 0 : arms.length - 1;
+    const right = better === -1 ? last : better;
     state.runs = arms.length > 1 ? [left, right] : [0];
     rebuild();
   };
 
   play.addEventListener("click", toggle);
   slider.addEventListener("input", () => go(Number(slider.value)));
+  kind.addEventListener("change", () => { offer(); move(-members[kind.value].length); });
   choice.addEventListener("change", () => { state.step = 0; choose(Number(choice.value)); });
   speed.addEventListener("change", () => {
     state.speed = Number(speed.value);
@@ -223,8 +259,7 @@
     const keys = {
       ArrowLeft: () => go(state.step - 1), ArrowRight: () => go(state.step + 1),
       Home: () => go(0), End: () => go(lastStep()),
-      ArrowUp: () => { state.step = 0; choose(state.group - 1); },
-      ArrowDown: () => { state.step = 0; choose(state.group + 1); },
+      ArrowUp: () => move(-1), ArrowDown: () => move(1),
       " ": toggle,
     };
     if (!keys[event.key] || (event.key === " " && event.target.tagName === "BUTTON")) return;
@@ -233,10 +268,12 @@
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { paintScale(); draw(); });
 
+  // It opens at the start of a prompt that the base gets wrong and an arm right, if there is one.
   // #step=8&example=2 opens the page at that state: for links and for pictures.
   const hash = new URLSearchParams(location.hash.slice(1));
   const asked = (name, otherwise) => (hash.has(name) ? Number(hash.get(name)) || 0 : otherwise);
   paintScale();
-  state.step = asked("step", Infinity);
-  choose(Math.min(Math.max(asked("example", 0), 0), groups.length - 1));
+  offer();
+  state.step = asked("step", 0);
+  choose(Math.min(Math.max(asked("example", members[1][0] ?? 0), 0), groups.length - 1));
 })();
