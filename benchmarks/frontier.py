@@ -354,7 +354,6 @@ def choose(world: str, cells: Any, *, beyond: bool = False) -> dict[str, list[di
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verb", choices=["run"])
     parser.add_argument("--phase", choices=list(PHASES), action="append")
     parser.add_argument("--world", choices=list(WORLDS), action="append")
     parser.add_argument("--workers", type=int, default=1)

@@ -131,6 +131,7 @@ def test_trackers_get_the_name_and_the_group(
     assert list((tmp_path / "logs").rglob("events.*"))
 
 
+@pytest.mark.slow
 def test_wandb_offline_gets_the_name_and_the_group(
     world: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
