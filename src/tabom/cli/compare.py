@@ -1,10 +1,8 @@
 """`tabom compare RUN...`: what changed, how sure that is, and whether it was measured alike."""
 
 import argparse
-import shlex
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tabom.cli import flags
@@ -32,12 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     runs = "NAME=FOLDER or FOLDER of a `tabom run` or `tabom evaluate`; one name: seeds of one arm"
     parser.add_argument("runs", nargs="+", metavar="RUN", help=runs)
     flags.add_section(parser, Compare, "compare")
+    flags.add_common(parser, "--storage_options")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables and write them."""
     from tabom.core import env
     from tabom.core.atomic import write_json, write_text
+    from tabom.core.place import place
     from tabom.report import contents, words
     from tabom.report.build import build_report
     from tabom.report.data import Report
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         in_domain=flags.words(given.in_domain),
         ks=given.k,
         level=given.level,
+        storage_options=args.storage_options,
     )
     keys, names = contents.paper_keys(comparison), comparison.arms
     report = Report(
@@ -59,13 +60,14 @@ def run(args: argparse.Namespace) -> int:
         comparison=comparison,
         columns=keys,
         created=now(),
-        command=shlex.join(["tabom", *sys.argv[1:]]),
+        command=flags.command(),
         versions=env.versions(),
     )
     tables = [contents.arms_table(report, keys, title="Accuracy", has_seeds=True)]
     tables += contents.comparison_tables(report)
     says = [*words.alarms(report), words.headline(report)]
-    folder = Path(given.output_dir or named_folder(args.runs[0])[1] / "compare")
+    options = args.storage_options
+    folder = place(given.output_dir or named_folder(args.runs[0], options)[1] / "compare", options)
     text = "\n".join(
         [*(f"{line}\n" for line in says if line), *(t.markdown() for t in tables if t)]
     )

@@ -7,12 +7,14 @@ converted by the field's type, never by YAML: `--template '# {prompt}'` is that 
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.text import without_flags
 
 T = TypeVar("T")
 # Fields whose name alone would not say what they belong to, so that a flag says it first.
@@ -171,7 +173,12 @@ _COMMON: dict[str, dict[str, Any]] = {
     "recipe": {"help": "a recipe file, or the name of one of the package"},
     "--config": {"metavar": "RECIPE", "help": "a recipe file or a recipe's name"},
     "--set": {"dest": "overrides", "metavar": "KEY=VALUE", "action": "append", "help": _SET},
-    "--output_dir": {"metavar": "DIR", "help": "where to write"},
+    "--output_dir": {"metavar": "DIR", "help": "where to write: a folder, or a URL (s3://, gs://)"},
+    "--storage_options": {
+        "metavar": "JSON",
+        "type": lambda text: configs.from_text(text, dict[str, Any], "--storage_options"),
+        "help": "of the file system behind a URL, as fsspec takes them",
+    },
     "--overwrite": {"action": "store_true", "help": "replace what another recipe left there"},
     "--quiet": {"action": "store_true", "help": "no progress bars"},
 }
@@ -202,6 +209,11 @@ def build(cls: type[T], args: argparse.Namespace, section: str = "") -> T:
 def words(given: Iterable[str]) -> tuple[str, ...]:
     """Names that were separated by spaces or commas, each once."""
     return tuple(dict.fromkeys(name for text in given for name in text.split(",") if name))
+
+
+def command() -> str:
+    """The command of this process, for people; without storage options, which may hold keys."""
+    return shlex.join(["tabom", *without_flags(sys.argv[1:], "storage_options")])
 
 
 def need(value: Any, flag: str, why: str) -> Any:

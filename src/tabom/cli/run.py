@@ -1,12 +1,13 @@
 """`tabom run RECIPE`: the whole path of the data."""
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tabom.cli.flags import add_common, overrides_of
+from tabom.cli.flags import add_common, add_section, command, overrides_of
+from tabom.cli.sections import SHARD, shard_of
+from tabom.stages.launch import job_script
+from tabom.stages.launch_config import LaunchConfig
 
 if TYPE_CHECKING:
     from tabom.report.data import Report
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `tabom run`."""
-    add_common(parser, "recipe", "--set", "--output_dir", "--overwrite", "--quiet")
+    add_common(
+        parser, "recipe", "--set", "--output_dir", "--storage_options", "--overwrite", "--quiet"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="the recipe's if left")
     parser.add_argument("--num_workers", type=int, help="stages side by side, a process each")
+    parser.add_argument("--shard", metavar="K/N", help=SHARD)
+    add_section(parser, LaunchConfig, "launch")
     parser.add_argument(
         "--plan", action="store_true", help="list the stages and what is complete, then stop"
     )
@@ -31,11 +36,15 @@ def run(args: argparse.Namespace) -> int:
 
     flagged = {
         "output_dir": args.output_dir,
+        "storage_options": args.storage_options,
         "seeds": args.seeds,
         "study.num_workers": args.num_workers,
     }
     given = [(key, value) for key, value in flagged.items() if value is not None]
     recipe = load_recipe(args.recipe, overrides=[*overrides_of(args), *given])
+    if recipe.launch.launcher == "slurm":
+        print(job_script(args.arguments, recipe.launch))
+        return 0
     if args.plan:
         plan = plan_study(recipe)
         todo = pending_stages(plan)
@@ -46,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     report, page = run_recipe(
         recipe,
-        command=shlex.join(["tabom", *sys.argv[1:]]),
+        command=command(),
+        share=shard_of(args.shard),
         is_quiet=args.quiet,
         overwrite=args.overwrite,
     )

@@ -9,12 +9,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Collection
 from contextlib import closing
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tabom.cli import flags
 from tabom.core import configs
 from tabom.core.errors import ConfigError
+from tabom.core.place import place
 from tabom.core.progress import Bars
 from tabom.core.recipe_file import RecipeFile, read_recipe
 from tabom.core.text import told
@@ -24,7 +24,7 @@ from tabom.stages.recipe import Recipe
 from tabom.stages.stage import Counts, Stage, load_output
 
 S = TypeVar("S", bound=Stage)
-_SHARD = (
+SHARD = (
     "this is worker K of N (from 0), which takes chunks beside the others, e.g. 0/8; RANK and "
     "WORLD_SIZE of the environment if left out"
 )
@@ -59,7 +59,7 @@ def add(parser: argparse.ArgumentParser, stage: type, *, skip: Collection[str] =
         else:
             flags.add_field(parser, stage, field.name, required=is_needed)
     if issubclass(stage, Chunked):
-        parser.add_argument("--shard", metavar="K/N", help=_SHARD)
+        parser.add_argument("--shard", metavar="K/N", help=SHARD)
 
 
 def _flagged(stage: type) -> list[dataclasses.Field[Any]]:
@@ -100,30 +100,29 @@ def build(stage: type[S], args: argparse.Namespace, **own: Any) -> S:
         hold the finished stage that is read from it.
     """
     if issubclass(stage, Chunked):
-        own = dict(zip(("rank", "world_size"), _shard(args.shard), strict=True)) | own
+        own = dict(zip(("rank", "world_size"), shard_of(args.shard), strict=True)) | own
     file, sections = recipe_of(args), sections_of(stage)
     values = {name: value for name, value in file.mapping.items() if name in sections}
     for field in _flagged(stage):
         given = getattr(args, field.name, None)
         if given is not None:
-            reads = field.metadata.get("reads")
-            values[field.name] = given if reads is None else load_output(given, reads)
+            values[field.name] = given
     values |= own
+    options = values.setdefault("storage_options", file.mapping.get("storage_options") or {})
+    for field in _flagged(stage):
+        kind, given = field.metadata.get("reads"), values.get(field.name)
+        if kind and isinstance(given, str):
+            values[field.name] = load_output(given, kind, storage_options=options)
     # Said here in terms of flags; `configs.build` would name the key of a recipe.
     for name, hint in _HINTS.items():
         if name in sections and not values.get(name) and name not in own:
             raise ConfigError(f"no {name}: give {hint}, or --config RECIPE")
     folder = flags.need(args.output_dir, "--output_dir", "it is where the result goes")
-    if "://" in folder:
-        raise ConfigError(
-            f"--output_dir {folder}: stages write to folders of this machine, not to URLs; give a "
-            "folder, and copy it where it belongs"
-        )
-    values |= {"folder": Path(folder).expanduser(), "label": args.verb}
+    values |= {"folder": place(folder, options, to_write=True), "label": args.verb}
     return configs.build(stage, values, source=file.file_of)
 
 
-def _shard(text: str | None) -> tuple[int, int]:
+def shard_of(text: str | None) -> tuple[int, int]:
     """The share "K/N" as (K, N); None: what the environment says, as torchrun sets it.
 
     Raises: ConfigError naming the flag or the variables.

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from tabom.cli.flags import add_common
 from tabom.core.chunks import PLAN, Chunks, Status
 from tabom.core.errors import StageError
 from tabom.core.manifest import STARTED, read_manifest
+from tabom.core.place import place
 from tabom.core.text import duration
 from tabom.stages.stage import UNFINISHED
 
@@ -17,12 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit status: 0 complete, 3 somebody works on it, 4 nobody does, 2 there is nothing."
     )
-    parser.add_argument("folder", metavar="DIR", help="the --output_dir of the command")
+    parser.add_argument("folder", metavar="DIR|URL", help="the --output_dir of the command")
+    add_common(parser, "--storage_options")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each stage that began. Returns: the exit status, see `--help`."""
-    root = Path(args.folder).expanduser()
+    root = place(args.folder, args.storage_options)
     marks = [p for pattern in ("manifest.json", STARTED) for p in root.glob(f"**/{pattern}")]
     folders = sorted({mark.parent for mark in marks if UNFINISHED not in mark.parts}, key=str)
     if not folders:

@@ -2,9 +2,10 @@
 
 import argparse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
+
+from tabom.cli.flags import add_common
 
 if TYPE_CHECKING:
     from tabom.report.browse import Library
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help="of `tabom collect`, `tabom evaluate` or `tabom run`")
     parser.add_argument("--verdicts", help="what `tabom verify` wrote of a collection")
     parser.add_argument("--model_name_or_path", help="whose tokenizer turns ids into texts")
+    add_common(parser, "--storage_options")
     parser.add_argument("--port", type=int, default=8321, help="0: any free one (default: 8321)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="where it listens (default: here alone)"
@@ -29,11 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
+    from tabom.core.place import place
     from tabom.stages.browse import open_library
 
     library = open_library(
-        Path(args.folder),
-        verdicts=Path(args.verdicts) if args.verdicts else None,
+        place(args.folder, args.storage_options),
+        verdicts=place(args.verdicts, args.storage_options) if args.verdicts else None,
         model_name_or_path=args.model_name_or_path,
     )
     server = make_server(library, host=args.host, port=args.port)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tabom.collect.prompts import Prompt
 from tabom.core.atomic import create
 from tabom.core.chunks import Chunk
-from tabom.core.place import is_remote
+from tabom.core.place import source
 
 INDEX = "index.parquet"
 _ROWS = 4096  # of a row group: what is read for one chunk
@@ -39,7 +39,7 @@ class Index:
     """The index file, of which the footer is held and a chunk's rows are read."""
 
     def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetFile(path.open("rb") if is_remote(path) else path)
+        self._file = pq.ParquetFile(source(path))
 
     def rows(self, chunk: Chunk, column: str = "row") -> Any:
         """The places of a chunk's prompts among all, in order; or their ids or characters."""

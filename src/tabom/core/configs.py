@@ -318,7 +318,8 @@ def _convert_kind(value: Any, hint: Any, where: str) -> Any:
         return _convert_number(value, kind, where)
     if kind is Path and isinstance(value, str):
         return place(value)
-    if isinstance(value, kind) or (kind is Path and isinstance(value, os.PathLike)):
+    # A URL has the methods of a path and is none.
+    if isinstance(value, kind) or (kind is Path and hasattr(value, "relative_to")):
         return value
     raise _wrong(value, _KINDS.get(kind, kind.__name__), where)
 

@@ -16,6 +16,8 @@ from tabom.core.plain import to_plain
 
 # Metadata of a field that decides no result: it is in no fingerprint and may change freely.
 FREE = {"decides": False}
+# The same, of a field of a stage that has flags all the same.
+FLAGGED = {**FREE, "flags": True}
 # Metadata of a field that names a file, or a folder, an embedded model or a name on the hub.
 FILE = {"content": "file"}
 FOLDER = {"content": "folder"}

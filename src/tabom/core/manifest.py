@@ -7,16 +7,16 @@ the folder is complete; a folder with the start mark alone is a partial that the
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tabom.core import configs, env
-from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json
+from tabom.core.atomic import LOCK, TEMPORARY_SUFFIX, read_json, write_json, write_text
 from tabom.core.errors import ConfigError, DataError, StageError
-from tabom.core.place import Place, is_remote, place, remove
+from tabom.core.place import Place, copy, is_remote, place, remove
 
 MANIFEST = "manifest.json"
 STARTED = ".started.json"
@@ -59,13 +59,15 @@ class Manifest(Mark):
     """The record of one complete stage.
 
     counts: what is in it (`num_*`). files: by relative path. versions: of the packages. seconds:
-    wall time of the stage.
+    wall time of the stage. generation: the folder in this one that holds the files and their own
+    manifest, where an object store was written a second time.
     """
 
     counts: dict[str, Any]
     files: dict[str, FileFacts]
     versions: dict[str, Any]
     seconds: float
+    generation: str = ""
 
 
 def write_manifest(
@@ -97,8 +99,51 @@ def write_manifest(
         seconds=round(float(seconds), 3),
     )
     write_sealed(folder / MANIFEST, manifest)
-    (folder / STARTED).unlink(missing_ok=True)
+    remove(folder / STARTED)
     return manifest
+
+
+def switch(folder: Path, generation: str) -> None:
+    """Let a folder's manifest be that of a finished generation in it, in place of the one there.
+
+    On an object store nothing is removed: others may read what was there, and go on to.
+    """
+    made = read_manifest(folder / generation)
+    assert made is not None
+    card = folder / generation / "README.md"
+    if card.is_file():  # it says where the data are
+        text = card.read_text("utf-8").replace("path: data/", f"path: {generation}/data/")
+        write_text(folder / "README.md", text)
+    write_sealed(folder / MANIFEST, replace(made, generation=generation))
+    remove(folder / STARTED)
+
+
+def send(source: Path, target: Path, *, leave: str) -> None:
+    """Copy a finished folder of this machine to a URL, its manifest last.
+
+    leave: how names begin that stay here.
+    """
+    made = read_manifest(source)
+    assert made is not None
+    files = {name: facts for name, facts in made.files.items() if not name.startswith(leave)}
+    for name in files:
+        copy(source / name, target / name)
+    write_sealed(target / MANIFEST, replace(made, files=files))
+    remove(target / STARTED)
+
+
+def fetch(source: Path, target: Path) -> None:
+    """Copy a finished folder at a URL to this machine, its manifest last, unless it is here.
+
+    Raises: DataError if a file is not what the manifest says.
+    """
+    made = read_manifest(source)
+    assert made is not None
+    if read_manifest(target) is None:
+        for name in made.files:
+            copy(source / name, target / name)
+        write_sealed(target / MANIFEST, made)
+    check_folder(target)
 
 
 def read_manifest(folder: Folder) -> Manifest | None:
@@ -110,7 +155,12 @@ def read_manifest(folder: Folder) -> Manifest | None:
 
 
 def _read(path: Path, kind: type[M]) -> M | None:
-    return read_sealed(path, partial(configs.build, kind)) if path.is_file() else None
+    try:
+        return read_sealed(path, partial(configs.build, kind)) if path.is_file() else None
+    except DataError:
+        if path.is_file():
+            raise
+        return None  # it went meanwhile, as a mark does when another worker finishes
 
 
 def write_sealed(path: Path, content: Any) -> None:

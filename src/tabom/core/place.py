@@ -1,8 +1,8 @@
 """A folder or a file by path or by URL, with the same methods.
 
 A path is a `pathlib.Path`. A URL (`s3://bucket/run`, `gs://`, `memory://`, what fsspec opens) is a
-`UPath`, which has the methods of a path. The store and its chunks know both (tried on `memory://`);
-stages take folders of this machine alone, so far.
+`UPath`, which has the methods of a path and carries its storage options with it, also into other
+processes. This is the one door: whoever is given a name asks `place` for it, and uses the methods.
 """
 
 import hashlib
@@ -19,6 +19,10 @@ from tabom.core.errors import ConfigError
 Place = str | os.PathLike[str]
 
 
+# What a package brings that opens a URL, where its name is another one.
+_EXTRAS = {"gs": "gcs"}
+
+
 class Entry(NamedTuple):
     """A file in a folder: its name, its bytes, and when it was written (seconds since 1970)."""
 
@@ -27,26 +31,47 @@ class Entry(NamedTuple):
     modified: float
 
 
-def place(name: Place) -> Path:
+def place(name: Place, options: Mapping[str, Any] | None = None, *, to_write: bool = False) -> Path:
     """The path or the URL of a name; typed as a path, whose methods both have.
 
-    Raises: ConfigError if the package that opens such a URL is not installed.
+    options: of the file system of a URL (fsspec's storage_options), or these by the kind of the URL
+        ({"s3": {...}, "gs": {...}}). A name that is a path already has its own.
+    to_write: the hub is refused then, which is read alone.
+    Raises: ConfigError if the package that opens such a URL is not installed, refuses these or
+        cannot reach what it names.
     """
     if isinstance(name, Path) or not isinstance(name, str):
         return name  # type: ignore[return-value]
     if "://" not in name:
         return Path(name).expanduser()
+    kind = name.partition("://")[0]
+    if kind == "hf" and to_write:
+        raise ConfigError(
+            f"{name}: the hub is read from, not written to; write to a folder, s3:// or gs://, "
+            "and send it with `tabom push`"
+        )
     try:
+        from fsspec import available_protocols
         from upath import UPath
 
-        found = UPath(name)
+        given = options or {}
+        own = given.get(kind, {}) if {*given} <= {*available_protocols()} else given
+        # Others write there, too: what was listed a moment ago says nothing.
+        found = UPath(name, **{"use_listings_cache": False, **own})
         _ = found.fs
-    except (ImportError, ValueError) as error:
-        kind = name.partition(":")[0]
-        raise ConfigError(f"{name}: cannot be opened ({error}); pip install 'tabom[{kind}]'") from (
-            error
-        )
-    return found  # type: ignore[return-value]
+    except (ImportError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{name}: cannot be opened ({error}); pip install 'tabom[{_EXTRAS.get(kind, kind)}]', "
+            "and see --storage_options"
+        ) from error
+    try:
+        found.exists()
+    except Exception as error:  # each kind of store has errors of its own
+        raise ConfigError(
+            f"{name}: cannot be reached ({type(error).__name__}: {error}); give the endpoint and "
+            "the keys in the environment, or by --storage_options"
+        ) from error
+    return found  # type: ignore[return-value, no-any-return]
 
 
 def is_remote(path: Path) -> bool:
@@ -66,6 +91,11 @@ def local_folder(folder: Path) -> Path:
     return Path(here) / f"tabom-spool-{os.getuid()}" / name
 
 
+def source(path: Path) -> Any:
+    """The file as pyarrow reads it: by its path, or opened at a URL."""
+    return path.open("rb") if is_remote(path) else path
+
+
 def entries(folder: Path) -> list[Entry]:
     """The files directly in a folder, by name; none where there is no folder."""
     try:
@@ -74,7 +104,6 @@ def entries(folder: Path) -> list[Entry]:
                 files = [(e.name, e.stat()) for e in found if e.is_file(follow_symlinks=False)]
             return sorted(Entry(name, s.st_size, s.st_mtime) for name, s in files)
         fs: Any = folder.fs  # type: ignore[attr-defined]
-        fs.invalidate_cache()  # others write there, too
         listed = fs.ls(folder.path, detail=True)  # type: ignore[attr-defined]
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -91,6 +120,19 @@ def subfolders(folder: Path, prefix: str) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if p.name.startswith(prefix) and p.is_dir())
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file to or from a URL, streaming; a local copy is there whole or not at all."""
+    if is_remote(target):
+        fs: Any = target.fs  # type: ignore[attr-defined]
+        fs.put_file(str(source), target.path)  # type: ignore[attr-defined]
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    fs = source.fs  # type: ignore[attr-defined]
+    fs.get_file(source.path, str(temporary))  # type: ignore[attr-defined]
+    os.replace(temporary, target)
 
 
 def _modified(info: Mapping[str, Any]) -> float:
@@ -112,7 +154,6 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         return
     fs: Any = path.fs  # type: ignore[attr-defined]
-    fs.invalidate_cache()
     try:
         fs.rm(path.path, recursive=True)  # type: ignore[attr-defined]
     except FileNotFoundError:

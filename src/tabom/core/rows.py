@@ -92,8 +92,8 @@ def read_rows(path: Path) -> Iterator[Row]:
         if kind in ("parquet", "arrow"):
             yield from _table_rows(path, kind)
             return
-        open_file: Any = gzip.open if suffix.endswith(".gz") else open
-        with open_file(path, "rb") as file:
+        with path.open("rb") as raw:
+            file: Any = gzip.GzipFile(fileobj=raw) if suffix.endswith(".gz") else raw
             yield from {"jsonl": _lines, "json": _array, "csv": _csv, "txt": _text}[kind](
                 file, path
             )
@@ -155,7 +155,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     number = 0
-    with pa.OSFile(str(path)) as source:
+    with path.open("rb") as source:
         batches: Any = (
             pq.ParquetFile(source).iter_batches(batch_size=64)
             if kind == "parquet"

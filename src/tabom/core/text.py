@@ -1,6 +1,6 @@
 """Numbers as people say them, and text that cannot steer a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 JOINERS = "\u200d\ufe0f"  # they make one emoji of two characters and take no room
@@ -80,3 +80,15 @@ def safe(text: str) -> str:
     Direction marks and other invisible ones go as well; emoji joiners stay.
     """
     return "".join(c if c.isprintable() or c in "\n\t" or c in JOINERS else "\ufffd" for c in text)
+
+
+def without_flags(arguments: Iterable[str], *names: str) -> Iterator[str]:
+    """The words of a command without some flags and their values."""
+    words = iter(arguments)
+    for word in words:
+        name, equals, _ = word.removeprefix("--").replace("-", "_").partition("=")
+        if word.startswith("--") and name in names:
+            if not equals:
+                next(words, None)
+        else:
+            yield word

@@ -1,12 +1,11 @@
 """YAML as settings use it: plain values under text keys, each once, with errors that name lines."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tabom.core.errors import ConfigError
+from tabom.core.place import Place, place
 
 # Deeper than any recipe, and far from Python's own limit, which a file must not run into.
 _MAX_DEPTH = 100
@@ -84,7 +83,7 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError(f"{place}not valid YAML ({why})") from error
 
 
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_yaml(path: Place) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Returns: the mapping, in the file's order.
@@ -92,7 +91,7 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         not text, another top level.
     """
     try:
-        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(place(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             found = "nothing" if content is None else repr(content)[:60]
             raise ConfigError(f"line 1: expected 'key: value' lines at the top, found {found}")

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
+from tabom.core.place import Place, place, source
 from tabom.decoding.config import DecodingConfig
 from tabom.evaluation.settings import Role
 
@@ -105,22 +105,23 @@ def to_table(records: Iterable[EvaluationRecord]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def write_records(path: str | Path, records: Iterable[EvaluationRecord]) -> None:
+def write_records(path: Place, records: Iterable[EvaluationRecord]) -> None:
     """Write records as one Parquet file, whole or not at all."""
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(to_table(records), temporary, compression="zstd")
 
 
-def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     """The columns of a file that `write_records` wrote. columns: some, with every metric; or all.
 
     Raises: DataError naming the file if it is missing or malformed.
     """
-    path = Path(path)
+    path = place(path)
     try:
-        there = pq.read_schema(path).names
-        wanted = [n for n in there if columns is None or n in columns or n.startswith(METRIC)]
-        table = pq.read_table(path, columns=wanted)
+        with pq.ParquetFile(source(path)) as file:
+            there = file.schema_arrow.names
+            wanted = [n for n in there if columns is None or n in columns or n.startswith(METRIC)]
+            table = file.read(columns=wanted)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as evaluation records ({error})") from error
     # Files of an older version lack columns.
@@ -130,7 +131,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     return table
 
 
-def read_records(path: str | Path) -> list[EvaluationRecord]:
+def read_records(path: Place) -> list[EvaluationRecord]:
     """The records of a file that `write_records` wrote.
 
     Raises: as `read_table`.

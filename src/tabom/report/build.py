@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tabom.core.atomic import write_text
+from tabom.core.place import Place, place
 from tabom.core.plain import to_plain
 from tabom.report import contents, figures, words
 from tabom.report.data import Report
 from tabom.report.examples import viewer
 
 
-def build_report(report: Report, *, path: str | os.PathLike[str]) -> Path:
+def build_report(report: Report, *, path: Place) -> Path:
     """Write the report's page; an older file is replaced at once, never half. Returns: the path."""
     write_text(path, render(report))
-    return Path(path)
+    return place(path)
 
 
 def render(report: Report) -> str:

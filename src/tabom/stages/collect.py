@@ -54,7 +54,7 @@ class Collect(Chunked):
         prompts = PromptRows(self.prompts, seed=self.seed)
         # Settings that do not go with the model are found here, before anything is written.
         decoder = Decoder(
-            self.model.load(trained=self.trained.checked() if self.trained else None),
+            self.model.load(trained=self.trained.local() if self.trained else None),
             self.decoding,
             seed=self.seed,
             batch_size=self.collection.batch_size,

@@ -44,7 +44,7 @@ class Diagnose(Stage):
         from tabom.diagnostics.loss_ratio import loss_ratio
         from tabom.diagnostics.model_order import context_agreement, context_entropies
 
-        model = self.model.load(trained=self.trained.checked() if self.trained else None)
+        model = self.model.load(trained=self.trained.local() if self.trained else None)
         config = self.diagnostics
         found = [
             trajectory

@@ -60,7 +60,7 @@ class Evaluate(Chunked):
         from tabom.evaluation.run import answer_chunks, cut_questions, evaluate
 
         config = self.evaluation
-        trained = self.trained.checked() if self.trained else None
+        trained = self.trained.local() if self.trained else None
         model = self.model.load(trained=trained)
         own: dict[str, Any] = {"decoding": self.decoding, "verifier": self.verifier}
         sets = [bind(one, model, evaluation=config, **own) for one in config.sets]
@@ -93,7 +93,7 @@ class Evaluate(Chunked):
         from tabom.evaluation.results import write_evaluation
 
         is_asked = self.evaluation.held_out_check != "off"
-        trained = self.trained.folder if self.trained else None
+        trained = self.trained.local() if self.trained else None
         held_out = held_out_of(
             {one.name: one.texts for one in sets},
             trained=trainings(self.model, trained) if is_asked else (),

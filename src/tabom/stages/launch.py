@@ -21,16 +21,17 @@ from typing import Any, ClassVar, Protocol
 from tabom.core import manifest
 from tabom.core.chunks import Chunks
 from tabom.core.errors import ConfigError, DataError, StageError, TabomError
-from tabom.core.identity import FREE
-from tabom.core.place import remove
+from tabom.core.identity import FLAGGED, FREE
+from tabom.core.place import is_remote, remove
 from tabom.core.preempt import Preemption
 from tabom.core.progress import Report
+from tabom.core.text import without_flags
 from tabom.stages.launch_config import LaunchConfig
+from tabom.stages.process import start
 from tabom.stages.stage import UNFINISHED, Counts, Stage
 
 _POLL_S = 1.0
 _STRIKES = 3  # deaths in a row that leave no trace
-LAUNCH: dict[str, Any] = {**FREE, "flags": True}  # decides nothing, and has flags all the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Chunked(Stage):
     uses_gpus: ClassVar[bool] = True
     """Whether a worker of its own for each GPU is what auto means."""
 
-    launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=LAUNCH)
+    launch: LaunchConfig = field(default_factory=LaunchConfig, metadata=FLAGGED)
     rank: int = field(default=0, metadata=FREE)
     world_size: int = field(default=1, metadata=FREE)
     """Which of so many workers this process is; each begins with chunks of its own."""
@@ -71,9 +72,14 @@ class Chunked(Stage):
         )
 
     @property
-    def is_one_of_many(self) -> bool:
-        """Whether others work on its chunks, too."""
+    def is_worker(self) -> bool:
+        """Whether it was started as one of several."""
         return self.is_led or self.world_size > 1
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether others work on its chunks, too; at a URL, without locks, nobody can know."""
+        return self.is_worker or is_remote(self.folder)
 
     def ended(self, chunks: Chunks, write: Callable[[], Counts]) -> Counts:
         """What the stage counts, when its chunks are done: by one of all workers.
@@ -109,12 +115,11 @@ class Chunked(Stage):
         """Have the work done by the workers that the settings ask for; None: it is done here."""
         if self.launch.launcher == "slurm":  # a verb prints its script and does not come here
             raise ConfigError(
-                "launch.launcher slurm: prints a job script for one verb (tabom collect --config "
-                "RECIPE --launcher slurm); a whole recipe runs where it is started: take local or "
-                "ray"
+                "launch.launcher slurm: prints a job script, for a verb or `tabom run` with "
+                "--launcher slurm; what runs takes local or ray"
             )
-        num_workers = 1 if self.is_one_of_many else self.num_workers()
-        if self.is_one_of_many or (num_workers == 1 and self.launch.launcher == "local"):
+        num_workers = 1 if self.is_worker else self.num_workers()
+        if self.is_worker or (num_workers == 1 and self.launch.launcher == "local"):
             return None
         if overwrite:
             self.make_way()
@@ -185,7 +190,7 @@ def job_script(arguments: Sequence[str], launch: LaunchConfig) -> str:
 
     arguments: of the command, as they were given.
     """
-    words = list(_without(arguments, "launcher", "chunk_workers", "shard"))
+    words = list(without_flags(arguments, "launcher", "chunk_workers", "shard"))
     num = 8 if launch.chunk_workers == "auto" else int(launch.chunk_workers)
     gpus = launch.gpus_per_worker
     return _JOB.format(
@@ -195,18 +200,6 @@ def job_script(arguments: Sequence[str], launch: LaunchConfig) -> str:
         gpus=f"#SBATCH --gpus-per-task={gpus:g}\n" if gpus else "",
         command=shlex.join(["tabom", *words, "--launcher", "local", "--chunk_workers", "1"]),
     )
-
-
-def _without(arguments: Sequence[str], *names: str) -> Iterator[str]:
-    """The words of a command without some flags and their values."""
-    words = iter(arguments)
-    for word in words:
-        name, equals, _ = word.removeprefix("--").replace("-", "_").partition("=")
-        if word.startswith("--") and name in names:
-            if not equals:
-                next(words, None)
-        else:
-            yield word
 
 
 # -- a pool of processes on this machine --
@@ -331,11 +324,9 @@ class LocalPool:
 
 def _work(stage: Chunked, gpus: list[str], threads: int, connection: Connection) -> None:
     """A worker: the stage as one of many, its error told to the parent."""
-    from tabom.stages.pool import _start_worker
-
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    _start_worker(None, threads if "OMP_NUM_THREADS" not in os.environ else None)
+    start(threads if "OMP_NUM_THREADS" not in os.environ else None)
     try:
         stage.run()
     except TabomError as error:

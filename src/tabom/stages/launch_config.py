@@ -1,4 +1,4 @@
-"""The settings of a launcher."""
+"""The settings of launchers: of one stage's chunks, and of a study's stages."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -31,3 +31,13 @@ class LaunchConfig(Settings):
         given = self.chunk_workers
         if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
             raise ConfigError(f"chunk_workers: expected auto or a number from 1, got {given!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Settings):
+    """How the stages of a study are spread over this machine."""
+
+    num_workers: Count = 1
+    """Stages that run side by side, each in a process of its own."""
+    threads_per_worker: Count | None = None
+    """Torch threads of each; null leaves torch's own choice."""

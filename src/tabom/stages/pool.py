@@ -1,40 +1,65 @@
 """Stages are run, in this process or in several side by side, and it is shown how far they are."""
 
-import os
 import signal
-import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from dataclasses import replace
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from tabom.core.chunks import Chunks
 from tabom.core.errors import StageError, TabomError
+from tabom.core.place import remove
+from tabom.core.preempt import Preemption
 from tabom.core.progress import Bars, silent
 from tabom.core.text import told
+from tabom.stages import process
+from tabom.stages.launch import Chunked
+from tabom.stages.launch_config import LaunchConfig, StudyConfig
 from tabom.stages.stage import Stage
+
+CLAIMS = ".claims"  # beside the folder of a stage: who is at work in it
+_WAIT_S = 1.0
+_ALONE, _HERE = StudyConfig(), LaunchConfig()
 
 
 def run_stages(
-    todo: list[Stage], *, num_workers: int, threads_per_worker: int | None, is_quiet: bool = False
+    todo: list[Stage],
+    *,
+    study: StudyConfig = _ALONE,
+    launch: LaunchConfig = _HERE,
+    is_quiet: bool = False,
+    overwrite: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Run stages that `pending_stages` gave, in this process or side by side."""
+    """Run stages that `pending_stages` gave: in this process, in several, or on a Ray cluster.
+
+    share: (K, N), this is process K of N that run them together.
+    """
     if not todo:
         return
     board = _Board(todo, is_quiet=is_quiet)
     try:
-        if num_workers <= 1 or len(todo) == 1:
-            _limit_threads(threads_per_worker)
+        if share[1] > 1:
+            _run_together(todo, board, share=share, overwrite=overwrite)
+        elif launch.launcher == "ray":
+            from tabom.stages.ray_stages import RayStages
+
+            _run_along_graph(todo, RayStages(launch, overwrite=overwrite, most=len(todo)), board)
+        elif study.num_workers <= 1 or len(todo) == 1:
+            process.limit_threads(study.threads_per_worker)
             for stage in todo:
                 board.start(stage)
                 try:
-                    board.end(stage, stage.run(board.report))
+                    board.end(stage, stage.run(board.report, overwrite=overwrite))
                 except TabomError as error:
                     raise _at(stage, error) from error
         else:
-            _run_side_by_side(todo, num_workers, threads_per_worker, board)
+            _run_along_graph(todo, _Processes(study, overwrite=overwrite), board)
     finally:
         board.close()
 
@@ -96,28 +121,10 @@ _events: Any = None  # in a worker: the queue to the parent, set once by `_start
 def _start_worker(events: Any, threads: int | None) -> None:
     global _events
     _events = events
-    # Ctrl-C reaches the whole group: the parent alone acts on it, and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    _limit_threads(threads)
+    process.start(threads)
 
 
-def _follow_parent() -> None:
-    """End with the parent. One that is killed cannot end its workers, which would wait for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _limit_threads(threads: int | None) -> None:
-    """Size torch's thread pools. Works only before torch is imported, as in a new process."""
-    if threads is not None:
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = str(threads)
-
-
-def _run_in_worker(stage: Stage) -> dict[str, Any]:
+def _run_in_worker(stage: Stage, overwrite: bool) -> dict[str, Any]:
     last = [0.0]
 
     def report(label: str, done: int, total: int, note: str = "") -> None:
@@ -126,49 +133,138 @@ def _run_in_worker(stage: Stage) -> dict[str, Any]:
             last[0] = now
             _events.put((label, done, total, note))
 
-    return stage.run(report if _events is not None else silent)
+    return stage.run(report if _events is not None else silent, overwrite=overwrite)
 
 
-def _run_side_by_side(
-    todo: list[Stage], num_workers: int, threads: int | None, board: _Board
+def _run_together(
+    todo: list[Stage], board: _Board, *, share: tuple[int, int], overwrite: bool
 ) -> None:
-    context = get_context("spawn")
-    events = context.SimpleQueue()
+    """Run stages beside other processes that do the same: a chunked one by all, others by one.
+
+    Who has a stage that is not chunked is said in a folder beside it, as with chunks: of two who
+    want it one gets it, and when that one dies another does.
+    """
+    left = {stage.folder: stage for stage in todo}
+    while left:
+        busy = True
+        for stage in _ready(left, ()):
+            board.start(stage)
+            counts: dict[str, Any] | None
+            if isinstance(stage, Chunked):
+                mine = replace(stage, rank=share[0], world_size=share[1], is_led=True)
+                counts = mine.run(board.report, overwrite=overwrite)
+            else:
+                counts = _run_alone(stage, board, overwrite=overwrite)
+            if counts is not None:
+                board.end(stage, counts)
+                del left[stage.folder]
+                busy = False
+        if busy:
+            time.sleep(_WAIT_S)
+
+
+def _run_alone(stage: Stage, board: _Board, *, overwrite: bool) -> dict[str, Any] | None:
+    """Run a stage unless another process is at it; None: it is."""
+    claims = Chunks(stage.folder.parent / CLAIMS / stage.fingerprint)
+    claims.begin(stage.fingerprint, lambda: {"": [(0, 1)]})
+    if (attempt := claims.take()) is None:
+        for _, why in claims.failed():
+            raise StageError(f"{stage.label}: {why}; delete {claims.folder} to try again")
+        return None
+    with attempt:
+        counts = stage.run(board.report, overwrite=overwrite)
+    remove(claims.folder)  # whoever comes later finds the stage complete
+    return counts
+
+
+class Runner(Protocol):
+    """Where stages run side by side."""
+
+    most: int
+    """How many at one time."""
+
+    def submit(self, stage: Stage) -> "Future[dict[str, Any]]":
+        """Begin a stage; its counts, or the error that it raised."""
+
+    def result(self, future: "Future[dict[str, Any]]") -> dict[str, Any]:
+        """What a stage that has ended counted. Raises: its error, or a StageError if it died."""
+
+    def events(self) -> Iterator[tuple[str, int, int, str]]:
+        """What stages have reported since, as `Board.report` takes it."""
+
+    def stop(self) -> None:
+        """Tell all that run to end."""
+
+    def close(self) -> None:
+        """Wait until all have ended."""
+
+
+class _Processes:
+    """Processes of this machine; see `Runner`."""
+
+    def __init__(self, study: StudyConfig, *, overwrite: bool) -> None:
+        self.most, self._overwrite, self._oom_kills = study.num_workers, overwrite, _oom_kills()
+        context = get_context("spawn")
+        self._events = context.SimpleQueue()
+        self._pool = ProcessPoolExecutor(
+            self.most,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(self._events, study.threads_per_worker),
+        )
+        self._processes: list[BaseProcess] = []
+
+    def submit(self, stage: Stage) -> "Future[dict[str, Any]]":
+        found = self._pool.submit(_run_in_worker, stage, self._overwrite)
+        self._processes = list((self._pool._processes or {}).values())
+        return found
+
+    def events(self) -> Iterator[tuple[str, int, int, str]]:
+        while not self._events.empty():
+            yield self._events.get()
+
+    def result(self, future: "Future[dict[str, Any]]") -> dict[str, Any]:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            why = _why_broken(self._processes, is_short=_oom_kills() > self._oom_kills)
+            raise StageError(f"{why}; run again: it goes on") from error
+
+    def stop(self) -> None:
+        for worker in self._processes:
+            worker.terminate()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_along_graph(todo: list[Stage], runner: Runner, board: _Board) -> None:
+    """Run each stage when those that it needs are complete. SIGTERM ends all with their batch."""
     waiting = {stage.folder: stage for stage in todo}
     running: dict[Future[dict[str, Any]], Stage] = {}
-    processes: list[BaseProcess] = []
-    oom_kills = _oom_kills()
-    pool = ProcessPoolExecutor(
-        num_workers,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(events, threads),
-    )
     try:
-        while waiting or running:
-            for stage in _ready(waiting, running.values())[: num_workers - len(running)]:
-                del waiting[stage.folder]
-                board.start(stage)
-                running[pool.submit(_run_in_worker, stage)] = stage
-                processes = list((pool._processes or {}).values())
-            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            while not events.empty():  # before a stage is told to have ended
-                board.report(*events.get())
-            for future in done:
-                stage = running.pop(future)
-                try:
-                    board.end(stage, future.result())
-                except TabomError as error:
-                    raise _at(stage, error) from error
-                except BrokenProcessPool as error:
-                    why = _why_broken(processes, is_short=_oom_kills() > oom_kills)
-                    raise StageError(f"{stage.label}: {why}; run again: it goes on") from error
+        with Preemption(signal.SIGTERM, doing="every stage finishes its batch") as stop:
+            while waiting or running:
+                for stage in _ready(waiting, running.values())[: runner.most - len(running)]:
+                    del waiting[stage.folder]
+                    board.start(stage)
+                    running[runner.submit(stage)] = stage
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                for event in runner.events():  # before a stage is told to have ended
+                    board.report(*event)
+                for future in done:
+                    stage = running.pop(future)
+                    try:
+                        board.end(stage, runner.result(future))
+                    except TabomError as error:
+                        raise _at(stage, error) from error
+                if stop.is_asked:
+                    stop.stop()
     except BaseException:
-        for process in processes:
-            process.terminate()
+        runner.stop()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        runner.close()
 
 
 def _ready(waiting: dict[Path, Stage], running: Any) -> list[Stage]:
@@ -182,10 +278,10 @@ def _why_broken(processes: list[BaseProcess], *, is_short: bool) -> str:
     if is_short:
         short = "the kernel killed a process for want of memory"
         return f"{short}; lower study.num_workers or a batch size"
-    for process in processes:
-        process.join(timeout=5)
+    for worker in processes:
+        worker.join(timeout=5)
     # The pool itself ends the others with SIGTERM.
-    codes = {process.exitcode or 0 for process in processes} - {0, -signal.SIGTERM}
+    codes = {worker.exitcode or 0 for worker in processes} - {0, -signal.SIGTERM}
     code = min(codes, default=0)
     if code < 0:
         return f"a worker process was killed by {signal.Signals(-code).name}"

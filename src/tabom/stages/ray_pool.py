@@ -64,9 +64,9 @@ class Actor:
         if Path(folder).is_dir():
             os.chdir(folder)
 
-    def work(self, stage: Stage) -> Counts:
+    def work(self, stage: Stage, overwrite: bool = False) -> Counts:
         """Run the stage."""
-        return stage.run()
+        return stage.run(overwrite=overwrite)
 
     def stop(self) -> None:
         """Ask the work to end with its batch; comes on another thread."""
@@ -87,7 +87,7 @@ class RayPool:
         self._kind = ray.remote(
             num_gpus=gpus, num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=2
         )(Actor)
-        folder = stage.folder if "://" in str(stage.folder) else stage.folder.absolute()
+        folder = stage.folder.absolute()
         self.stage = replace(stage, folder=folder, world_size=max(num_workers, 2), is_led=True)
         self.workers: dict[int, tuple[Any, Any]] = {}
         self._num_workers = num_workers
@@ -122,14 +122,27 @@ class RayPool:
             self._ray.kill(actor)
 
 
+def result_of(ray: Any, future: Any) -> Counts:
+    """What a worker counted. Raises: the TabomError or SystemExit that it raised; RayError."""
+    try:
+        return dict(ray.get(future))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, TabomError | SystemExit):
+            raise error.cause from error
+        raise
+
+
 def _outcome(ray: Any, future: Any) -> str:
     """How a worker ended. Raises: the TabomError that it raised."""
     try:
-        ray.get(future)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, TabomError):
-            raise error.cause from error
-        return "" if isinstance(error.cause, SystemExit) else str(error.cause)
+        result_of(ray, future)
+    except SystemExit:
+        return ""
     except ray.exceptions.RayError as error:
-        return type(error).__name__
+        return how_of(error)
     return ""
+
+
+def how_of(error: Any) -> str:
+    """How a worker ended, for people."""
+    return str(getattr(error, "cause", None) or type(error).__name__)

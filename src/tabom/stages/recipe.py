@@ -12,10 +12,11 @@ from tabom.core import configs
 from tabom.core.configs import Bound, Count, Settings, Share
 from tabom.core.errors import ConfigError
 from tabom.core.identity import FREE
+from tabom.core.place import place
 from tabom.core.recipe_file import read_recipe
 from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
-from tabom.stages.launch_config import LaunchConfig
+from tabom.stages.launch_config import LaunchConfig, StudyConfig
 from tabom.stages.sets import EvaluationConfig, check_sets
 from tabom.training.config import Rejected, TrainingConfig
 from tabom.verify.config import VerifierConfig
@@ -82,16 +83,6 @@ class DiagnosticsConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig(Settings):
-    """How the stages of a study are spread over this machine."""
-
-    num_workers: Count = 1
-    """Stages that run side by side, each in a process of its own."""
-    threads_per_worker: Count | None = None
-    """Torch threads of each; null leaves torch's own choice."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole study: collect -> verify -> train -> evaluate -> diagnose -> report."""
 
@@ -104,7 +95,10 @@ class Recipe:
     arms: tuple[ArmConfig, ...]
     """What is compared: each an objective, and one without for the untrained base."""
     output_dir: str = ""
-    """Where the study writes; left out: runs/NAME."""
+    """Where the study writes, a folder or a URL; left out: runs/NAME."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Of the file system behind a URL, as fsspec takes them; written nowhere, for they may hold
+    keys."""
     rounds: Count = 1
     """How often each arm collects, with the adapter of the round before, and trains on."""
     seeds: tuple[int, ...] = (0,)
@@ -154,6 +148,15 @@ class Recipe:
             # It is built only to be checked here, not hours later when the arm trains.
             self.training_of(arm)
         check_sets(self.evaluation, decoding=self.decoding, verifier=self.verifier)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the study, or its URL."""
+        return place(self.output_dir, self.storage_options, to_write=True)
+
+    def public(self) -> dict[str, Any]:
+        """The recipe in plain values, without what may hold keys."""
+        return {k: v for k, v in configs.to_plain(self).items() if k != "storage_options"}
 
     @property
     def base_arm(self) -> ArmConfig | None:

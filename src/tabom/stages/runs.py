@@ -11,6 +11,7 @@ from tabom.core import configs
 from tabom.core.atomic import read_json
 from tabom.core.errors import ConfigError, StageError
 from tabom.core.manifest import read_sealed
+from tabom.core.place import place, subfolders
 from tabom.evaluation.answers import answers_of
 from tabom.evaluation.compare import compare
 from tabom.evaluation.comparison import Comparison
@@ -26,21 +27,29 @@ RECIPE = "recipe.yaml"  # these two lie in the folder of a study
 HELD_OUT = "held_out.json"
 
 
-def compare_folders(given: Sequence[str], *, base: str | None = None, **options: Any) -> Comparison:
+def compare_folders(
+    given: Sequence[str],
+    *,
+    base: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Comparison:
     """Compare the evaluations in some folders.
 
-    given: see `load_runs`. base: the arm that changes are taken against; None: the untrained arm of
-        a run, else the first one. options: further ones of `compare`.
+    given, storage_options: see `load_runs`. base: the arm that changes are taken against; None:
+        the untrained arm of a run, else the first one. options: further ones of `compare`.
     Raises: TabomError if a folder is none of ours, or documents differ.
     """
-    runs = load_runs(given)
+    runs = load_runs(given, storage_options=storage_options)
     if base is None and len({run.arm for run in runs}) > 1:
         base = next((run.arm for run in runs if run.is_base), runs[0].arm)
     return compare(runs, base=base, **options)
 
 
-def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
-    """The evaluations in some folders, in that order.
+def load_runs(
+    given: Sequence[str], *, storage_options: Mapping[str, Any] | None = None
+) -> list[EvaluatedRun]:
+    """The evaluations in some folders or at URLs, in that order; see `core.place.place`.
 
     given: folders of `tabom run` (all its arms and seeds) or of `tabom evaluate` (one arm, called
         as the folder is; one in a study as the arm's); "NAME=FOLDER" names it (an arm, or the
@@ -48,7 +57,7 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
         or paces than a seed has so far belong to that seed.
     Raises: StageError for a folder that holds neither; ConfigError if one is given twice.
     """
-    folders = [named_folder(text) for text in given]
+    folders = [named_folder(text, storage_options) for text in given]
     for (name, folder), number in Counter((n, f.resolve()) for n, f in folders).items():
         if number > 1:
             which = "" if name is None else f" under the name {name}"
@@ -64,11 +73,13 @@ def load_runs(given: Sequence[str]) -> list[EvaluatedRun]:
     return _seeded(_merged(runs))
 
 
-def named_folder(text: str) -> tuple[str | None, Path]:
+def named_folder(
+    text: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[str | None, Path]:
     """ "NAME=FOLDER", or a folder alone, whose name may hold an equals sign."""
     name, equals, folder = text.partition("=")
-    is_named = equals and not Path(text).exists()
-    return (name, Path(folder)) if is_named else (None, Path(text))
+    is_named = equals and "://" not in name and not Path(text).exists()
+    return (name if is_named else None), place(folder if is_named else text, storage_options)
 
 
 def evaluations_of(root: Path) -> list[tuple[Path, ArmConfig, int | None]]:
@@ -79,7 +90,7 @@ def evaluations_of(root: Path) -> list[tuple[Path, ArmConfig, int | None]]:
     arms = [ArmConfig(name=row["name"], objective=row.get("objective")) for row in rows]
     places: list[tuple[Path, ArmConfig, int | None]]
     places = [(root / "base", arm, None) for arm in arms if not arm.is_trained]
-    seeds = (re.fullmatch(r"seed-(-?\d+)", path.name) for path in root.glob("seed-*"))
+    seeds = (re.fullmatch(r"seed-(-?\d+)", name) for name in subfolders(root, "seed-"))
     for seed in sorted(int(match[1]) for match in seeds if match):
         places += [(root / f"seed-{seed}" / arm.slug, arm, seed) for arm in arms if arm.is_trained]
     there = [(folder / "evaluate", arm, seed) for folder, arm, seed in places]

@@ -7,11 +7,10 @@ Heavy imports happen inside `work`, so that planning a study needs no torch.
 """
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +19,8 @@ from tabom._version import __version__
 from tabom.core import configs, manifest
 from tabom.core.atomic import LOCK, only_one, write_json
 from tabom.core.errors import DataError, StageError
-from tabom.core.identity import FREE, identity_of_fields
+from tabom.core.identity import FLAGGED, FREE, identity_of_fields
+from tabom.core.place import is_remote, local_folder, place, remove
 from tabom.core.progress import Report, silent
 from tabom.stages.preflight import SECTION_CHECKS, Check
 
@@ -45,11 +45,26 @@ class Output:
         Their hashes are compared once a process; those of subfolders by whoever opens them.
         Raises: StageError if the stage did not finish; DataError naming a file that changed.
         """
+        manifest.check_folder(folder := self.home)
+        return folder
+
+    def local(self) -> Path:
+        """As `checked`, on this machine: what lies at a URL is copied here, once."""
+        if not is_remote(folder := self.home):
+            return self.checked()
+        manifest.fetch(folder, here := local_folder(self.folder) / self.fingerprint)
+        return here
+
+    @property
+    def home(self) -> Path:
+        """Where the files of the finished stage are: the folder, or its newest generation.
+
+        Raises: StageError if the stage did not finish.
+        """
         found = manifest.read_manifest(self.folder)
         if found is None or found.fingerprint != self.fingerprint:
             raise StageError(f"{self.folder} does not hold the {self.kind} that is needed; run it")
-        manifest.check_folder(self.folder)
-        return self.folder
+        return self.folder / found.generation if found.generation else self.folder
 
 
 def reads(kind: str) -> dict[str, str]:
@@ -57,12 +72,14 @@ def reads(kind: str) -> dict[str, str]:
     return {"reads": kind}
 
 
-def load_output(folder: str | Path, kind: str) -> Output:
-    """What a finished stage left in a folder.
+def load_output(
+    folder: str | Path, kind: str, *, storage_options: Mapping[str, Any] | None = None
+) -> Output:
+    """What a finished stage left in a folder, or at a URL; see `core.place.place`.
 
     Raises: StageError if the folder does not hold that.
     """
-    folder = Path(folder).expanduser()
+    folder = place(folder, storage_options)
     found = manifest.read_manifest(folder)
     if found is None or found.stage != kind:
         what = "it has no manifest.json" if found is None else f"it holds stage {found.stage!r}"
@@ -90,13 +107,17 @@ class Stage:
     """Whether several processes may work in the folder together, each on a share."""
 
     folder: Path = field(metadata=FREE)
-    """Where the result is written."""
+    """Where the result is written: a folder, or a URL."""
+    storage_options: dict[str, Any] = field(default_factory=dict, metadata=FLAGGED)
+    """Of the file system behind URLs, as fsspec takes them: '{"endpoint_url": "http://..."}'; or by
+    their kind: '{"s3": {...}, "gs": {...}}'. Keys are better left in the environment."""
     label: str = field(default="", metadata=FREE)
     """What the stage is called in messages."""
 
     def __post_init__(self) -> None:
         # Code may name a folder by its text; every path below is one.
-        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+        folder = place(self.folder, self.storage_options, to_write=True)
+        object.__setattr__(self, "folder", folder)
 
     def work(self, report: Done) -> Counts:
         """Fill the folder and return counts for the manifest. Heavy imports belong in here."""
@@ -150,6 +171,8 @@ class Stage:
         overwrite: empty the folder first if it holds another's result.
         Raises: StageError if another process works there, or another's result is there.
         """
+        if overwrite and is_remote(self.folder) and not self.is_free():
+            return self._next_generation(report)
         if (counts := self.elsewhere(report, overwrite=overwrite)) is not None:
             return counts
         if overwrite:
@@ -170,26 +193,48 @@ class Stage:
         return counts
 
     def elsewhere(self, report: Report, *, overwrite: bool) -> Counts | None:
-        """Do all of it in other processes and return the counts; None: it is done here."""
-        return None
+        """Do all of it in other processes or another folder; None: it is done here.
+
+        Of a URL it is done in a folder of this machine, which keeps checkpoints and what a stopped
+        run has so far; what comes out is sent.
+        """
+        if not is_remote(self.folder):
+            return None
+        if (found := manifest.begin(self.folder, self.mark)) is not None:
+            return dict(found.counts)
+        here = local_folder(self.folder) / self.fingerprint
+        counts = replace(self, folder=here).run(report)
+        if is_first_process():
+            manifest.send(here, self.folder, leave="checkpoint-")
+        return counts
+
+    def _next_generation(self, report: Report) -> Counts:
+        """The work in a folder of its own inside the URL, which then stands for what was there."""
+        manifest.check_ours(self.folder)
+        name = f"generation-{self.fingerprint}"
+        new = replace(self, folder=self.folder / name)
+        counts = new.run(report)
+        if new.is_complete():  # else others are still at work
+            manifest.switch(self.folder, name)
+        return counts
 
     def make_way(self) -> None:
-        """Empty the folder if it holds another's result.
+        """Empty the folder if it holds another's result; at a URL nothing is ever removed.
 
         Raises: StageError if a process works there, or tabom did not make the folder.
         """
-        if self._is_free():
+        if is_remote(self.folder) or self.is_free():
             return
         try:
             with only_one(self.folder):
-                if not self._is_free():
+                if not self.is_free():
                     manifest.reset(self.folder)
         except StageError:
             # A worker beside this one, started with the same flags, may have made way.
-            if not self._is_free():
+            if not self.is_free():
                 raise
 
-    def _is_free(self) -> bool:
+    def is_free(self) -> bool:
         """Whether the folder holds nothing, or what this very stage has done so far."""
         try:
             self.is_complete()
@@ -209,7 +254,7 @@ class Stage:
         if not (self.folder / manifest.STARTED).is_file():
             raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
         manifest.write_manifest(self.folder, self.mark, counts=counts, seconds=seconds)
-        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+        remove(self.folder / UNFINISHED)
 
     def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
         if not is_first_process() and not is_shared:
@@ -222,13 +267,15 @@ class Stage:
         """Leave no half-written result, unless a rerun can go on from it."""
         if not self.folder.is_dir() or not is_first_process():
             return
-        if self.resumes and {*os.listdir(self.folder)} - {manifest.STARTED, LOCK}:
+        if self.resumes and {p.name for p in self.folder.iterdir()} - {manifest.STARTED, LOCK}:
             # The mark may have gone with a folder that was removed under a worker.
             if not (self.folder / manifest.STARTED).is_file():
                 write_json(self.folder / manifest.STARTED, self.mark)
+        elif is_remote(self.folder):  # another worker may have begun
+            remove(self.folder / manifest.STARTED)
         else:
             manifest.reset(self.folder)
-            shutil.rmtree(self.folder)
+            remove(self.folder)
 
 
 def is_first_process() -> bool:

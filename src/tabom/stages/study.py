@@ -55,7 +55,7 @@ class Plan:
 
 def plan_study(recipe: Recipe) -> Plan:
     """Lay out the stages of a recipe. Reads checkpoints and prompt files, starts nothing."""
-    root = Path(recipe.output_dir)
+    root = recipe.root
     collect: dict[int, Collect] = {}
     verify: dict[int, Verify] = {}
     for seed in recipe.seeds:
@@ -186,9 +186,10 @@ def _stage(kind: type[S], recipe: Recipe, folder: Path, label: str, **own: Any) 
     return kind(folder=folder / kind.kind, label=label, **{**sections, **own})
 
 
-def pending_stages(plan: Plan) -> list[Stage]:
+def pending_stages(plan: Plan, *, overwrite: bool = False) -> list[Stage]:
     """The stages that are not complete, in order. Every folder is checked.
 
-    Raises: StageError if one holds another recipe's stage.
+    overwrite: another recipe's result is to be replaced.
+    Raises: StageError if one holds another recipe's stage, and that is not to be replaced.
     """
-    return [stage for stage in plan.stages if not stage.is_complete()]
+    return [s for s in plan.stages if (overwrite and not s.is_free()) or not s.is_complete()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tabom.core import configs, env
+from tabom.core import env
 from tabom.core.atomic import read_json
 from tabom.core.manifest import check_file, read_manifest
 from tabom.core.rows import MalformedRowError, Row, read_rows
@@ -76,7 +76,7 @@ def summarize_study(
         created=now(),
         seconds=round(sum(_seconds(stage) for stage in plan.stages), 1),
         command=command,
-        recipe=configs.to_plain(recipe),
+        recipe=recipe.public(),
         versions=env.versions(),
         hardware=env.hardware(),
         seeds=recipe.seeds,
@@ -226,7 +226,7 @@ def _entropy_curves(by_arm: Mapping[str, list[_Measured]]) -> list[Curve]:
     """Entropy at reveal against the step, over the in-domain responses of each arm's seeds."""
     curves = []
     for arm, found in by_arm.items():
-        pairs = (pair for m in found for pair in read_evaluated(m.run.evaluate.folder))
+        pairs = (pair for m in found for pair in read_evaluated(m.run.evaluate.output.home))
         # Only what the curve needs is kept; the trajectories themselves may be many.
         own = [(t.step_N, t.entropy_N) for record, t in pairs if record.role == IN_DOMAIN]
         if own:
@@ -246,7 +246,7 @@ METRICS = "metrics.jsonl"  # what a training logged
 def _training_logs(plan: Plan) -> list[TrainingLog]:
     logs = []
     for run in plan.runs:
-        path = None if run.train is None else run.train.folder / METRICS
+        path = None if run.train is None else run.train.output.home / METRICS
         found = read_manifest(path.parent) if path is not None else None
         if path is not None and found is not None and METRICS in found.files:
             check_file(path, found.files[METRICS])
@@ -270,7 +270,7 @@ def _examples(recipe: Recipe, by_arm: Mapping[str, list[_Measured]]) -> list[Exa
     most = num_shown(recipe.decoding.max_new_tokens)
     for arm, found in by_arm.items():
         shown: dict[str, int] = {}
-        for record, t in read_evaluated(found[0].run.evaluate.folder) if found else ():
+        for record, t in read_evaluated(found[0].run.evaluate.output.home) if found else ():
             kept, name = found[0].fields, record.set
             if t.id not in kept["fields"] or kept["set_of"].get(t.id) != name:
                 continue

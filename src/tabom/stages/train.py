@@ -75,7 +75,7 @@ class Train(Stage):
         from tabom.objectives.presets import build_objective
         from tabom.training.run import train
 
-        trained = self.trained.checked() if self.trained else None
+        trained = self.trained.local() if self.trained else None
         model = self.model.load(trained=trained, trainable=True)
         objective = build_objective(self.objective, **self.options)
         has_hint = objective.reference is not None and objective.reference.hint

@@ -394,6 +394,7 @@ class TrajectoryStore:
                 validate_schema(opened.schema_arrow, str(path))
                 self._num_rows: int = opened.metadata.num_rows
             return
+        path = path / self.manifest.generation if self.manifest.generation else path
         # By number: from a hundred thousand on, names are longer.
         listed = sorted(
             self.manifest.files.items(), key=lambda item: (len(item[0].partition(".")[0]), item[0])

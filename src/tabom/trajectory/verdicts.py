@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
+from tabom.core.place import Place, place, source
 
 REASONS = ("accepted", "wrong", "no_answer", "truncated", "unverifiable")
 
@@ -96,22 +97,23 @@ def from_json(data: bytes) -> dict[str, Verdict]:
     return {key: Verdict(**said) for key, said in json.loads(data).items()}
 
 
-def write_verdicts(path: str | os.PathLike[str], verdicts: Mapping[str, Verdict]) -> None:
+def write_verdicts(path: Place, verdicts: Mapping[str, Verdict]) -> None:
     """Write the verdicts of some trajectories, by id, as one Parquet file: whole or not at all."""
     rows = [{"id": key, **asdict(verdict)} for key, verdict in verdicts.items()]
     with replacing(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, compression="zstd")
 
 
-def read_verdicts(path: str | os.PathLike[str]) -> dict[str, Verdict]:
+def read_verdicts(path: Place) -> dict[str, Verdict]:
     """The verdicts by id, in the file's order.
 
     Raises: DataError naming the file, and the row where one is at fault.
     """
-    if not Path(path).is_file():
+    path = place(path)
+    if not path.is_file():
         raise DataError(f"{path}: no such file; verify the trajectories first")
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source(path)) as file:
             table = file.read()
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error

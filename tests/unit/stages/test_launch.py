@@ -168,17 +168,15 @@ def _actors() -> list[int]:
     return found
 
 
-def test_a_recipe_is_not_run_by_slurm(tiny_recipe: Path, tmp_path: Path) -> None:
-    run = [sys.executable, "-m", "tabom", "run", str(tiny_recipe), "--quiet", "--output_dir",
-           str(tmp_path / "out"), "--set", "launch.launcher=slurm"]  # fmt: skip
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "launch.launcher slurm" in done.stderr
-
-
-def test_a_url_is_no_folder_to_write_to(tiny_recipe: Path) -> None:
-    run = [sys.executable, "-m", "tabom", "collect", "--config", str(tiny_recipe), "--output_dir",
-           "s3://bucket/run"]  # fmt: skip
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "s3://bucket/run" in done.stderr
+def test_a_job_script_of_a_recipe(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["run", str(tiny_recipe), "--output_dir", str(tmp_path / "out"), "--launcher", "slurm",
+           "--chunk_workers", "3"]  # fmt: skip
+    assert main(run) == 0
+    script = capsys.readouterr().out
+    for line in ("#SBATCH --array=0-2", "srun tabom run", '--shard "$SLURM_ARRAY_TASK_ID/'):
+        assert line in script
+    assert not (tmp_path / "out").exists()
+    done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

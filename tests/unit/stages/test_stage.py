@@ -169,7 +169,7 @@ def test_a_stage_of_ones_own_is_one_file(
     collect = plan_study(recipe).collect[0]
     longest = Longest(folder=tmp_path / "longest", trajectories=collect.output)
     assert longest.needs == (collect.folder,)
-    run_stages([collect, longest], num_workers=1, threads_per_worker=None, is_quiet=True)
+    run_stages([collect, longest], is_quiet=True)
     assert read_manifest(longest.folder).counts == {"num_kept": 3}  # type: ignore[union-attr]
 
     # The same from the command line, with flags made of its fields.

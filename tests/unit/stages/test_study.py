@@ -200,7 +200,7 @@ def test_an_error_in_a_worker_reaches_the_parent(tiny_recipe: Path, tmp_path: Pa
 def test_a_run_without_evaluation_sets_still_trains(tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = recipe_in(tiny_recipe, tmp_path / "out", "evaluation.sets=[]")
     plan = plan_study(recipe)
-    run_stages(pending_stages(plan), num_workers=1, threads_per_worker=None, is_quiet=True)
+    run_stages(pending_stages(plan), is_quiet=True)
     assert (tmp_path / "out" / "seed-0" / "tabom" / "train" / "adapter_config.json").is_file()
 
 
