@@ -48,6 +48,8 @@ _SIGNS: dict[str, tuple[Callable[[float, float], bool], str]] = {
 _MAX_INT = 2**63  # beyond, numpy and Arrow cannot hold it
 _short = reprlib.Repr()  # stops early, also in aliases of aliases that would print for ever
 _short.maxstring = _short.maxother = 60
+_brief = reprlib.Repr()
+_brief.maxstring, _brief.maxother = 60, 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +220,26 @@ def build(
         raise ConfigError(f"{file}: {error}" if file else str(error), error.key) from error
 
 
-class Settings:
+class Brief:
+    """Base of dataclasses that show what differs from its default, long values cut."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Brief.__repr__  # type: ignore[method-assign]  # else `dataclass` adds one
+
+    def __repr__(self) -> str:
+        told = []
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, default = getattr(self, item.name), item.default
+            if item.default_factory is not dataclasses.MISSING:
+                default = item.default_factory()
+            if item.repr and (type(value) is not type(default) or value != default):
+                told.append(f"{item.name}={_brief.repr(value)}")
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+class Settings(Brief):
     """Base of the settings dataclasses: one that code makes is held to its types, as `build` does.
 
     Raises: ConfigError naming the field, what it may be and what was found.

@@ -89,6 +89,10 @@ class Decoder:
             seed=seed,
         )
 
+    def __repr__(self) -> str:
+        name, size = self.model.name_or_path, self.batch_size
+        return f"Decoder({name!r}, {self.config!r}, seed={self.seed}, batch_size={size})"
+
     def decode(
         self,
         requests: Iterable[DecodeRequest],

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tabom.core.configs import Brief
 from tabom.core.errors import DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.trajectory.record import FloatArray, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeRequest:
+class DecodeRequest(Brief):
     """One response to decode.
 
     id: unique; the key of every draw, and the trajectory's id.
@@ -36,7 +37,7 @@ class DecodeRequest:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Decoded:
+class Decoded(Brief):
     """A decoded response.
 
     field_KN: float32 nats, the entropy of every slot still masked when step k was called, NaN

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tabom.core.configs import Brief
 from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.core.plain import to_plain
 from tabom.objectives.batch import Context, TrajectoryBatch
@@ -46,7 +47,7 @@ class TermOutputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Brief):
     """A loss over trajectories: where the model is asked, for what, and at which price.
 
     name: the preset's. sampler: draws the contexts. terms: (coefficient, term) pairs.
@@ -67,7 +68,7 @@ class Objective:
     reduction: Reduction = "response"
     weighting: Weighting = field(default_factory=Weighting)
     reference: Reference | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for weight, term in self.terms:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tabom.core.configs import Brief
 from tabom.core.errors import ConfigError
 from tabom.objectives.batch import Context, TrajectoryBatch
 from tabom.objectives.compose import (
@@ -46,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class Mixture(Brief):
     """A loss of several objectives.
 
     With shares each response is asked by one part, drawn by key (seed, step, response id); without
@@ -57,7 +58,7 @@ class Mixture:
     parts: tuple[Part, ...]
     name: str = "mixture"
     reference: Reference | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         shares = [part.share for part in self.parts]

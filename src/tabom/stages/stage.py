@@ -90,7 +90,7 @@ def load_output(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(configs.Brief):
     """One stage. A new one is a subclass with its fields, its `kind` and its `work`.
 
     A field is a section of a recipe, the output of an earlier stage (`field(metadata=reads(...))`)

@@ -415,3 +415,19 @@ def test_errors_survive_the_way_from_a_worker_process() -> None:
         make(training={"steps": 0.5})
     again = pickle.loads(pickle.dumps(caught.value))
     assert type(again)(f"seed 0 train: {again}").args[0].startswith("seed 0 train: training.steps")
+
+
+def test_settings_show_what_differs_from_its_default() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Shown(Settings):
+        name: str
+        rate: float = 1.0
+        parts: tuple[int, ...] = ()
+        nested: dict[str, int] = field(default_factory=dict)
+
+    assert repr(Shown(name="a")) == "Shown(name='a')"
+    assert repr(Shown(name="a", rate=1)) == "Shown(name='a', rate=1)"  # an int is shown
+    many = repr(Shown(name="x" * 500, parts=tuple(range(1000)), nested={"k": 1}))
+    assert "nested={'k': 1}" in many
+    assert "rate" not in many
+    assert len(many) < 200
