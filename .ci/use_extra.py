@@ -51,6 +51,24 @@ def use_ray() -> None:
         assert main(arguments) == 0
 
 
+def use_s3() -> None:
+    """What opens an S3 URL is there; no bucket is asked."""
+    _opens("s3://bucket/run")
+
+
+def use_gcs() -> None:
+    """What opens a URL of Google's storage is there; no bucket is asked."""
+    _opens("gs://bucket/run")
+
+
+def _opens(url: str) -> None:
+    import fsspec
+    from upath import UPath
+
+    fsspec.get_filesystem_class(url.partition(":")[0])
+    assert str(UPath(url) / "x") == f"{url}/x"
+
+
 def use_figures() -> None:
     """A drawing becomes a PDF."""
     from tabom.report.export import _write_pdf

@@ -46,6 +46,7 @@ def test_help_lists_every_verb() -> None:
     assert done.returncode == 0
     for verb in VERBS:
         assert verb in done.stdout
+    assert tabom().stdout == done.stdout
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))

@@ -32,7 +32,7 @@ def test_workflows_and_templates_are_yaml_with_what_they_need() -> None:
         set(re.findall(r"^def use_(\w+)", (ROOT / ".ci/use_extra.py").read_text(), re.M)) == extras
     )
     assert (
-        set(re.findall(r"EXTRAS:-([a-z ]+)", (ROOT / ".ci/extras").read_text())[0].split())
+        set(re.findall(r"EXTRAS:-([a-z0-9 ]+)", (ROOT / ".ci/extras").read_text())[0].split())
         == extras
     )
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):

@@ -61,7 +61,7 @@ def build_parser(*wanted: str | None) -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit status: 0 done, 1 a bug or an interruption, 2 the user's to mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     verb = next((a for a in arguments if not a.startswith("-")), None)
     try:
         parser = build_parser(verb)

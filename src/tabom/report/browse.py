@@ -3,6 +3,7 @@
 A library holds a line for each answer and reads a trajectory when it is asked for.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from tabom.report.build import asset, filled
 from tabom.trajectory.record import Trajectory
 
 PAGE = 50  # lines of a list
+_SIGNS = {10: "↵", 9: "⇥"}  # a token that ends a line would stretch its box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,18 +159,26 @@ class Library:
     def item_page(self, place: int, query: Query) -> str:
         """One prompt with all its answers and a player, as HTML. IndexError for no such place."""
         item = self.items[place]
-        played = []
+        played: list[dict[str, Any]] = []
         for answer in item.answers.values():
             t = answer.load()
             ids = t.response_ids_N.tolist()
             texts = [str(i) for i in ids] if self.tokens is None else self.tokens(ids)
             slots = [
-                {"text": text, "step": step, "entropy": entropy}
+                {"text": _visible(text), "step": step, "entropy": entropy, "tint": _tint(entropy)}
                 for text, step, entropy in zip(
                     texts, t.step_N.tolist(), t.entropy_N.tolist(), strict=True
                 )
             ]
             played.append({"answer": answer, "slots": slots, "last": int(t.step_N.max()) + 1})
+        difficulty = "" if item.difficulty is None else f"{item.difficulty:g}"
+        told = {
+            "prompt": item.prompt,
+            "reference": item.reference,
+            "set": item.set,
+            "difficulty": difficulty,
+            "id": item.id,
+        }
         places = self.found(query)
         at = places.index(place) if place in places else -1
         around = [
@@ -180,10 +190,23 @@ class Library:
             library=self,
             query=query,
             item=item,
+            place=place,
+            told=told,
             played=played,
+            last=max(one["last"] for one in played),
             back=query.url(),
             around=[None if p is None else f"/item/{p}" + query.url()[1:] for p in around],
         )
+
+
+def _visible(text: str) -> str:
+    """A token's text, with signs for ends of lines, and for spaces where there is nothing else."""
+    return text.translate(_SIGNS if text.strip() else _SIGNS | {32: "␣"})
+
+
+def _tint(entropy: float) -> str:
+    """0 to 1, full at 2 nats; of a slot that was never revealed nothing."""
+    return f"{min(entropy, 2.0) / 2:.2f}" if math.isfinite(entropy) else "0"
 
 
 def _render(template: str, **values: Any) -> str:

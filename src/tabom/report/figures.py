@@ -133,7 +133,7 @@ def frontier(report: Report) -> str:
             dots.append(Curve(arm=arm, x=[point[0]], y=[point[1]]))
     if len(dots) < 2:
         return ""
-    x = svg.Axis(label="forgotten, points", include=(0.0,))
+    x = svg.Axis(label="forgotten, points")
     y = svg.Axis(label=f"{metric_of(key).label}, %")
     return svg.line_chart(_series(report, dots), x=x, y=y)
 

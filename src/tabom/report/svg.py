@@ -98,7 +98,9 @@ def line_chart(
     # A single step stands between its neighbours; there is none before the first.
     around = [max(0.0, xs[0] - 1), xs[0] + 1] if len(set(xs)) == 1 else []
     frame = _Frame(size, left=44)
-    across = frame.across(x, x.span([*xs, *around], pad=0), is_grid=False, xs=xs)
+    # A point on the frame would be cut; a line may well begin there.
+    pad = 0.05 if all(len(line.x) == 1 for line in series) else 0
+    across = frame.across(x, x.span([*xs, *around], pad=pad), is_grid=False, xs=xs)
     up = frame.up(y, y.span(ys if level is None else [*ys, level]))
     if level is not None:
         frame.rule(frame.x0, up(level), frame.x1, up(level), "reference")
