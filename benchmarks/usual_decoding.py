@@ -74,7 +74,9 @@ def entropy_scores(
         logits_MV = keep_top_p(logits_MV, top_p)
     probability_MV = torch.softmax(logits_MV, dim=-1)
     if temperature > 0 and generator is not None:
-        token_M = torch.multinomial(probability_MV, 1, generator=generator).squeeze(1)
+        # As `torch.distributions.Categorical` draws.
+        share_MV = probability_MV / probability_MV.sum(dim=-1, keepdim=True)
+        token_M = torch.multinomial(share_MV, 1, replacement=True, generator=generator).squeeze(1)
     else:
         token_M = probability_MV.max(dim=-1).indices
     log_MV = torch.log(probability_MV + 1e-10)
@@ -90,8 +92,13 @@ def dream_step(
     temperature: float = 0.0,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    ties_by_slot: bool = True,
 ) -> Tensor:
-    """The ids `[B, S]` after one call that reveals `count` slots of every row."""
+    """The ids `[B, S]` after one call that reveals `count` slots of every row.
+
+    ties_by_slot: equal scores (kept sets of one token all have entropy 0) in a fixed order, and
+        not in that of the published topk.
+    """
     masked_BS = ids_BS == model.ids.mask
     logits_BSV = all_logits(model, ids_BS, attention_mask_BS)
     score_M, token_M = entropy_scores(
@@ -103,8 +110,10 @@ def dream_step(
         score_BS[masked_BS] = score_M
         token_BS = torch.full_like(ids_BS, model.ids.mask)
         token_BS[masked_BS] = token_M
-        # The published topk, but ties (kept sets of one token all have entropy 0) in a fixed order.
-        chosen = torch.sort(score_BS, descending=True, stable=True).indices[:, :count]
+        if ties_by_slot:
+            chosen = torch.sort(score_BS, descending=True, stable=True).indices[:, :count]
+        else:
+            chosen = torch.topk(score_BS, count).indices
         next_BS.scatter_(1, chosen, token_BS.gather(1, chosen))
     return next_BS
 
@@ -174,6 +183,7 @@ def dream(
             temperature=temperature,
             top_p=top_p,
             generator=generator,
+            ties_by_slot=schedule != "official",
         )
         step_BN[(ids_BS != next_BS)[:, -num_slots:]] = step
         ids_BS = next_BS

@@ -118,6 +118,7 @@ def _notes(recipe: "Recipe", assumed: "Assumptions", given: "Given", most_bytes:
     """What the estimate assumes, and what will not fit."""
     from tabom.core.text import parameters
     from tabom.models.sizes import context_problem
+    from tabom.stages.estimate import cache_bound
 
     device, sizes = given.machine.device, given.machine.sizes
     how = "measured here" if device.is_measured else "the vendor's figure"
@@ -139,6 +140,14 @@ def _notes(recipe: "Recipe", assumed: "Assumptions", given: "Given", most_bytes:
         "every response takes all its slots, and a threshold or factor reveals one slot a step; "
         "loading, verification, diagnosis and the report are not counted",
     ]
+    if recipe.decoding.approximate is not None:
+        prompt = given.train.padded_mean(recipe.collection.batch_size, is_sorted=True)
+        bound = cache_bound(recipe.decoding, sizes, prompt=prompt)
+        weak = "" if bound >= 1.1 else "WARNING: "
+        notes.append(
+            f"{weak}decoding approximate {recipe.decoding.approximate}: at most {bound:.2f} times "
+            f"faster than exact decoding{'; leave it out' if weak else ''}"
+        )
     for what, found in prompts.items():
         problem = context_problem(
             sizes.max_positions, prompt_tokens=found.longest, max_new_tokens=given.num_slots

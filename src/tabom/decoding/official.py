@@ -196,7 +196,7 @@ class OfficialDecoding:
             best_RV = probability_RV.sort(dim=-1, descending=True).values
             score_R = best_RV[:, 0] - best_RV[:, 1]
         elif config.policy == "entropy":
-            score_R = (probability_RV * (probability_RV + 1e-10).log()).sum(dim=-1)
+            score_R = (probability_RV + 1e-10).log_().mul_(probability_RV).sum(dim=-1)
         return score_R, token_R
 
     def _llada(self, canvas: Canvas) -> Iterator[Tensor]:
@@ -217,28 +217,28 @@ class OfficialDecoding:
             logits_BSV = self._guided(canvas, given_BS)
             if config.logits_eos_inf:
                 logits_BSV[..., eos] = -torch.inf
-            noisy_BSV = self._with_noise(logits_BSV)
-            token_BS = noisy_BSV.argmax(dim=-1)
-            plain_BSV = logits_BSV
+            # Published for every position; later blocks wait, and what is revealed stays.
+            asked_BS = masked_BS.clone()
+            asked_BS[:, end:] = False
+            logits_RV = logits_BSV[asked_BS]
+            noisy_RV = self._with_noise(logits_RV, asked_BS)
+            token_R = noisy_RV.argmax(dim=-1)
             if config.confidence_eos_eot_inf:
-                plain_BSV = logits_BSV.clone()
                 # At temperature 0 the noisy logits are the logits: EOS leaves the softmax as well.
-                noisy_BSV[..., eos] = -torch.inf
-                logits_BSV[..., ends] = -torch.inf
+                noisy_RV[..., eos] = -torch.inf
+                logits_RV[..., ends] = -torch.inf
+            score_BS = torch.full_like(ids_BS, -torch.inf, dtype=logits_RV.dtype)
             if config.policy == "low_confidence":
-                probability_BSV = logits_BSV.softmax(dim=-1)
-                score_BS = probability_BSV.gather(-1, token_BS[..., None]).squeeze(-1)
+                probability_RV = logits_RV.softmax(dim=-1)
+                score_BS[asked_BS] = probability_RV.gather(-1, token_R[:, None]).squeeze(-1)
             else:
-                score_BS = self._random(token_BS)
-            # Later blocks wait, although their tokens were predicted too.
-            score_BS[:, end:] = -torch.inf
-            token_BS = torch.where(masked_BS, token_BS, ids_BS)
-            score_BS = torch.where(masked_BS, score_BS, -torch.inf)
+                score_BS = self._random(ids_BS).masked_fill(~asked_BS, -torch.inf)
+            token_BS = ids_BS.masked_scatter(asked_BS, token_R)
             before_BS = ids_BS.clone()
             for row, quota in enumerate(quota_B.tolist()):
                 chosen = torch.topk(score_BS[row], quota).indices
                 ids_BS[row, chosen] = token_BS[row, chosen]
-            yield self._record(canvas, before_BS, plain_BSV)
+            yield self._record(canvas, before_BS, logits_BSV)
 
     def _rnd1(self, canvas: Canvas) -> Iterator[Tensor]:
         """RND1's: reveal the surest slots of each call, as the schedule or the bound counts."""
@@ -287,13 +287,17 @@ class OfficialDecoding:
         logits_BSV, blind_BSV = self._logits(torch.cat([ids_BS, blind_BS]), both_mask).chunk(2)
         return blind_BSV + (scale + 1) * (logits_BSV - blind_BSV)
 
-    def _with_noise(self, logits_BSV: Tensor) -> Tensor:
-        """Logits whose argmax is a draw; at temperature 0 the very same tensor."""
+    def _with_noise(self, logits_RV: Tensor, asked_BS: Tensor) -> Tensor:
+        """Logits whose argmax is a draw; at temperature 0 the very same tensor.
+
+        asked_BS: bool, the positions of the rows. A number is drawn for every position.
+        """
         temperature = self.config.temperature
         if temperature == 0:
-            return logits_BSV
-        uniform_BSV = self._random(logits_BSV, torch.float64)
-        return logits_BSV.double().exp() / (-torch.log(uniform_BSV)) ** temperature
+            return logits_RV
+        shape = (*asked_BS.shape, logits_RV.shape[-1])
+        uniform_RV = self._random(logits_RV.new_empty(1).expand(shape), torch.float64)[asked_BS]
+        return logits_RV.double().exp() / (-torch.log(uniform_RV)) ** temperature
 
     def _random(self, like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """A uniform number for each value of `like`."""
@@ -305,9 +309,10 @@ class OfficialDecoding:
         self.counts.add_tokens(attention_mask_BS, num_tokens=num_tokens, num_keys=num_keys)
         self.counts.add_call(num_rows=num_tokens)
         hidden_BSD = self.model.hidden_states(ids_BS, attention_mask_BS)
-        logits_BSV = linear(hidden_BSD, self.model.head_weight_VD)
         if self.model.family.alignment == "shift_right":
-            logits_BSV = torch.cat([logits_BSV[:, :1], logits_BSV[:, :-1]], dim=1)
+            # Published after the head; before it there is less to copy.
+            hidden_BSD = torch.cat([hidden_BSD[:, :1], hidden_BSD[:, :-1]], dim=1)
+        logits_BSV = linear(hidden_BSD, self.model.head_weight_VD)
         if self.config.is_mask_suppressed:
             logits_BSV[..., self.model.ids.mask] = torch.finfo(logits_BSV.dtype).min
         return logits_BSV

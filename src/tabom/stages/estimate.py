@@ -185,6 +185,16 @@ def response_counts(
     )
 
 
+def cache_bound(decoding: DecodingConfig, sizes: ModelSizes, *, prompt: float) -> float:
+    """How many times faster an approximate cache can be than exact decoding, by FLOPs.
+
+    1 / (1 - b r): b the share of exact decoding that the layers take, r that of their tokens which
+    the cache leaves out. The head's rows are asked either way, so a small body bounds the gain.
+    """
+    exact = response_counts(replace(decoding, approximate=None), prompt=prompt)
+    return exact.flops(sizes) / response_counts(decoding, prompt=prompt).flops(sizes)
+
+
 def _train(stage: Train, given: Given) -> Work:
     from tabom.objectives.presets import build_objective
 
