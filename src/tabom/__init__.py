@@ -26,6 +26,7 @@ _PUBLIC = {
     "Verify": "tabom.stages.verify",
     "Train": "tabom.stages.train",
     "Evaluate": "tabom.stages.evaluate",
+    "Diagnose": "tabom.stages.diagnose",
     "load_recipe": "tabom.stages.recipe",
     "run_recipe": "tabom.stages.run",
     "compare_folders": "tabom.stages.runs",

@@ -1,6 +1,7 @@
 """LoRA variants, schedulers and trackers: what is on disk is what was trained."""
 
 import json
+import sqlite3
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,6 +130,24 @@ def test_trackers_get_the_name_and_the_group(
         run_group="study",
     )  # fmt: skip
     assert list((tmp_path / "logs").rglob("events.*"))
+
+
+@pytest.mark.slow
+def test_trackio_logs_here(
+    world: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On this machine, in a file of the group, under the run's name."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "logs"))  # read when it is first imported
+    pytest.importorskip("trackio")
+    world.run(
+        tmp_path / "out", **SETTINGS, report_to="trackio", run_name="study/arm/seed-0",
+        run_group="study",
+    )  # fmt: skip
+    (file,) = (tmp_path / "logs").glob("*.db")
+    assert file.stem == "study"
+    with sqlite3.connect(file) as logged:
+        names = {name for (name,) in logged.execute("select distinct run_name from metrics")}
+    assert names == {"study/arm/seed-0"}
 
 
 @pytest.mark.slow

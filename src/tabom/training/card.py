@@ -71,13 +71,19 @@ def model_card(record: Mapping[str, Any], *, license: str | None = None) -> str:
             f'tabom generate {base} --adapter ADAPTER --prompt "..."',
             "```",
             "",
-            "From Python, with the base as transformers or tabom loads it:",
+            "From Python, it is an adapter of PEFT's:",
             "",
             "```python",
             "from peft import PeftModel",
+            "from tabom import load_model",
             "",
-            'model = PeftModel.from_pretrained(base, "ADAPTER")',
+            f'model = load_model("{base}")',
+            'model.lm = PeftModel.from_pretrained(model.lm, "ADAPTER")',
             "```",
+            "",
+            "Its names are those of transformers (`model.layers.0.self_attn.q_proj`). "
+            "For code that names them otherwise, as published LLaDA does, `tabom merge --official` "
+            "writes it anew.",
             "",
         ]
     return "\n".join(lines)

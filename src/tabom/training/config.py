@@ -203,6 +203,7 @@ class TrainingConfig(Settings):
         settings |= {
             "output_dir": output_dir,
             "report_to": asked,
+            "project": self.run_group or "tabom",  # of trackio, which is given no group
             "data_seed": self.seed,
             "bf16": has_bf16 if self.bf16 is None else self.bf16,
             "eval_strategy": self.eval_strategy if has_eval else "no",

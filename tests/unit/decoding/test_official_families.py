@@ -116,8 +116,11 @@ def test_a_model_that_predicts_the_mask_ends(
         DecodingConfig(policy="entropy", max_new_tokens=9),
         DecodingConfig(policy="confidence", schedule="threshold", threshold=0.4, max_new_tokens=9),
         DecodingConfig(policy="margin", tokens_per_step=3, max_new_tokens=9, temperature=0.7),
+        DecodingConfig(
+            max_new_tokens=9, suppress_ids=(4, 9), begin_suppress_ids=(6,), eos_penalty=2.0
+        ),
     ],
-    ids=["entropy", "threshold", "sampled"],
+    ids=["entropy", "threshold", "sampled", "suppressed"],
 )
 def test_our_own_schedules(
     family: str, config: DecodingConfig, goldens: Callable[[str], Official]
@@ -134,7 +137,7 @@ def test_our_own_schedules(
             assert np.array_equal(a.step_N, b.step_N)
     for trajectory in found[1]:
         assert (trajectory.step_N >= 0).all()
-        assert model.ids.mask not in trajectory.response_ids_N
+        assert not {model.ids.mask, *config.suppress_ids} & {*trajectory.response_ids_N.tolist()}
 
 
 def test_edits_survive_the_store(goldens: Callable[[str], Official], tmp_path: Path) -> None:
