@@ -52,7 +52,9 @@ def test_every_page_of_the_site_is_in_its_table_of_contents() -> None:
             listed.append(item)
         else:
             waiting += item.values() if isinstance(item, dict) else item
-    assert sorted(listed) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+    docs = ROOT / "docs"
+    pages = [*docs.glob("*.md"), *docs.rglob("*.ipynb")]
+    assert sorted(listed) == sorted(p.relative_to(docs).as_posix() for p in pages)
 
 
 def test_every_public_name_is_there_and_in_the_reference() -> None:
@@ -66,6 +68,7 @@ def test_every_public_name_is_there_and_in_the_reference() -> None:
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
+    pytest.importorskip("mkdocs_jupyter")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT, capture_output=True, text=True, check=False,
