@@ -40,6 +40,15 @@ def test_workflows_and_templates_are_yaml_with_what_they_need() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert {hook["id"] for hook in hooks} == {"format", "ruff", "types", "rooms"}
     json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    recipe = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    words = [line.split(maxsplit=1) for line in recipe if line and not line.startswith("#")]
+    assert words[0][0] == "FROM"
+    assert {word for word, _ in words} <= {
+        "FROM", "ARG", "RUN", "WORKDIR", "COPY", "USER", "ENTRYPOINT", "CMD"
+    }  # fmt: skip
+    (asked,) = (text for word, text in words if word == "ARG" and text.startswith("EXTRAS="))
+    assert set(asked.removeprefix("EXTRAS=").split(",")) <= extras
+    assert json.loads(words[-1][1])[0] == "run"
 
 
 def test_every_page_of_the_site_is_in_its_table_of_contents() -> None:
