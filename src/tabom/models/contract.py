@@ -296,7 +296,8 @@ class MaskedDiffusionModel(nn.Module):
             last = said[-1] if said else ""
             raise ModelError(
                 f"the tokenizer of {self.name_or_path} does not take this prompt: {last[:60]!a} "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {error}); a vocabulary that lacks a character takes no "
+                "prompt with it: the toy models read letters, digits and a few signs"
             ) from error
         if self.ids.mask in ids:  # it would be decoded as a slot of the response
             raise ModelError(
