@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from tabom.collect.prompts import Prompt
 from tabom.core.atomic import create
-from tabom.core.chunks import Chunk
+from tabom.core.attempts import Chunk
 from tabom.core.place import source
 
 INDEX = "index.parquet"

@@ -18,7 +18,8 @@ from tabom.collect.prompts import Prompt
 from tabom.collect.speed import SpeedMeter
 from tabom.core import keys
 from tabom.core.atomic import replacing
-from tabom.core.chunks import PLAN, Chunk, Chunks, cut
+from tabom.core.attempts import Chunk
+from tabom.core.chunks import PLAN, Chunks, cut
 from tabom.core.errors import DataError
 from tabom.core.manifest import Manifest, Mark, check_manifest
 from tabom.core.place import remove

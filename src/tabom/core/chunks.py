@@ -13,20 +13,17 @@ A chunk has one content whoever makes it, so two workers on one chunk waste time
 
 import hashlib
 import json
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from tabom.core.atomic import create, read_json, write_bytes
-from tabom.core.errors import DataError, StageError, TabomError
+from tabom.core.attempts import Attempt, Chunk, is_over
+from tabom.core.errors import DataError, StageError
 from tabom.core.manifest import FileFacts
 from tabom.core.place import Entry, Place, entries, local_folder, place, remove
 from tabom.core.plain import canonical_json
@@ -34,32 +31,8 @@ from tabom.core.preempt import Preemption
 
 PLAN, DATA, ATTEMPTS, SPOOL = "chunks.json", "data", "attempts", "spool"
 _END = "end"  # the name of the attempts to finish
-PARTS = 16  # that a chunk is split into: 256 items are single ones after two splits
-BEAT_S = 20.0  # how often a worker says that it is alive
-LOST_S = 120.0  # silence after which a worker on another machine counts as dead
 _WAIT_S = 1.0
 _READERS = 16  # small objects read at one time
-
-
-class Chunk(NamedTuple):
-    """A range of items. group: what the items are of, where a plan has several kinds."""
-
-    name: str
-    start: int
-    end: int
-    group: str = ""
-
-    @property
-    def size(self) -> int:
-        return self.end - self.start
-
-    def parts(self) -> list["Chunk"]:
-        """The chunk cut again, into ranges whose lengths differ by one at most."""
-        num = min(PARTS, self.size)
-        edges = [self.start + self.size * i // num for i in range(num + 1)]
-        return [
-            Chunk(f"{self.name}.{i:02d}", edges[i], edges[i + 1], self.group) for i in range(num)
-        ]
 
 
 def cut(num_items: int, size: int, *, batch: int = 1) -> list[tuple[int, int]]:
@@ -67,89 +40,6 @@ def cut(num_items: int, size: int, *, batch: int = 1) -> list[tuple[int, int]]:
     where it holds as many, so that no small batch ends it."""
     size = max(size // batch * batch, min(size, batch))
     return [(start, min(start + size, num_items)) for start in range(0, num_items, size)]
-
-
-class _Worker(NamedTuple):
-    """A process. host: with its space of process ids. born: so that ids differ in time."""
-
-    host: str
-    pid: int
-    born: str
-
-    @classmethod
-    def here(cls) -> "_Worker":
-        try:
-            space = os.readlink("/proc/self/ns/pid")
-        except OSError:
-            space = ""
-        return cls(f"{socket.gethostname()} {space}", os.getpid(), _born(os.getpid()))
-
-    def is_gone(self, beat: float) -> bool:
-        """Whether the process is dead: known on its own machine, and elsewhere by its silence."""
-        if self.host == _Worker.here().host:
-            return _born(self.pid) != self.born
-        return time.time() - beat > LOST_S
-
-
-def _born(pid: int) -> str:
-    """When a process of this machine started; "" for one that is not there, or is a zombie."""
-    try:
-        after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if after[0] in "ZX" else after[19]
-
-
-@dataclass
-class Attempt:
-    """One worker's try at one chunk. As a context it says that the worker lives, until it ends.
-
-    An error of the user's, Ctrl-C or SIGTERM give the chunk back; another error counts as a death.
-    """
-
-    chunk: Chunk
-    path: Path
-    rows: int = 0
-    """Rows done so far, which whoever works sets."""
-    started: float = field(default_factory=time.time)
-    state: str = "running"
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def text(self) -> bytes:
-        """What the object says."""
-        said = {
-            "worker": _Worker.here(),
-            "state": self.state,
-            "started": self.started,
-            "beat": time.time(),
-            "rows": self.rows,
-            **self.facts,
-        }
-        return canonical_json(said).encode()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
-            with suppress(OSError):  # the next one will do
-                write_bytes(self.path, self.text())
-
-    def __enter__(self) -> "Attempt":
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        if error is None:
-            return
-        if isinstance(error, Exception) and not isinstance(error, TabomError):
-            self.state, self.facts = "died", {"why": f"{type(error).__name__}: {error}"}
-            write_bytes(self.path, self.text())
-        else:
-            remove(self.path)
 
 
 @dataclass(frozen=True)
@@ -407,7 +297,7 @@ class Chunks:
         begun = [c for c in left if self._tries(c)]
         with ThreadPoolExecutor(_READERS) as pool:
             said = list(pool.map(lambda c: self._read(c, self._tries(c)[-1]), begun))
-        running = [s for s in said if not _is_over(s)]
+        running = [s for s in said if not is_over(s)]
         ended = [c for c in self.leaves() if c.name in self._data]
         times = [self._data[c.name].modified for c in ended]
         fresh = sum(said["rows"] for said in running)
@@ -462,7 +352,7 @@ class Chunks:
         return {}
 
     def _is_dead(self, chunk: Chunk, mark: str) -> bool:
-        return _is_over(self._read(chunk, mark))
+        return is_over(self._read(chunk, mark))
 
     def _give_up(self, chunk: Chunk, tries: list[str]) -> bool:
         """Split a chunk, or give up its one item; whether there is something new to take."""
@@ -477,10 +367,3 @@ class Chunks:
 def facts_of(data: bytes) -> dict[str, Any]:
     """Hash and size of an object, as a manifest says them."""
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
-def _is_over(said: Mapping[str, Any]) -> bool:
-    """Whether nobody works on it any more."""
-    if said.get("state") != "running":
-        return True
-    return _Worker(*said["worker"]).is_gone(said["beat"])

@@ -15,11 +15,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 _active: "set[Preemption]" = set()
+_is_over = threading.Event()
 
 
 def ask_all() -> None:
-    """Ask what runs in this process to stop, as SIGTERM does; for where a handler cannot be had."""
-    for one in _active:
+    """Ask what runs here, or will, to stop as at SIGTERM; where no handler can be had."""
+    _is_over.set()
+    for one in list(_active):
         one.asked_by = signal.SIGTERM
 
 
@@ -48,6 +50,8 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         _active.add(self)
+        if _is_over.is_set():
+            self.asked_by = signal.SIGTERM
         if threading.current_thread() is threading.main_thread():
             self._before = {one: signal.signal(one, self._note) for one in self._signals}
         return self

@@ -24,6 +24,7 @@ from tabom.stages.stage import Stage
 
 CLAIMS = ".claims"  # beside the folder of a stage: who is at work in it
 _WAIT_S = 1.0
+_GRACE_S = 10.0  # for stages to end with their batch after an error
 _ALONE, _HERE = StudyConfig(), LaunchConfig()
 
 
@@ -118,10 +119,10 @@ def _at(stage: Stage, error: TabomError) -> TabomError:
 _events: Any = None  # in a worker: the queue to the parent, set once by `_start_worker`
 
 
-def _start_worker(events: Any, threads: int | None) -> None:
+def _start_worker(events: Any, threads: int | None, stop: Any = None) -> None:
     global _events
     _events = events
-    process.start(threads)
+    process.start(threads, stop)
 
 
 def _run_in_worker(stage: Stage, overwrite: bool) -> dict[str, Any]:
@@ -192,8 +193,8 @@ class Runner(Protocol):
     def events(self) -> Iterator[tuple[str, int, int, str]]:
         """What stages have reported since, as `Board.report` takes it."""
 
-    def stop(self) -> None:
-        """Tell all that run to end."""
+    def stop(self, *, patient: bool) -> None:
+        """Tell all that run to end with their batch; end those that do not soon, unless patient."""
 
     def close(self) -> None:
         """Wait until all have ended."""
@@ -205,17 +206,19 @@ class _Processes:
     def __init__(self, study: StudyConfig, *, overwrite: bool) -> None:
         self.most, self._overwrite, self._oom_kills = study.num_workers, overwrite, _oom_kills()
         context = get_context("spawn")
-        self._events = context.SimpleQueue()
+        self._events, self._stop = context.SimpleQueue(), context.Event()
         self._pool = ProcessPoolExecutor(
             self.most,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(self._events, study.threads_per_worker),
+            initargs=(self._events, study.threads_per_worker, self._stop),
         )
         self._processes: list[BaseProcess] = []
+        self._running: list[Future[dict[str, Any]]] = []
 
     def submit(self, stage: Stage) -> "Future[dict[str, Any]]":
         found = self._pool.submit(_run_in_worker, stage, self._overwrite)
+        self._running.append(found)
         self._processes = list((self._pool._processes or {}).values())
         return found
 
@@ -230,9 +233,12 @@ class _Processes:
             why = _why_broken(self._processes, is_short=_oom_kills() > self._oom_kills)
             raise StageError(f"{why}; run again: it goes on") from error
 
-    def stop(self) -> None:
-        for worker in self._processes:
-            worker.terminate()
+    def stop(self, *, patient: bool) -> None:
+        # Not by a signal: an idle worker would die with the lock of the queue in its hands.
+        self._stop.set()
+        if not patient and wait(self._running, _GRACE_S).not_done:
+            for worker in self._processes:
+                worker.kill()
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -260,8 +266,8 @@ def _run_along_graph(todo: list[Stage], runner: Runner, board: _Board) -> None:
                         raise _at(stage, error) from error
                 if stop.is_asked:
                     stop.stop()
-    except BaseException:
-        runner.stop()
+    except BaseException as error:
+        runner.stop(patient=isinstance(error, SystemExit))
         raise
     finally:
         runner.close()

@@ -4,14 +4,27 @@ import os
 import signal
 import threading
 from multiprocessing import parent_process
+from typing import Any
+
+from tabom.core import preempt
 
 
-def start(threads: int | None) -> None:
-    """Begin as a worker. threads: of torch; None leaves torch's own choice."""
+def start(threads: int | None, stop: Any = None) -> None:
+    """Begin as a worker. threads: of torch; None leaves torch's own choice.
+
+    stop: an event of the parent's; when it is set, what runs here ends with its batch.
+    """
     # Ctrl-C reaches the whole group: the parent alone acts on it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    if stop is not None:
+        threading.Thread(target=_wait_for, args=(stop,), daemon=True).start()
     limit_threads(threads)
+
+
+def _wait_for(stop: Any) -> None:
+    stop.wait()
+    preempt.ask_all()
 
 
 def _follow_parent() -> None:

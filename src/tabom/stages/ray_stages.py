@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from tabom.stages.launch import Chunked
 from tabom.stages.launch_config import LaunchConfig
 from tabom.stages.ray_pool import Actor, connect, gpus_of, how_of, result_of
 from tabom.stages.stage import Counts, Stage
+
+_GRACE_S = 10.0  # as in `stages.pool`
 
 
 class RayStages:
@@ -25,11 +27,13 @@ class RayStages:
         self._launch, self.most, self._overwrite = launch, most, overwrite
         self._threads = ThreadPoolExecutor(most)
         self._actors: dict[str, Any] = {}
+        self._running: list[Future[Counts]] = []
         self._is_stopped = False
 
     def submit(self, stage: Stage) -> "Future[Counts]":
         """See `Runner`."""
-        return self._threads.submit(self._run, stage)
+        self._running.append(found := self._threads.submit(self._run, stage))
+        return found
 
     def _run(self, stage: Stage) -> Counts:
         options: dict[str, Any] = {"num_gpus": gpus_of(self._ray, self._launch), "num_cpus": 1}
@@ -62,11 +66,14 @@ class RayStages:
         """None: how far chunks are, `tabom status` tells."""
         return iter(())
 
-    def stop(self) -> None:
+    def stop(self, *, patient: bool) -> None:
         """See `Runner`."""
         self._is_stopped = True
         for actor in self._actors.values():
             actor.stop.remote()
+        if not patient and wait(self._running, _GRACE_S).not_done:
+            for actor in self._actors.values():
+                self._ray.kill(actor)
 
     def close(self) -> None:
         """See `Runner`."""

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabom.core import chunks as module
-from tabom.core.chunks import Chunk, Chunks, cut, facts_of
+from tabom.core import attempts as module
+from tabom.core.attempts import Chunk
+from tabom.core.chunks import Chunks, cut, facts_of
 from tabom.core.errors import StageError
 from tabom.core.place import place, remove
 from tabom.core.preempt import Preemption

@@ -1,6 +1,8 @@
 """The five tasks end to end on a random tiny model: `tabom evaluate` and lm-eval's own command."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -278,6 +280,46 @@ def test_a_task_named_by_its_file_makes_lm_eval_know_the_model(
     assert done.returncode == 0, done.stderr
     for name in OURS:
         assert name in done.stdout
+
+
+@pytest.mark.slow
+def test_lm_eval_as_two_processes_finds_what_one_finds(
+    tiny_dream: Path, documents: Path, tmp_path: Path
+) -> None:
+    """Three documents: one process has two, and the other gets its own a second time."""
+    found = []
+    for number in (1, 2):
+        out = tmp_path / str(number)
+        command = [
+            sys.executable, "-m", "tabom.evaluation.harness", "run", "--model", "tabom",
+            "--model_args", f"pretrained={tiny_dream},max_new_tokens=8,temperature=0.5,seed=3",
+            "--metadata", f"data_dir={documents}", "--tasks", "gsm8k_tabom,math500_tabom",
+            "--batch_size", "1", "--device", "cpu", "--output_path", str(out), "--log_samples",
+        ]  # fmt: skip
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        ranks = [
+            subprocess.Popen(
+                command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                     "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            )
+            for rank in range(number)
+        ]  # fmt: skip
+        for rank in ranks:
+            said, _ = rank.communicate()
+            assert rank.returncode == 0, said
+        (path,) = out.rglob("results_*.json")
+        results = json.loads(path.read_text())
+        samples = sorted(  # lm-eval writes those of one process behind the other's
+            (row["doc_id"], row["filter"], row["filtered_resps"])
+            for log in out.rglob("samples_*.jsonl")
+            for row in map(json.loads, log.read_text().splitlines())
+        )
+        found.append((results["results"], results["config"]["tabom_decoding"], samples))
+    assert found[0] == found[1]
 
 
 # -- lm-eval's own tasks ---------------------------------------------------------------------------

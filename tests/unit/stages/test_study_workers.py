@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 
+from tabom.core.chunks import Chunks
 from tabom.core.errors import StageError
 from tabom.stages.launch_config import StudyConfig
 from tabom.stages.pool import run_stages
@@ -137,6 +138,30 @@ def test_a_study_on_ray_outlives_its_workers(tiny_recipe: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stdout.read() if done.stdout else ""
     assert len(killed) == 3
     _same_results(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [[], ["--num_workers", "2"], ["--launcher", "ray", "--gpus_per_worker", "0"]]
+)
+def test_sigterm_ends_a_study_with_its_batches(
+    tiny_recipe: Path, tmp_path: Path, more: list[str]
+) -> None:
+    if "ray" in more:
+        pytest.importorskip("ray", reason="needs tabom[ray]")
+    out = tmp_path / "out"
+    more += ["--set", "prompts.args.num=2000", "--chunk_size", "32"]
+    study = _study(tiny_recipe, out, *more)
+    collected = out / "seed-0" / "collect"
+    while len(list(collected.glob("data/*"))) < 2:
+        assert study.poll() is None, study.stdout.read() if study.stdout else ""
+        time.sleep(0.05)
+    study.terminate()
+    assert study.wait() == 143, study.stdout.read() if study.stdout else ""
+    assert not (collected / "manifest.json").is_file()
+    status = Chunks(collected).status()
+    assert status.num_done >= 2
+    assert status.num_running == status.num_lost == 0  # what was in work went back
 
 
 def _ray_workers(driver: int) -> list[int]:

@@ -4,10 +4,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from lm_eval.api.model import LM
 
 from tabom._version import __version__
@@ -30,6 +33,7 @@ from tabom.evaluation.manifest import evaluation_manifest
 from tabom.evaluation.responses import Responses
 from tabom.evaluation.run import costs_of, mean_costs
 from tabom.evaluation.sets import require_draws, response_text
+from tabom.models.config import ModelConfig
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.store import Kept
@@ -54,17 +58,40 @@ class TabomLM(LM):
         if model is not None:
             arguments.setdefault("pretrained", model.name_or_path)
         self.config = HarnessConfig.of(_of_harness(arguments))
-        # Each process would answer every document anew.
-        if model is None and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise ConfigError(
-                "lm-eval was started as several processes; this model runs in one: start one "
-                "process per task or per part of the documents (--samples), with a responses "
-                "folder each"
-            )
-        self.model = self.config.model.load() if model is None else model
+        if model is None:
+            model = self._joined(self.config.model).load()
+        self.model = model
         self._device = self.model.device
         self.responses: dict[tuple[str, int, int], Trajectory] = {}
         self.decodings: dict[str, DecodingConfig] = {}
+
+    def _joined(self, model: ModelConfig) -> ModelConfig:
+        """Join the processes that torchrun started, of which lm-eval gives each a share.
+
+        Returns: the settings of the model, with the device of this process.
+        """
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            return model
+        state = PartialState(cpu=model.device == "cpu")
+        self._rank, self._world_size = state.process_index, state.num_processes
+        return replace(model, device=str(state.device))
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors of all processes, one behind the other."""
+        return gather(tensor) if self.world_size > 1 else tensor
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """The objects of all processes in process `dst`, None in the others."""
+        if self.world_size == 1:
+            return [obj]
+        found: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(found, obj)
+        return found if self.rank == dst else None
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            PartialState().wait_for_everyone()
 
     @classmethod
     def create_from_arg_string(
@@ -126,6 +153,8 @@ class TabomLM(LM):
             self.responses[place] = trajectory
             ids, cut = trajectory.response_ids_N.tolist(), self.config.ending[0]
             texts.append(response_text(self.model, ids, until=until, cut=cut))
+        for part in self.gather_object(self.responses) or ():  # the first process tells of all
+            self.responses.update(part)
         return texts
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
@@ -172,6 +201,8 @@ class TabomLM(LM):
             doc_id = number if request.doc_id is None else int(request.doc_id)
             # lm-eval asks for several samples by repeating a request.
             sample = seen[task, doc_id, context]
+            if self.world_size > 1:  # who has fewer documents gets the last one again
+                sample %= request.repeats
             seen[task, doc_id, context] += 1
             ids = text_ids(self.model, context, place=f"document {doc_id} of task {task!r}")
             ids = ids[-(self.config.ending[1] or len(ids)) :]
