@@ -206,7 +206,8 @@ class _Processes:
     def __init__(self, study: StudyConfig, *, overwrite: bool) -> None:
         self.most, self._overwrite, self._oom_kills = study.num_workers, overwrite, _oom_kills()
         context = get_context("spawn")
-        self._events, self._stop = context.SimpleQueue(), context.Event()
+        # Without a lock or a waiter: a worker that is killed could take either with it.
+        self._events, self._stop = context.SimpleQueue(), context.RawValue("b", 0)
         self._pool = ProcessPoolExecutor(
             self.most,
             mp_context=context,
@@ -235,7 +236,7 @@ class _Processes:
 
     def stop(self, *, patient: bool) -> None:
         # Not by a signal: an idle worker would die with the lock of the queue in its hands.
-        self._stop.set()
+        self._stop.value = 1
         if not patient and wait(self._running, _GRACE_S).not_done:
             for worker in self._processes:
                 worker.kill()

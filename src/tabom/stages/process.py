@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from multiprocessing import parent_process
 from typing import Any
 
@@ -12,7 +13,7 @@ from tabom.core import preempt
 def start(threads: int | None, stop: Any = None) -> None:
     """Begin as a worker. threads: of torch; None leaves torch's own choice.
 
-    stop: an event of the parent's; when it is set, what runs here ends with its batch.
+    stop: a value that the parent shares; when it is set, what runs here ends with its batch.
     """
     # Ctrl-C reaches the whole group: the parent alone acts on it, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -23,7 +24,8 @@ def start(threads: int | None, stop: Any = None) -> None:
 
 
 def _wait_for(stop: Any) -> None:
-    stop.wait()
+    while not stop.value:
+        time.sleep(0.2)
     preempt.ask_all()
 
 
