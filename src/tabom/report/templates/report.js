@@ -246,6 +246,7 @@
     rebuild();
   };
 
+  window.addEventListener("beforeprint", () => go(lastStep())); // paper shows the whole response
   play.addEventListener("click", toggle);
   slider.addEventListener("input", () => go(Number(slider.value)));
   kind.addEventListener("change", () => { offer(); move(-members[kind.value].length); });
