@@ -27,7 +27,6 @@ _LOOKS: dict[str, dict[str, str]] = {
     "reference": {"stroke": "ink-soft", "stroke-dasharray": "3 3"},
     "interval": {"stroke-width": "5", "stroke-linecap": "round", "opacity": "0.3"},
     "line": {"fill": "none", "stroke-width": "1.8", "stroke-linecap": "round"},
-    "lone": {"stroke-width": "6"},
     "band": {"opacity": "0.1", "stroke": "none"},
     "dot": {"stroke": "paper", "stroke-width": "1.2"},
     "seed": {"fill": "none", "stroke-width": "1.1", "opacity": "0.8"},

@@ -185,12 +185,14 @@ class _Frame:
                 runs.append([])
             else:
                 runs[-1].append(f"{across(x):g},{up(y):g}")
-        # A point without neighbours is a line of no length, which its round ends make a dot.
-        drawn = "".join(f"M{'L'.join(run * 2 if len(run) == 1 else run)}" for run in runs if run)
-        kind = "line lone" if all(len(run) < 2 for run in runs) else "line"
-        style = f'stroke-dasharray="{escape(line.dash)}" style="stroke:var(--{line.colour})"'
         title = f"<title>{escape(line.label)}</title>"
-        self.parts.append(f'<path d="{drawn}" class="{kind}" {style}>{title}</path>')
+        radius = 4.5 if all(len(run) < 2 for run in runs) else 1.5
+        for x, y in (run[0].split(",") for run in runs if len(run) == 1):
+            style = f"fill:var(--{line.colour})"
+            self.circle(float(x), float(y), radius, style, "dot", title=title)
+        if drawn := "".join(f"M{'L'.join(run)}" for run in runs if len(run) > 1):
+            style = f'stroke-dasharray="{escape(line.dash)}" style="stroke:var(--{line.colour})"'
+            self.parts.append(f'<path d="{drawn}" class="line" {style}>{title}</path>')
 
     def text(self, x: float, y: float, text: str, kind: str, anchor: str = "start") -> None:
         place = f'x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}"'
@@ -201,9 +203,11 @@ class _Frame:
         place = f'x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"'
         self.parts.append(f'<line {place} class="{kind}"{style}/>')
 
-    def circle(self, x: float, y: float, radius: float, style: str, kind: str) -> None:
+    def circle(
+        self, x: float, y: float, radius: float, style: str, kind: str, *, title: str = ""
+    ) -> None:
         place = f'cx="{x:g}" cy="{y:g}" r="{radius:g}"'
-        self.parts.append(f'<circle {place} class="{kind}" style="{style}"/>')
+        self.parts.append(f'<circle {place} class="{kind}" style="{style}">{title}</circle>')
 
     def svg(self, label: str) -> str:
         width, height = self.size
