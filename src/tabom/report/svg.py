@@ -186,10 +186,10 @@ class _Frame:
             else:
                 runs[-1].append(f"{across(x):g},{up(y):g}")
         title = f"<title>{escape(line.label)}</title>"
-        radius = 4.5 if all(len(run) < 2 for run in runs) else 1.5
-        for x, y in (run[0].split(",") for run in runs if len(run) == 1):
-            style = f"fill:var(--{line.colour})"
-            self.circle(float(x), float(y), radius, style, "dot", title=title)
+        radius = 4.5 if all(len(run) < 2 for run in runs) else 2.2
+        for (point,) in (run for run in runs if len(run) == 1):
+            cx, cy = map(float, point.split(","))
+            self.circle(cx, cy, radius, f"fill:var(--{line.colour})", "dot", title=title)
         if drawn := "".join(f"M{'L'.join(run)}" for run in runs if len(run) > 1):
             style = f'stroke-dasharray="{escape(line.dash)}" style="stroke:var(--{line.colour})"'
             self.parts.append(f'<path d="{drawn}" class="line" {style}>{title}</path>')
