@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     say("store measured")
     seconds["make examples"], examples = timed(
-        lambda: examples_from_trajectories(back, end_ids=[END_ID]).examples
+        lambda: list(examples_from_trajectories(back, end_ids=[END_ID]))
     )
     objective = build_objective("tabom", window=32)
 

@@ -39,9 +39,12 @@ def assert_same_journal(
             assert a[name] == expected, (a["step"], name)
 
 
-def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+def assert_close(
+    left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], *, tolerance: float = TOLERANCE
+) -> None:
+    assert left.keys() == right.keys()
     worst = max(float((left[name] - right[name]).abs().max()) for name in left)
-    assert worst < TOLERANCE, f"weights differ by {worst}"
+    assert worst < tolerance, f"weights differ by {worst}"
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +93,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def two_ranks(world: ModuleType, folder: Path, **settings: Any) -> tuple[list[int], str]:
-    """Exit statuses and the output of two processes under gloo."""
+def ranks(
+    world: ModuleType, folder: Path, *, number: int = 2, **settings: Any
+) -> tuple[list[int], str]:
+    """Exit statuses and the output of so many processes under gloo."""
     environment = {
         **os.environ,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "GLOO_SOCKET_IFNAME": "lo",
@@ -106,9 +111,8 @@ def two_ranks(world: ModuleType, folder: Path, **settings: Any) -> tuple[list[in
             "FSDP_VERSION": "2",
             "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
             "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-            "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
         }
-    ranks = [
+    processes = [
         subprocess.Popen(
             [sys.executable, str(world.__file__), str(folder), json.dumps(settings)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -116,15 +120,23 @@ def two_ranks(world: ModuleType, folder: Path, **settings: Any) -> tuple[list[in
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in (0, 1)
+        for rank in range(number)
     ]
-    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    return [rank.returncode for rank in ranks], "\n".join(outputs)
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    return [process.returncode for process in processes], "\n".join(outputs)
 
 
-def trained_weights(world: ModuleType, folder: Path) -> dict[str, torch.Tensor]:
-    trained = world.tiny_model()
-    trained.lm = type(trained.lm).from_pretrained(folder, dtype=torch.float64)
+def layout(number: int) -> dict[str, Any]:
+    """8 responses a step on so many processes, 4 of them at one time."""
+    size = {1: 4, 2: 2, 4: 1}[number]
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": 2, "use_cpu": True}
+
+
+def trained_weights(
+    world: ModuleType, folder: Path, *, dtype: torch.dtype = torch.float64
+) -> dict[str, torch.Tensor]:
+    trained = world.tiny_model(dtype=dtype)
+    trained.lm = type(trained.lm).from_pretrained(folder, dtype=dtype)
     return world.weights(trained)
 
 
@@ -139,7 +151,7 @@ def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> Non
         "gradient_accumulation_steps": 2,
         "per_device_eval_batch_size": 2,
     }
-    codes, output = two_ranks(world, tmp_path, sigterm_at=[1, 3], **settings)
+    codes, output = ranks(world, tmp_path, sigterm_at=[1, 3], **settings)
     assert codes == [143, 143], output
     # Noted while step 3 ended; known to all when step 4 began.
     assert "stopped by SIGTERM after step 4 of 6; checkpoint-4" in output
@@ -153,23 +165,71 @@ def test_two_processes(world: ModuleType, reference: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_sharded_processes(world: ModuleType, reference: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [2, 4])
+def test_sharded_processes(world: ModuleType, reference: Any, tmp_path: Path, number: int) -> None:
     """FSDP: checkpoints are in shards, and what is left is a whole model in the usual layout."""
-    settings = {
-        "use_cpu": True,
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "save_strategy": "steps",
-        "save_steps": 3,
-        "fsdp": True,
-    }
-    codes, output = two_ranks(world, tmp_path, **settings)
-    assert codes == [0, 0], output
+    settings = {**layout(number), "save_strategy": "steps", "save_steps": 3, "fsdp": True}
+    codes, output = ranks(world, tmp_path, number=number, **settings)
+    assert codes == [0] * number, output
     assert (tmp_path / "checkpoint-3" / "pytorch_model_fsdp_0").is_dir()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
     assert_close(trained_weights(world, tmp_path), reference[0])
     assert_same_journal(world.journal(tmp_path), reference[1])
     assert json.loads((tmp_path / "config.json").read_text())["tabom_family"] == "toy"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_fsdp", [False, True])
+@pytest.mark.parametrize("number", [2, 4])
+def test_processes_in_float32(
+    world: ModuleType, tmp_path: Path, number: int, use_fsdp: bool
+) -> None:
+    one, result = world.run(tmp_path / "one", dtype="float32", **layout(1))
+    assert result.steps == 6
+    many = {**layout(number), "fsdp": use_fsdp, "dtype": "float32"}
+    codes, output = ranks(world, tmp_path / "many", number=number, **many)
+    assert codes == [0] * number, output
+    found = trained_weights(world, tmp_path / "many", dtype=torch.float32)
+    assert_close(found, world.weights(one), tolerance=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use_fsdp", [False, True])
+def test_a_run_goes_on_with_other_numbers_of_processes(
+    world: ModuleType, reference: Any, tmp_path: Path, use_fsdp: bool
+) -> None:
+    """1, then 2, 4 and 1 again, each stopped by a SIGTERM to its last rank."""
+    stops = {1: "checkpoint-2", 2: "checkpoint-4", 4: "checkpoint-5"}
+    for number, checkpoint in stops.items():
+        at = int(checkpoint[-1]) - 1  # it is known when the next step begins
+        settings = {**layout(number), "fsdp": use_fsdp, "sigterm_at": [number - 1, at]}
+        codes, output = ranks(world, tmp_path, number=number, **settings)
+        assert codes == [143] * number, output
+        assert last_checkpoint(tmp_path) == tmp_path / checkpoint
+    codes, output = ranks(world, tmp_path, number=1, fsdp=use_fsdp, **layout(1))
+    assert codes == [0], output
+    assert_close(trained_weights(world, tmp_path), reference[0])
+    assert_same_journal(world.journal(tmp_path), reference[1])
+
+
+@pytest.mark.slow
+def test_sharded_and_whole_checkpoints_are_not_mixed(world: ModuleType, tmp_path: Path) -> None:
+    codes, output = ranks(world, tmp_path, fsdp=True, sigterm_at=[1, 1], **layout(2))
+    assert codes == [143, 143], output
+    with pytest.raises(StageError, match=r"checkpoint-2 was made with FSDP.*--resume never"):
+        world.run(tmp_path, **layout(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [{"name": "t3d", "block": 4}, {"name": "nelbo_kl"}])
+def test_copied_weights_are_refused_under_fsdp(
+    world: ModuleType, tmp_path: Path, preset: dict[str, Any]
+) -> None:
+    """A snapshot, and the base of a training of all weights."""
+    codes, output = ranks(world, tmp_path, fsdp=True, preset=preset, **layout(2))
+    assert codes == [1, 1], output
+    assert "ConfigError" in output
+    assert "which FSDP keeps in parts" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

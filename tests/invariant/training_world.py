@@ -22,6 +22,7 @@ from tabom.models.families.toy import FAMILY
 from tabom.models.ids import TokenIds
 from tabom.objectives.compose import Objective
 from tabom.objectives.contexts import OrderPrefix
+from tabom.objectives.presets import build_objective
 from tabom.objectives.terms import CrossEntropy, Ranking
 from tabom.objectives.terms_order import NextSlot
 from tabom.training.config import TrainingConfig
@@ -90,7 +91,7 @@ def trajectories(number: int, *, seed: int = 0) -> list[Trajectory]:
 
 
 def examples(number: int, *, seed: int = 0) -> list[ResponseExample]:
-    return examples_from_trajectories(trajectories(number, seed=seed), end_ids=[EOS]).examples
+    return list(examples_from_trajectories(trajectories(number, seed=seed), end_ids=[EOS]))
 
 
 def objective(*, next_slot: bool = True) -> Objective:
@@ -107,6 +108,8 @@ def run(
     number: int = 20,
     progress: Any = None,
     next_slot: bool = True,
+    preset: dict[str, Any] | None = None,
+    dtype: str = "float64",
     **settings: Any,
 ) -> tuple[MaskedDiffusionModel, TrainResult]:
     defaults: dict[str, Any] = {
@@ -119,10 +122,10 @@ def run(
         "disable_tqdm": True,
         "seed": 5,
     }
-    model = tiny_model() if model is None else model
+    model = tiny_model(dtype=getattr(torch, dtype)) if model is None else model
     result = train(
         model=model,
-        objective=objective(next_slot=next_slot),
+        objective=objective(next_slot=next_slot) if preset is None else build_objective(**preset),
         dataset=ResponseDataset(examples(number), held_out=examples(5, seed=1)),
         config=TrainingConfig(**{**defaults, **settings}),
         output_dir=output_dir,

@@ -8,7 +8,7 @@ turns) is part of the prompt. Options of the prompt source come before all of it
 import json
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -203,7 +203,22 @@ class RowReader:
         return before
 
 
-def _layout_of(row: Mapping[str, Any]) -> Layout:
+def lone_column(columns: Collection[str], named: str | None) -> str | None:
+    """The column that is the whole prompt of each row that fills it.
+
+    columns: of all rows. named: by the user.
+    Returns: None if that depends on the row, or more columns belong to the prompt.
+    """
+    found = named or next((c for c in _layout_of(columns).prompt if c in columns), None)
+    if named is None:
+        others = {*columns} - {found}
+        beside = {*_QUESTION, _IN_FRONT, *_SYSTEM, _HISTORY}
+        if beside & others or any(map(_CHOICE_COLUMN.fullmatch, others)):
+            return None
+    return found if found in columns else None
+
+
+def _layout_of(row: Collection[str]) -> Layout:
     """The data set whose columns a row has, or the one with the common names."""
     return next((layout for layout in LAYOUTS if layout.has <= set(row)), _ANY)
 

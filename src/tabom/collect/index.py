@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tabom.collect.prompts import Prompt
+from tabom.collect.prompts import Prompt, PromptRows
 from tabom.core.atomic import create
 from tabom.core.attempts import Chunk
 from tabom.core.place import source
@@ -20,16 +20,18 @@ _SCHEMA = pa.schema([("id", pa.string()), ("row", pa.int64()), ("characters", pa
 
 def write_index(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write the index of all prompts, unless it is there. row: the prompt's place among them."""
-    found = [(prompt.id, prompt.num_characters) for prompt in prompts]
-    create(path, index_bytes([name for name, _ in found], np.array([n for _, n in found])))
+    if isinstance(prompts, PromptRows):
+        ids, characters = prompts.lengths()
+    else:
+        ids = pa.array([prompt.id for prompt in prompts], pa.string())
+        characters = np.array([prompt.num_characters for prompt in prompts])
+    create(path, index_bytes(ids, characters))
 
 
-def index_bytes(ids: Sequence[str], characters: np.ndarray) -> Any:
+def index_bytes(ids: pa.Array, characters: np.ndarray) -> Any:
     """The bytes of the index. Prompts of alike length stand together, so a chunk pads little."""
     order = np.argsort(characters, kind="stable")
-    table = pa.table(
-        [pa.array(ids, pa.string()).take(order), order, characters[order]], schema=_SCHEMA
-    )
+    table = pa.table([ids.take(pa.array(order)), order, characters[order]], schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=_ROWS, compression="zstd", use_dictionary=False)
     return sink.getvalue().to_pybytes()

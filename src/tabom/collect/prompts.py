@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from tabom.collect.columns import Messages, RowReader, is_filled, tools_as_text
+from tabom.collect.columns import Messages, RowReader, is_filled, lone_column, tools_as_text
 from tabom.core import keys
 from tabom.core.configs import Bound, Count, Settings, expand_home
 from tabom.core.errors import ConfigError, DataError
@@ -18,6 +20,7 @@ from tabom.core.identity import FILE
 from tabom.core.rows import SUFFIXES, read_rows
 
 log = logging.getLogger(__name__)
+_SAMPLE = 1000  # rows that are composed where the others are as they are
 PLACE = "{prompt}"  # where a template puts the prompt
 # Columns that name a row, or that a verifier reads: it is no surprise that no prompt holds them.
 _QUIET = {"id", "task", "test", "tests", "test_list", "entry_point", "test_setup_code"}
@@ -164,11 +167,63 @@ class PromptRows(Sequence[Prompt]):
                     )
                 seen.add(prompt.id)
                 yield prompt
+        self._tell_unused(columns)
+
+    def _tell_unused(self, columns: Iterable[str]) -> None:
         # The rows of a function are what its author made them; there is nothing to be surprised at.
         used = self._reader.used | _QUIET | {self._source.id_column}
         unused = [c for c in columns if c not in used]
         if unused and self._source.function is None:
             _say_once(f"{self._where}: in no prompt and no answer: the columns {', '.join(unused)}")
+
+    def lengths(self) -> tuple[pa.Array, np.ndarray]:
+        """The id of each prompt, and its length in characters (int64).
+
+        Of a table with one column of text for the prompt both are taken from the columns, and a row
+        is checked when it is asked for; else every prompt is composed once.
+        """
+        if (found := self._by_columns()) is not None:
+            return found
+        pairs = [(prompt.id, prompt.num_characters) for prompt in self]
+        characters = np.array([number for _, number in pairs], dtype=np.int64)
+        return pa.array([name for name, _ in pairs], pa.string()), characters
+
+    def _by_columns(self) -> tuple[pa.Array, np.ndarray] | None:
+        rows, source, name = self._rows, self._source, self._source.id_column or "id"
+        if self._all is not None or not hasattr(rows, "column_names"):  # no table of `datasets`
+            return None
+        column = lone_column(rows.column_names, source.prompt_column)
+        has_id = name in rows.column_names
+        if column is None or not (has_id or source.id_column is None):
+            return None
+        filled: dict[str, None] = {}
+        for row in self._chosen[:_SAMPLE]:
+            self._composed(row, filled)
+        self._tell_unused(filled)
+        template = source.template or PLACE
+        times = template.count(PLACE)
+        around = len(template) - times * len(PLACE)
+        ids, characters = [], []
+        columns = rows.select_columns([column, name] if has_id else [column])
+        for table in columns.with_format("arrow").iter(batch_size=_SAMPLE * 100):
+            text = table[column]
+            kinds = {str(table[n].type) for n in table.column_names}
+            if not kinds <= {"string", "large_string", "int64", "int32"} or "string" not in str(
+                text.type
+            ):
+                return None
+            is_blank = pc.equal(pc.utf8_trim_whitespace(text), "")
+            if any(c.null_count for c in table.columns) or pc.any(is_blank).as_py():
+                return None
+            characters.append(pc.utf8_length(text).to_numpy() * times + around)
+            if has_id:
+                ids.append(table[name].cast(pa.string()).combine_chunks())
+        found = np.concatenate(characters).astype(np.int64)[self._chosen]
+        if has_id:
+            chosen = pa.chunked_array(ids).take(pa.array(self._chosen)).combine_chunks()
+            return (chosen, found) if pc.count_distinct(chosen).as_py() == len(chosen) else None
+        numbers = pa.array(self._chosen).cast(pa.string())
+        return pc.binary_join_element_wise("row", numbers, "-"), found
 
     def _composed(self, number: Any, columns: dict[str, None] | None = None) -> list[Prompt]:
         row, at = self._rows[int(number)], f"{self._where}, row {number}"

@@ -91,7 +91,7 @@ def _pairs(
 
     rows = [(t.prompt, str(t.row.get("ground_truth") or "")) for t in found]
     truth = examples_from_text(rows, model=model, max_new_tokens=num_slots)
-    answers = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth.examples}
+    answers = {e.prompt_ids.tobytes(): e.response_ids_N.tolist() for e in truth}
     return [
         AnswerPair(
             prompt_ids=t.prompt_ids.tolist(),

@@ -4,10 +4,11 @@ Before a study its recipe is checked; after an evaluation, what the trainings be
 the prompts they saw, in a file beside the adapter that travels with it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +18,7 @@ from tabom.core import configs
 from tabom.core.atomic import replacing
 from tabom.core.errors import DataError
 from tabom.core.identity import identity
+from tabom.core.keys import text_key
 from tabom.models.config import ModelConfig
 from tabom.stages.recipe import Recipe
 
@@ -97,11 +99,24 @@ def question_of(prompt: str, row: Mapping[str, Any]) -> str:
     return question if isinstance(question, str) and question and question in prompt else prompt
 
 
-def write_trained_on(folder: Path, prompts: Iterable[str]) -> None:
-    """Write each prompt that was trained on once, in their order."""
-    table = pa.table({"prompt": pa.array(list(dict.fromkeys(prompts)), type=pa.string())})
-    with replacing(folder / TRAINED_ON) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+def write_trained_on(folder: Path, prompts: Callable[[], Iterable[pa.Array]]) -> None:
+    """Write each prompt that was trained on once, in their order.
+
+    prompts: gives them part by part; asked twice, so that keys are held and not texts.
+    """
+    found = [np.array([text_key(t) for t in part.to_pylist()], np.int64) for part in prompts()]
+    joined = np.concatenate([np.empty(0, np.int64), *found])
+    is_first = np.zeros(len(joined), dtype=bool)
+    is_first[np.unique(joined, return_index=True)[1]] = True
+    schema, start = pa.schema([("prompt", pa.string())]), 0
+    with (
+        replacing(folder / TRAINED_ON) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for part in prompts():
+            fresh = part.filter(pa.array(is_first[start : start + len(part)]))
+            writer.write_batch(pa.RecordBatch.from_arrays([fresh], schema=schema))
+            start += len(part)
 
 
 def read_trained_on(folder: Path) -> list[str]:

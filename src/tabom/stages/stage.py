@@ -26,6 +26,7 @@ from tabom.stages.preflight import SECTION_CHECKS, Check
 
 # Of a stage's folder, what goes when the manifest is there; the dot keeps it out of that.
 UNFINISHED = ".unfinished"
+CACHE = ".cache"  # what can be made again; it goes, too
 
 Counts = dict[str, Any]
 Done = Callable[..., None]  # (done, total), and a note where there is one
@@ -255,6 +256,7 @@ class Stage(configs.Brief):
             raise StageError(f"{self.folder} was removed or emptied during the run; run it again")
         manifest.write_manifest(self.folder, self.mark, counts=counts, seconds=seconds)
         remove(self.folder / UNFINISHED)
+        remove(self.folder / CACHE)
 
     def _lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
         if not is_first_process() and not is_shared:
@@ -267,7 +269,11 @@ class Stage(configs.Brief):
         """Leave no half-written result, unless a rerun can go on from it."""
         if not self.folder.is_dir() or not is_first_process():
             return
-        if self.resumes and {p.name for p in self.folder.iterdir()} - {manifest.STARTED, LOCK}:
+        if self.resumes and {p.name for p in self.folder.iterdir()} - {
+            manifest.STARTED,
+            LOCK,
+            CACHE,
+        }:
             # The mark may have gone with a folder that was removed under a worker.
             if not (self.folder / manifest.STARTED).is_file():
                 write_json(self.folder / manifest.STARTED, self.mark)

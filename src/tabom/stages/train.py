@@ -1,6 +1,7 @@
 """Train: one arm, on accepted trajectories or on the data set's own answers."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,14 +12,15 @@ from tabom.decoding.config import DecodingConfig
 from tabom.models.config import ModelConfig
 from tabom.stages.held_out import question_of, write_trained_on
 from tabom.stages.preflight import Check, check_objective, check_quantized
-from tabom.stages.stage import Counts, Done, Output, Stage, is_first_process, reads
+from tabom.stages.stage import CACHE, Counts, Done, Output, Stage, is_first_process, reads
 from tabom.stages.verify import VERDICTS
 from tabom.training.config import Rejected, TrainingConfig
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tabom.models.contract import MaskedDiffusionModel
     from tabom.training.dataset import ResponseDataset
-    from tabom.trajectory.record import Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,35 +113,21 @@ class Train(Stage):
 
     def _data(
         self, model: "MaskedDiffusionModel", *, hint: str | None
-    ) -> "tuple[ResponseDataset, list[str]]":
+    ) -> "tuple[ResponseDataset, Callable[[], Iterable[pa.Array]]]":
         """What is trained on, and the questions behind it. hint: of a teacher, or None."""
-        from tabom.training.dataset import examples_from_text, examples_from_trajectories
-        from tabom.trajectory.store import TrajectoryStore
-        from tabom.trajectory.verdicts import read_verdicts
-        from tabom.verify.filters import accepted, judged
+        import pyarrow as pa
 
-        questions: list[str] = []
+        from tabom.training.dataset import ResponseDataset, examples_from_text
+        from tabom.training.rows import mapped
+
         if self.trajectories is not None and self.verdicts is not None:
-            store = TrajectoryStore(self.trajectories.checked())
-            verdicts = read_verdicts(self.verdicts.checked() / VERDICTS)
-
-            # Examples are made as trajectories stream by, and so are the questions behind them.
-            def noted(trajectories: "Iterator[Trajectory]") -> "Iterator[Trajectory]":
-                for trajectory in trajectories:
-                    questions.append(question_of(trajectory.prompt, trajectory.row))
-                    yield trajectory
-
-            advantages: dict[str, float] = {}
-            if self.rejected == "leave_out":
-                chosen = accepted(store, verdicts)
-            else:
-                chosen, advantages = judged(store, verdicts, in_groups=self.rejected == "group")
-            examples = examples_from_trajectories(
-                noted(chosen), end_ids=model.ids.eos, advantages=advantages
-            )
-            if hint is not None:
-                examples = examples.hinted(store, template=hint, model=model)
-            return examples, questions
+            # Columns of a file that is made once, of this stage's own fingerprint, and mapped.
+            rows = mapped(self.folder / CACHE / "rows", lambda: self._rows(model, hint))
+            examples = ResponseDataset(rows)
+            if self.rejected == "group":
+                examples = examples.in_groups()
+            examples = examples.revealed()
+            return examples, examples.questions
         assert self.prompts is not None
         if hint is not None:
             raise ConfigError(
@@ -153,4 +141,36 @@ class Train(Stage):
             model=model,
             max_new_tokens=(self.decoding or DecodingConfig()).max_new_tokens,
         )
-        return examples, [p.question or p.text for p in prompts]
+        return examples, lambda: [pa.array([p.question or p.text for p in prompts], pa.string())]
+
+    def _rows(self, model: "MaskedDiffusionModel", hint: str | None) -> "Iterator[pa.RecordBatch]":
+        """Training rows of the trajectories that were accepted, or judged at all."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        from tabom.training.dataset import hint_ids
+        from tabom.training.rows import COLUMNS, from_trajectories
+        from tabom.trajectory.store import TrajectoryStore
+        from tabom.trajectory.verdicts import read_verdict_table, read_verdicts
+        from tabom.verify.filters import judged, require_accepted
+
+        assert self.trajectories is not None
+        assert self.verdicts is not None
+        store = TrajectoryStore(self.trajectories.checked())
+        path = self.verdicts.checked() / VERDICTS
+        verdicts = read_verdict_table(path)
+        if not pc.any(pc.equal(verdicts["reason"], "accepted")).as_py():
+            require_accepted(read_verdicts(path), trajectories=store)
+        batches, all_judged = store.batches(COLUMNS), self.rejected != "leave_out"
+        for batch, is_accepted in judged(batches, verdicts, with_rejected=all_judged):
+            told = batch.select(["id", "prompt", "reference", "row"]).to_pylist()
+            told = [{**one, "row": json.loads(one["row"])} for one in told]
+            yield from_trajectories(
+                batch,
+                end_ids=model.ids.eos,
+                advantages=np.where(is_accepted, 1.0, -1.0) if all_judged else None,
+                questions=[question_of(one["prompt"], one["row"]) for one in told],
+                hints=None
+                if hint is None
+                else [hint_ids(one, template=hint, model=model) for one in told],
+            )

@@ -5,11 +5,13 @@ Legend: B batch, P prompt (left-padded), N response slots.
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,9 +21,12 @@ from tabom.core.errors import ConfigError, DataError
 from tabom.models.contract import MaskedDiffusionModel
 from tabom.objectives.batch import TrajectoryBatch
 from tabom.training.config import TrainingConfig
+from tabom.training.rows import Rows, from_trajectories
 from tabom.trajectory.record import FloatArray, IntArray, Trajectory
+from tabom.trajectory.schema import to_arrow
 
 Prompt = str | list[dict[str, str]]
+_TOGETHER = 1024  # trajectories that become columns at one time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,60 +60,112 @@ class ResponseExample:
 class ResponseDataset(Dataset[ResponseExample]):
     """Responses, and how many rows were left out for which reason.
 
-    Map-style, deterministic: what is drawn at random is drawn later, by key.
+    Map-style, deterministic: what is drawn at random is drawn later, by key. The responses lie in
+    Arrow columns, perhaps of a mapped file; one is an object while it is asked for.
     held_out: further responses, for the held-out loss alone.
+    num_tokens: int32, of prompt and slots, one for each response.
     """
 
     def __init__(
         self,
-        examples: Iterable[ResponseExample],
+        examples: "Rows | Iterable[ResponseExample]",
         *,
+        rows: np.ndarray | None = None,
+        advantages: np.ndarray | None = None,
         dropped: Mapping[str, int] | None = None,
-        held_out: Iterable[ResponseExample] = (),
+        held_out: "ResponseDataset | Iterable[ResponseExample] | None" = None,
     ) -> None:
-        self.examples, self.held_out = list(examples), list(held_out)
+        """rows: of `examples`, increasing; None: all. advantages: float64, in place of its own."""
+        self._all = examples if isinstance(examples, Rows) else Rows.of(examples)
+        self._rows = np.arange(len(self._all)) if rows is None else rows
+        self._advantages = self._all.advantage if advantages is None else advantages
         self.dropped = dict(dropped or {})
+        if held_out is not None and not isinstance(held_out, ResponseDataset):
+            held_out = ResponseDataset(held_out)
+        self.held_out = held_out if held_out is not None and len(held_out) else None
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> ResponseExample:
-        return self.examples[index]
+        row = int(self._rows[index])
+        cells = self._all[row]
+        advantage = float(self._advantages[row])
+        return ResponseExample(
+            id=cells["id"],
+            prompt_ids=cells["prompt_ids"],
+            response_ids_N=cells["response_ids"],
+            slot_N=cells["slot"].view(bool),
+            length=cells["length"],
+            step_N=cells["step"],
+            order_N=cells["order"],
+            entropy_N=cells["entropy"],
+            advantage=None if np.isnan(advantage) else advantage,
+            hint_ids=cells["hint_ids"],
+        )
+
+    def __iter__(self) -> Iterator[ResponseExample]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def prompt_tokens(self) -> np.ndarray:
+        """int32, of each prompt."""
+        return self._all.prompt_tokens[self._rows]
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """int32, of each prompt with its slots."""
+        total: np.ndarray = self.prompt_tokens + self._all.num_slots[self._rows]
+        return total
+
+    def questions(self) -> Iterator[pa.Array]:
+        """What was asked, in parts."""
+        return self._all.questions(self._rows)
 
     @property
     def fingerprint(self) -> str:
-        """Of the ids and tokens in their order."""
-        parts: list[str | bytes] = []
-        for e in self.examples:
-            parts += [e.id, e.prompt_ids.tobytes(), e.response_ids_N.tobytes()]
-        return keys.content_id(*parts)
+        """Of all that is trained on, in its order."""
+        chosen = self._rows.tobytes(), self._advantages[self._rows].tobytes()
+        return keys.content_id(self._all.fingerprint, *chosen)
 
-    def hinted(
-        self, trajectories: Iterable[Trajectory], *, template: str, model: MaskedDiffusionModel
+    def chosen(
+        self, keep: np.ndarray, why: str = "", *, advantages: np.ndarray | None = None
     ) -> "ResponseDataset":
-        """The same with the prompt of a privileged teacher.
+        """Some of the responses. keep: bool, one each. why: the others are counted under it."""
+        dropped = Counter(self.dropped)
+        if why and not keep.all():
+            dropped[why] += int((~keep).sum())
+        return ResponseDataset(
+            self._all,
+            rows=self._rows[keep],
+            advantages=self._advantages if advantages is None else advantages,
+            dropped=dropped,
+            held_out=self.held_out,
+        )
 
-        trajectories: those of the examples, and perhaps others. template: with {prompt} and
-        {answer}, the data's own answer, else the reference.
-        Raises: DataError for a trajectory without an answer; ConfigError for a bad template.
+    def revealed(self) -> "ResponseDataset":
+        """All but those in which nothing was revealed, which are counted."""
+        return self.chosen(self._all.num_revealed[self._rows] > 0, "no slot was revealed")
+
+    def in_groups(self) -> "ResponseDataset":
+        """The same with each advantage relative to the prompt's other responses.
+
+        It is the verdict (1 where it was above 0, else 0) less its mean over the responses of the
+        prompt; prompts whose responses are judged alike are left out.
+        Raises: DataError if nothing is left.
         """
-        if "{answer}" not in template or "{prompt}" not in template:
-            raise ConfigError(f"hint {template!r} must hold {{prompt}} and {{answer}}")
-        wanted = {e.id for e in self.examples}
-        hints: dict[str, IntArray] = {}
-        for t in trajectories:
-            if t.id not in wanted:
-                continue
-            answer = str(t.row.get("ground_truth") or t.reference)
-            if not answer:
-                raise DataError(
-                    f"trajectory {t.id!r} has no reference answer, which the teacher of this "
-                    "objective reads; set prompts.reference_column, or the option hint to false"
-                )
-            text = template.replace("{prompt}", t.prompt).replace("{answer}", answer)
-            hints[t.id] = np.asarray(model.encode_prompt(text), dtype=np.int32)
-        examples = [replace(e, hint_ids=hints[e.id]) for e in self.examples]
-        return ResponseDataset(examples, dropped=self.dropped, held_out=self.held_out)
+        is_right = self._all.advantage[self._rows] > 0
+        _, group = np.unique(self._all.prompt_key[self._rows], return_inverse=True)
+        mean = (np.bincount(group, weights=is_right) / np.bincount(group))[group]
+        keep = (mean > 0) & (mean < 1)
+        if not keep.any():
+            raise DataError(
+                "no prompt has both a right and a wrong response, so none is better than the "
+                "others; collect with num_samples above 1 and a temperature"
+            )
+        advantages = self._advantages.copy()
+        advantages[self._rows] = is_right - mean
+        return self.chosen(keep, advantages=advantages)
 
     def prepared(self, config: TrainingConfig) -> "ResponseDataset":
         """What `config` trains on: without longer responses, and with some prompts held out.
@@ -116,33 +173,36 @@ class ResponseDataset(Dataset[ResponseExample]):
         Raises: DataError if nothing is left to train on, if canvases differ in size, or if only
             some responses have an order.
         """
-        kept = [e for e in self.examples if e.num_tokens <= (config.max_length or sys.maxsize)]
-        dropped = dict(self.dropped)
-        if len(kept) < len(self):
-            dropped[f"longer than max_length {config.max_length}"] = len(self) - len(kept)
-        if not kept:
-            reasons = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none were given"
+        longest = config.max_length or sys.maxsize
+        kept = self.chosen(self.num_tokens <= longest, f"longer than max_length {longest}")
+        if not len(kept):
+            reasons = (
+                ", ".join(f"{n} {why}" for why, n in kept.dropped.items()) or "none were given"
+            )
             raise DataError(
                 f"nothing to train on: 0 responses are left ({reasons}); collect more prompts, "
                 f"check what the verifier refused, or raise max_new_tokens / max_length"
             )
-        held_out = self.held_out
-        if not held_out and (config.eval_size or config.eval_fraction):
-            kept, held_out = split_held_out(kept, config)
+        if kept.held_out is None and (config.eval_size or config.eval_fraction):
+            is_held = held_out_prompts(kept._all.prompt_key[kept._rows], config)
+            held_out, kept = kept.chosen(is_held), kept.chosen(~is_held)
+            kept.held_out = held_out
         # Batches stack canvases, and an objective that needs an order needs it of every response.
-        for what, values in (
-            ("number of response slots", {len(e.response_ids_N) for e in (*kept, *held_out)}),
-            ("presence of a decoding order", {e.order_N is not None for e in (*kept, *held_out)}),
-            ("presence of an advantage", {e.advantage is not None for e in (*kept, *held_out)}),
-            ("presence of a hint", {e.hint_ids is not None for e in (*kept, *held_out)}),
+        parts = [kept] if kept.held_out is None else [kept, kept.held_out]
+        for what, of in (
+            ("number of response slots", lambda d: d._all.num_slots),
+            ("presence of a decoding order", lambda d: d._all.has_order),
+            ("presence of an advantage", lambda d: ~np.isnan(d._advantages)),
+            ("presence of a hint", lambda d: d._all.has_hint),
         ):
+            values = {v for d in parts for v in np.unique(of(d)[d._rows]).tolist()}
             if len(values) > 1:
                 raise DataError(
                     f"training data differ in the {what}: {sorted(values)}; train on one kind at "
                     f"a time (collect with one max_new_tokens; do not mix ground truth and "
                     f"trajectories)"
                 )
-        return ResponseDataset(kept, dropped=dropped, held_out=held_out)
+        return kept
 
 
 def examples_from_trajectories(
@@ -157,27 +217,32 @@ def examples_from_trajectories(
     advantages: of every trajectory by its id, where they are compared.
     Returns: the examples; a trajectory in which nothing was revealed is dropped and counted.
     """
-    examples, dropped = [], Counter[str]()
-    for trajectory in trajectories:
-        if trajectory.num_revealed == 0:
-            dropped["no slot was revealed"] += 1
-            continue
-        # The first end token counts as part of the response: the model has to learn to end.
-        ends = np.flatnonzero(np.isin(trajectory.response_ids_N, list(end_ids)))
-        examples.append(
-            ResponseExample(
-                id=trajectory.id,
-                prompt_ids=trajectory.prompt_ids,
-                response_ids_N=trajectory.response_ids_N,
-                slot_N=trajectory.step_N >= 0,
-                length=int(ends[0]) + 1 if len(ends) else trajectory.num_slots,
-                step_N=trajectory.step_N,
-                order_N=trajectory.order_N,
-                entropy_N=trajectory.entropy_N,
-                advantage=advantages[trajectory.id] if advantages else None,
-            )
+    batches, left = [], iter(trajectories)
+    while part := list(islice(left, _TOGETHER)):
+        worth = np.array([advantages[t.id] for t in part]) if advantages else None
+        batches.append(from_trajectories(to_arrow(part), end_ids=end_ids, advantages=worth))
+    return ResponseDataset(Rows(batches)).revealed()
+
+
+def hint_ids(
+    trajectory: Mapping[str, Any], *, template: str, model: MaskedDiffusionModel
+) -> IntArray:
+    """The prompt of a privileged teacher.
+
+    trajectory: its id, prompt, reference and row. template: with {prompt} and {answer}, the data's
+        own answer, else the reference.
+    Raises: DataError for a trajectory without an answer; ConfigError for a bad template.
+    """
+    if "{answer}" not in template or "{prompt}" not in template:
+        raise ConfigError(f"hint {template!r} must hold {{prompt}} and {{answer}}")
+    answer = str(trajectory["row"].get("ground_truth") or trajectory["reference"])
+    if not answer:
+        raise DataError(
+            f"trajectory {trajectory['id']!r} has no reference answer, which the teacher of this "
+            "objective reads; set prompts.reference_column, or the option hint to false"
         )
-    return ResponseDataset(examples, dropped=dropped)
+    text = template.replace("{prompt}", trajectory["prompt"]).replace("{answer}", answer)
+    return np.asarray(model.encode_prompt(text), dtype=np.int32)
 
 
 def examples_from_text(
@@ -222,22 +287,21 @@ def examples_from_text(
     return ResponseDataset(examples, dropped=dropped)
 
 
-def split_held_out(
-    examples: Sequence[ResponseExample], config: TrainingConfig
-) -> tuple[list[ResponseExample], list[ResponseExample]]:
-    """(train, held out): whole prompts are held out, so no answer to one is seen in training."""
-    prompt_of = [keys.text_key(e.prompt_ids.tobytes().hex()) for e in examples]
+def held_out_prompts(prompt_key: np.ndarray, config: TrainingConfig) -> np.ndarray:
+    """bool, which responses are held out: whole prompts, so no answer to one is seen in training.
+
+    prompt_key: int64, of each response's prompt.
+    """
+    known = np.unique(prompt_key)
     # The rank of a prompt depends on itself and the seed alone, not on the order of the rows.
-    ranked = sorted(set(prompt_of), key=lambda k: (keys.uniform(config.seed, k), k))
+    ranked = known[np.lexsort((known, keys.uniform(config.seed, known)))]
     number = config.eval_size or round(config.eval_fraction * len(ranked))
     if number >= len(ranked):
         raise DataError(
             f"cannot hold out {number} prompts of {len(ranked)}: nothing is left to train on; "
             f"lower eval_size or eval_fraction"
         )
-    held = set(ranked[:number])
-    train = [e for e, k in zip(examples, prompt_of, strict=True) if k not in held]
-    return train, [e for e, k in zip(examples, prompt_of, strict=True) if k in held]
+    return np.isin(prompt_key, ranked[:number])
 
 
 def collate(examples: Sequence[ResponseExample], *, pad_id: int, mask_id: int) -> TrajectoryBatch:

@@ -16,6 +16,7 @@ from tabom.trajectory.record import IntArray
 
 # As transformers' LengthGroupedSampler: so many steps are sorted together.
 GROUP = 50
+_TOGETHER = 4096
 
 
 class StepSampler(Sampler[int]):
@@ -31,7 +32,7 @@ class StepSampler(Sampler[int]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | np.ndarray,
         *,
         num_taken: int,
         step_batch: int,
@@ -58,8 +59,10 @@ class StepSampler(Sampler[int]):
         if self.group_by_length:
             whole = self._sort(whole, GROUP * self.step_batch).reshape(-1, self.step_batch)
             whole = whole[torch.randperm(len(whole), generator=generator).numpy()].reshape(-1)
-        yield from self._sort(whole, self.step_batch).tolist()
-        yield from self._sort(order[num_whole : self.num_taken], self.step_batch).tolist()
+        last = self._sort(order[num_whole : self.num_taken], self.step_batch)
+        for part in (self._sort(whole, self.step_batch), last):
+            for start in range(0, len(part), _TOGETHER):  # a list of a million numbers is 40 MB
+                yield from part[start : start + _TOGETHER].tolist()
 
     def _sort(self, order: IntArray, size: int) -> IntArray:
         """Sorted by length inside each `size` of an order; ties stay in their order."""

@@ -91,7 +91,7 @@ def train(
     output_dir = Path(output_dir)
     dataset = dataset.prepared(config)
     num_slots = len(dataset[0].response_ids_N)
-    longest = max(len(example.prompt_ids) for example in dataset.examples)
+    longest = int(dataset.prompt_tokens.max())
     model.require_positions(prompt_tokens=longest, max_new_tokens=num_slots)
     # One context at once: an objective that these data cannot feed is refused early.
     batch = collate([dataset[0]], pad_id=model.ids.pad, mask_id=model.ids.mask)
@@ -105,7 +105,7 @@ def train(
         config = replace(config, disable_tqdm=True)
     use_cpu = config.use_cpu if config.use_cpu is not None else model.device.type == "cpu"
     arguments = config.training_arguments(
-        str(output_dir), has_eval=bool(dataset.held_out), use_cpu=use_cpu
+        str(output_dir), has_eval=dataset.held_out is not None, use_cpu=use_cpu
     )
     # A checkpoint goes on only where all of this is equal.
     identity = to_plain(
@@ -126,7 +126,7 @@ def train(
         ObjectiveStep(model, objective=objective, max_buffer_bytes=config.max_buffer_bytes),
         args=arguments,
         train_dataset=dataset,
-        eval_dataset=ResponseDataset(dataset.held_out) if dataset.held_out else None,
+        eval_dataset=dataset.held_out,
         config=config,
         num_taken=num_taken,
         speed=Speed(
@@ -185,7 +185,7 @@ def train(
         resumed_from=resumed_from,
         seconds=round(seconds, 3),
         num_examples=len(dataset),
-        num_eval_examples=len(dataset.held_out),
+        num_eval_examples=len(dataset.held_out or ()),
         dropped=dataset.dropped,
         # A run that was stopped after its last step has none but those of its journal.
         metrics=dict(trainer.last_metrics or (trainer.journal.last if trainer.journal else {})),

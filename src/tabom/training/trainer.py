@@ -94,7 +94,7 @@ class TabomTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         return StepSampler(
-            [example.num_tokens for example in self.train_dataset.examples],
+            self.train_dataset.num_tokens,
             num_taken=self.num_taken,
             step_batch=self.get_total_train_batch_size(self.args),
             group_by_length=self.config.group_by_length,
@@ -249,7 +249,7 @@ class TabomTrainer(Trainer):
         for turn in range(0, len(starts), world):
             weight = float(turn + rank < len(starts))
             start = starts[min(turn + rank, len(starts) - 1)]
-            batch = self.collate(dataset.examples[start : start + size])
+            batch = self.collate([dataset[i] for i in range(len(dataset))[start : start + size]])
             for cut in range(self.config.eval_cuts):
                 inputs = self._draw(batch, seed=EVAL_SEED, step=cut)
                 del inputs["work"]

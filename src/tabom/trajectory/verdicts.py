@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tabom.core.atomic import replacing
@@ -105,7 +106,13 @@ def write_verdicts(path: Place, verdicts: Mapping[str, Verdict]) -> None:
 
 
 def read_verdicts(path: Place) -> dict[str, Verdict]:
-    """The verdicts by id, in the file's order.
+    """The verdicts by id, in the file's order. Raises: as `read_verdict_table`."""
+    rows = read_verdict_table(path).to_pylist()
+    return {row.pop("id"): Verdict(**row) for row in rows}
+
+
+def read_verdict_table(path: Place) -> pa.Table:
+    """The verdicts as text columns id, reason, detail and verifier, in the file's order.
 
     Raises: DataError naming the file, and the row where one is at fault.
     """
@@ -122,19 +129,23 @@ def read_verdicts(path: Place) -> dict[str, Verdict]:
     missing = [f.name for f in _SCHEMA if f.name not in table.column_names]
     if missing:
         raise DataError(f"{path}: column {missing[0]!r} is missing")
-    verdicts: dict[str, Verdict] = {}
-    for i, row in enumerate(table.select(_SCHEMA.names).to_pylist()):
-        holes = [name for name, value in row.items() if not isinstance(value, str)]
-        if holes:
-            raise DataError(f"{path}, row {i}, field {holes[0]!r}: expected text; verify again")
-        key = row.pop("id")
-        if key in verdicts:
-            raise DataError(f"{path}, row {i}, field 'id': {key!r} occurs twice")
+    table = table.select(_SCHEMA.names)
+    for name, column in zip(_SCHEMA.names, table.columns, strict=True):
+        is_hole = column.is_null() if pa.types.is_string(column.type) else pa.array([True])
+        if (row := pc.index(is_hole, True).as_py()) >= 0:
+            raise DataError(f"{path}, row {row}, field {name!r}: expected text; verify again")
+    is_strange = pc.invert(pc.is_in(table["reason"], value_set=pa.array(REASONS)))
+    if (row := pc.index(is_strange, True).as_py()) >= 0:
         try:
-            verdicts[key] = Verdict(**row)
+            Verdict(table["reason"][row].as_py())
         except DataError as error:
-            raise DataError(f"{path}, row {i}, field 'reason': {error}") from error
-    return verdicts
+            raise DataError(f"{path}, row {row}, field 'reason': {error}") from error
+    if pc.count_distinct(table["id"]).as_py() < len(table):
+        first: dict[str, int] = {}
+        for row, key in enumerate(table["id"].to_pylist()):
+            if first.setdefault(key, row) != row:
+                raise DataError(f"{path}, row {row}, field 'id': {key!r} occurs twice")
+    return table
 
 
 def count_reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:

@@ -4,6 +4,10 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tabom.core.errors import DataError
 from tabom.trajectory.record import Trajectory
 from tabom.trajectory.verdicts import REASONS, Verdict, VerdictLog
@@ -61,70 +65,46 @@ def verify_trajectories(
     return verdicts
 
 
-def accepted(
-    trajectories: Iterable[Trajectory], verdicts: Mapping[str, Verdict]
-) -> Iterator[Trajectory]:
-    """The accepted trajectories, streamed in the order of `trajectories`.
-
-    trajectories: a store, or any iterable. verdicts: by id, as `read_verdicts` gives them.
-    Raises: DataError at once if no verdict is accepted; while streaming if a trajectory has no
-        verdict, and at the end if a verdict has no trajectory.
-    """
-    require_accepted(verdicts, trajectories=trajectories)
-    matched = _matched(trajectories, dict(verdicts))
-    return (trajectory for trajectory, verdict in matched if verdict.is_accepted)
-
-
 def judged(
-    trajectories: Iterable[Trajectory], verdicts: Mapping[str, Verdict], *, in_groups: bool = False
-) -> tuple[Iterator[Trajectory], dict[str, float]]:
-    """All trajectories that were judged right or wrong, and the advantage of each by id.
+    batches: Iterable[pa.RecordBatch], verdicts: pa.Table, *, with_rejected: bool = False
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The rows of a store that were accepted, batch by batch; no row becomes an object.
 
-    What could not be verified is left out: nothing is known of it. A response without an answer,
-    or cut short, is wrong.
-    trajectories: a store, or a list: it is read several times.
-    in_groups: an advantage is the verdict (1 or 0) less its mean over the samples of the prompt;
-        prompts whose samples are judged alike are left out. Else it is 1 or -1.
-    Raises: as `accepted`.
+    batches: with the column id, as `TrajectoryStore.batches` gives them. verdicts: as
+        `read_verdict_table` gives them; fastest in the order of the store.
+    with_rejected: those that were judged wrong, too: also without an answer, or cut short. What
+        could not be verified is left out: nothing is known of it.
+    Returns: the rows, and for each whether it was accepted (bool).
+    Raises: while streaming DataError if a trajectory has no verdict, and at the end if a verdict
+        has no trajectory.
     """
-    require_accepted(verdicts, trajectories=trajectories)
-    known = {k: v for k, v in verdicts.items() if v.reason != "unverifiable"}
-    advantages = {key: 1.0 if verdict.is_accepted else -1.0 for key, verdict in known.items()}
-    if in_groups:
-        groups: dict[str, list[str]] = {}
-        for t, _ in _matched(trajectories, dict(verdicts)):
-            if t.id in known:
-                groups.setdefault(t.prompt_ids.tobytes().hex(), []).append(t.id)
-        advantages = {}
-        for ids in groups.values():
-            mean = sum(known[i].is_accepted for i in ids) / len(ids)
-            if 0 < mean < 1:
-                advantages |= {i: known[i].is_accepted - mean for i in ids}
-        if not advantages:
+    names, reasons = (verdicts[n].combine_chunks() for n in ("id", "reason"))
+    is_accepted = np.asarray(pc.equal(reasons, "accepted"))
+    is_wanted = np.asarray(pc.not_equal(reasons, "unverifiable")) if with_rejected else is_accepted
+    is_left, start = np.ones(len(names), dtype=bool), 0
+    for batch in batches:
+        ids = batch.column("id")
+        if ids.equals(names.slice(start, len(ids))):
+            row = np.arange(start, start + len(ids))
+        else:
+            row = pc.index_in(ids, value_set=names).fill_null(-1).to_numpy()
+        is_first = np.zeros(len(ids), dtype=bool)
+        is_first[np.unique(row, return_index=True)[1]] = True
+        is_fine = is_first & (row >= 0) & is_left[row] if len(names) else row >= 0
+        if not is_fine.all():
             raise DataError(
-                "no prompt has both a right and a wrong response, so none is better than the "
-                "others; collect with num_samples above 1 and a temperature"
+                f"trajectory {ids[int(is_fine.argmin())].as_py()!r} has no verdict (or occurs "
+                "twice); the verdicts are of other trajectories than these: run verify again"
             )
-    matched = _matched(trajectories, dict(verdicts))
-    return (trajectory for trajectory, _ in matched if trajectory.id in advantages), advantages
-
-
-def _matched(
-    trajectories: Iterable[Trajectory], left: dict[str, Verdict]
-) -> Iterator[tuple[Trajectory, Verdict]]:
-    """Each trajectory with its verdict. left: the verdicts, which are taken out of it."""
-    for trajectory in trajectories:
-        verdict = left.pop(trajectory.id, None)
-        if verdict is None:
-            raise DataError(
-                f"trajectory {trajectory.id!r} has no verdict (or occurs twice); the verdicts are "
-                "of other trajectories than these: run verify again"
-            )
-        yield trajectory, verdict
-    if left:
+        is_left[row] = False
+        start += len(ids)
+        keep = is_wanted[row]
+        yield batch.filter(pa.array(keep)), is_accepted[row][keep]
+    if is_left.any():
         raise DataError(
-            f"{len(left)} verdicts belong to no trajectory here, the first {next(iter(left))!r}; "
-            "the verdicts are of other trajectories than these: run verify again"
+            f"{is_left.sum()} verdicts belong to no trajectory here, the first "
+            f"{names[int(is_left.argmax())].as_py()!r}; the verdicts are of other trajectories "
+            "than these: run verify again"
         )
 
 

@@ -111,7 +111,7 @@ def test_the_text_of_a_special_token_in_a_prompt_stays_a_text(
 
 def test_the_text_of_a_special_token_in_an_answer_is_no_label(dream: MaskedDiffusionModel) -> None:
     texts = ["ab <|mask|> ab", "ab<|endoftext|>"]
-    found = examples_from_text([("ab", t) for t in texts], model=dream, max_new_tokens=40).examples
+    found = examples_from_text([("ab", t) for t in texts], model=dream, max_new_tokens=40)
     for example, text in zip(found, texts, strict=True):
         content = example.response_ids_N[: example.length - 1].tolist()
         assert not {dream.ids.mask, *dream.ids.eos} & set(content)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tabom.core.atomic import read_json
@@ -25,7 +26,7 @@ TALE = "Weng earns 12 dollars an hour for babysitting. Yesterday she did 50 minu
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     (tmp_path / "train").mkdir()
-    write_trained_on(tmp_path / "train", [SOLD, TALE, SOLD])
+    write_trained_on(tmp_path / "train", lambda: [pa.array([SOLD, TALE]), pa.array([SOLD])])
     return tmp_path / "train"
 
 

@@ -1,4 +1,10 @@
+import multiprocessing
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,9 +20,11 @@ from tabom.training.dataset import (
     collate,
     examples_from_text,
     examples_from_trajectories,
-    split_held_out,
+    hint_ids,
 )
+from tabom.training.rows import Rows, from_trajectories, mapped
 from tabom.trajectory.record import Trajectory
+from tabom.trajectory.schema import to_arrow
 
 EOS, MASK, PAD = 1, 9, 0
 
@@ -157,14 +165,17 @@ def test_held_out_prompts_are_whole_and_do_not_depend_on_the_order(
     config = TrainingConfig(eval_size=size, seed=seed)
     if len(set(prompts)) <= size:
         with pytest.raises(DataError, match="nothing is left to train on"):
-            split_held_out(data, config)
+            ResponseDataset(data).prepared(config)
         return
-    train, held = split_held_out(data, config)
+    train = ResponseDataset(data).prepared(config)
+    held = train.held_out
+    assert held is not None
     held_prompts = {int(e.prompt_ids[0]) for e in held}
     assert len(held_prompts) == size
     assert held_prompts.isdisjoint(int(e.prompt_ids[0]) for e in train)
     assert sorted(e.id for e in [*train, *held]) == sorted(e.id for e in data)
-    _, again = split_held_out(data[::-1], config)
+    again = ResponseDataset(data[::-1]).prepared(config).held_out
+    assert again is not None
     assert {e.id for e in again} == {e.id for e in held}
 
 
@@ -176,23 +187,119 @@ class _Words:
 
 
 def test_a_hint_is_the_prompt_with_the_answer_behind_it() -> None:
-    told = [
-        trajectory(id="a", prompt="one", row={"ground_truth": "seven"}),
-        trajectory(id="b", prompt="three", reference="four"),
-        trajectory(id="c", prompt="not trained on"),
-    ]
-    data = examples_from_trajectories(told[:2], end_ids=[EOS], advantages={"a": 1.0, "b": -0.5})
-    hinted = data.hinted(told, template="{prompt} is {answer}", model=_Words())  # type: ignore[arg-type]
-    assert [e.hint_ids.tolist() for e in hinted.examples] == [[3, 2, 5], [5, 2, 4]]
-    assert [e.advantage for e in hinted.examples] == [1.0, -0.5]
-    batch = collate(hinted.examples, pad_id=PAD, mask_id=MASK)
-    assert batch.advantage_B.tolist() == [1.0, -0.5]
-    assert batch.hint_mask_BQ.tolist() == [[1, 1, 1], [1, 1, 1]]
-    with pytest.raises(DataError, match="no reference answer"):
-        examples_from_trajectories(told[2:], end_ids=[EOS]).hinted(
-            told,
-            template="{prompt}{answer}",
-            model=_Words(),  # type: ignore[arg-type]
-        )
+    template = "{prompt} is {answer}"
+
+    def hint(template: str = template, **changes: object) -> list[int]:
+        told = {"id": "a", "prompt": "one", "reference": "", "row": {}, **changes}
+        return hint_ids(told, template=template, model=_Words()).tolist()  # type: ignore[arg-type, no-any-return]
+
+    assert hint(row={"ground_truth": "seven"}, reference="no") == [3, 2, 5]
+    assert hint(prompt="three", reference="four") == [5, 2, 4]
+    with pytest.raises(DataError, match="'a' has no reference answer"):
+        hint()
     with pytest.raises(ConfigError, match="answer"):
-        data.hinted(told, template="{prompt}", model=_Words())  # type: ignore[arg-type]
+        hint("{prompt}", reference="four")
+    data = [replace(example([3], name=n), hint_ids=np.array(h, np.int32), advantage=v)
+            for n, h, v in (("a", [3, 2, 5], 1.0), ("b", [5], -0.5))]  # fmt: skip
+    batch = collate(list(ResponseDataset(data)), pad_id=PAD, mask_id=MASK)
+    assert batch.advantage_B is not None
+    assert batch.hint_mask_BQ is not None
+    assert batch.advantage_B.tolist() == [1.0, -0.5]
+    assert batch.hint_mask_BQ.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_advantages_in_a_group_are_relative_to_its_mean() -> None:
+    told = [("a", 1, 1.0), ("b", 1, -1.0), ("c", 1, -1.0), ("d", 1, -1.0), ("e", 2, 1.0)]
+    told += [("f", 2, 1.0), ("g", 3, -1.0)]
+    data = [replace(example([p], name=n), advantage=v) for n, p, v in told]
+    found = ResponseDataset(data).in_groups()
+    # The others have nothing to compare.
+    assert {e.id: e.advantage for e in found} == {"a": 0.75, "b": -0.25, "c": -0.25, "d": -0.25}
+    with pytest.raises(DataError, match="num_samples"):
+        ResponseDataset(data[4:]).in_groups()
+
+
+# ---- mapped rows ----
+
+
+def batches(number: int, cut: int) -> list[pa.RecordBatch]:
+    made = [
+        trajectory(id=f"t{i}", prompt_ids=[3] * (1 + i % 4), step_N=[2, i % 3 - 1, 1, 1, -1])
+        for i in range(number)
+    ]
+    return [
+        from_trajectories(
+            to_arrow(made[i : i + cut]), end_ids=[EOS], questions=[t.id for t in made[i : i + cut]]
+        )
+        for i in range(0, number, cut)
+    ]
+
+
+def same(left: ResponseDataset, right: ResponseDataset) -> bool:
+    return all(
+        np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else a == b
+        for x, y in zip(left, right, strict=True)
+        for a, b in zip(vars(x).values(), vars(y).values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("cut", [1, 4, 11])
+def test_rows_are_equal_in_memory_and_mapped(tmp_path: Path, cut: int) -> None:
+    """However they are cut into batches, and after examples were objects once."""
+    rows = mapped(tmp_path / "rows", lambda: batches(11, cut))
+    data, whole = ResponseDataset(rows), ResponseDataset(Rows(batches(11, 11)))
+    assert same(data, whole)
+    assert same(ResponseDataset(list(whole)), whole)
+    again = ResponseDataset(mapped(tmp_path / "rows", list))
+    assert data.fingerprint == again.fingerprint
+    assert rows.num_revealed.tolist() == [3, 4, 4] * 3 + [3, 4]
+    kept = data.chosen(rows.prompt_tokens < 3, "long")
+    assert (kept.dropped, kept.num_tokens.tolist()) == ({"long": 5}, [6, 7, 6, 7, 6, 7])
+    assert kept.fingerprint != data.fingerprint
+    asked = [text for part in kept.questions() for text in part.to_pylist()]
+    assert asked == [e.id for e in kept] == ["t0", "t1", "t4", "t5", "t8", "t9"]
+
+
+def test_a_damaged_file_of_rows_is_made_again(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> list[pa.RecordBatch]:
+        made.append(1)
+        return batches(5, 2)
+
+    first = ResponseDataset(mapped(tmp_path / "rows", make))
+    (file,) = tmp_path.glob("rows-*.arrow")
+    content = file.read_bytes()
+    assert same(ResponseDataset(mapped(tmp_path / "rows", make)), first)
+    assert len(made) == 1
+    rng = np.random.default_rng(0)
+    for at in [*rng.integers(0, len(content), 40), len(content) - 3]:
+        damaged = bytearray(content)
+        damaged[at] ^= 8
+        (tmp_path / "new").write_bytes(damaged)  # not written into, for it is mapped
+        (tmp_path / "new").rename(file)
+        assert same(ResponseDataset(mapped(tmp_path / "rows", make)), first)
+    file.write_bytes(b"")
+    assert same(ResponseDataset(mapped(tmp_path / "rows", make)), first)
+    assert [p.name for p in tmp_path.glob("*.arrow")] == [file.name]
+
+
+def test_of_several_processes_one_makes_the_rows(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+
+    def work() -> None:
+        def make() -> list[pa.RecordBatch]:
+            with made.open("a") as file:
+                file.write("x")
+            time.sleep(0.3)
+            return batches(5, 2)
+
+        mapped(tmp_path / "rows", make)
+
+    workers = [multiprocessing.get_context("fork").Process(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [w.exitcode for w in workers] == [0, 0, 0]
+    assert made.read_text() == "x"

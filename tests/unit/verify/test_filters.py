@@ -1,8 +1,9 @@
 """Filters: counted reasons, streaming, and the error where nothing was accepted."""
 
-from dataclasses import replace
-
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tabom.core.errors import DataError
 from tabom.trajectory.record import Trajectory
@@ -10,7 +11,7 @@ from tabom.trajectory.verdicts import REASONS, Verdict, VerdictLog, count_reason
 from tabom.verify.checker import Checker
 from tabom.verify.checkers import build_checker
 from tabom.verify.config import VerifierConfig
-from tabom.verify.filters import accepted, judged, require_accepted, verify_trajectories
+from tabom.verify.filters import judged, require_accepted, verify_trajectories
 
 
 def make(name: str, response: str = "a", reference: str = "a") -> Trajectory:
@@ -76,34 +77,76 @@ def test_two_trajectories_of_one_id_are_an_error():
         verify_trajectories([make("x"), make("x")], checker, mask_id=1, end_ids=(2,))
 
 
-def test_verifying_streams():
+def table(**reasons: str) -> pa.Table:
+    said = {"id": [*reasons], "reason": [*reasons.values()]}
+    return pa.table(said, schema=pa.schema([("id", pa.string()), ("reason", pa.string())]))
+
+
+def names(
+    stored: list[str], said: pa.Table, *, together: int = 2, with_rejected: bool = False
+) -> dict[str, bool]:
+    """Which rows of a store train, and whether each was accepted."""
+    batches = (
+        pa.RecordBatch.from_pydict({"id": stored[i : i + together]})
+        for i in range(0, len(stored), together)
+    )
+    found = judged(batches, said, with_rejected=with_rejected)
+    return {
+        name: bool(is_right)
+        for batch, accepted in found
+        for name, is_right in zip(batch.column("id").to_pylist(), accepted, strict=True)
+    }
+
+
+@given(st.data())
+def test_rows_find_their_verdicts_in_whatever_order(data):
+    ids = [f"t{i}" for i in range(data.draw(st.integers(1, 9)))]
+    said = {i: data.draw(st.sampled_from(REASONS)) for i in data.draw(st.permutations(ids))}
+    stored, together = data.draw(st.permutations(ids)), data.draw(st.integers(1, 4))
+    found = names(stored, table(**said), together=together)
+    assert found == {i: True for i in stored if said[i] == "accepted"}
+    assert [*found] == [i for i in stored if said[i] == "accepted"]  # as they are stored
+    # Nothing is known of the unverifiable; no answer is a wrong one.
+    found = names(stored, table(**said), together=together, with_rejected=True)
+    assert found == {i: said[i] == "accepted" for i in stored if said[i] != "unverifiable"}
+
+
+def test_rows_stream():
     seen = []
 
     def source():
         for name in "xyz":
             seen.append(name)
-            yield make(name)
+            yield pa.RecordBatch.from_pydict({"id": [name]})
 
-    trajectories = accepted(source(), verdicts(x="accepted", y="wrong", z="accepted"))
-    assert next(trajectories).id == "x"
+    next(judged(source(), table(x="accepted", y="wrong", z="accepted")))
     assert seen == ["x"]
-    assert [t.id for t in trajectories] == ["z"]
 
 
-def test_a_trajectory_without_verdict_is_an_error():
-    with pytest.raises(DataError, match=r"'y' has no verdict.*run verify again"):
-        list(accepted([make("x"), make("y")], verdicts(x="accepted")))
-
-
-def test_a_verdict_without_trajectory_is_an_error():
-    with pytest.raises(DataError, match="1 verdicts belong to no trajectory here, the first 'q'"):
-        list(accepted([make("x")], verdicts(x="accepted", q="wrong")))
+@pytest.mark.parametrize(
+    ("stored", "said", "why"),
+    [
+        ("xy", {"x": "accepted"}, r"'y' has no verdict.*run verify again"),
+        ("y", {"x": "accepted"}, "'y' has no verdict"),
+        ("y", {}, "'y' has no verdict"),
+        ("xyx", {"x": "accepted", "y": "wrong"}, "'x' .*occurs twice"),
+        ("xx", {"x": "accepted", "y": "wrong"}, "'x' .*occurs twice"),
+        ("x", {"x": "accepted", "q": "wrong"}, "1 verdicts belong to no trajectory.* 'q'"),
+        ("x", {"q": "wrong", "x": "accepted"}, "1 verdicts belong to no trajectory.* 'q'"),
+    ],
+)
+def test_rows_and_verdicts_must_be_of_each_other(stored, said, why):
+    for together in (1, 2, 3):
+        with pytest.raises(DataError, match=why):
+            names([*stored], table(**said), together=together)
 
 
 def test_an_empty_accepted_set_says_how_many_and_shows_three():
     trajectories = [make(name, f"answer {name}", "gold") for name in "abcd"]
     with pytest.raises(DataError) as error:
-        accepted(trajectories, verdicts(a="wrong", b="truncated", c="wrong", d="wrong"))
+        require_accepted(
+            verdicts(a="wrong", b="truncated", c="wrong", d="wrong"), trajectories=trajectories
+        )
     text = str(error.value)
     assert "accepted none of 4 trajectories (wrong 3, truncated 1)" in text
     assert "raise decoding max_new_tokens" in text
@@ -122,25 +165,3 @@ def test_long_responses_are_cut_in_the_message():
 def test_no_verdicts_at_all():
     with pytest.raises(DataError, match=r"none of 0 trajectories \(there are no verdicts\)"):
         require_accepted({})
-
-
-def test_what_is_judged_has_an_advantage():
-    """1 and -1; nothing is known of the unverifiable; no answer is a wrong one."""
-    trajectories = [make(name) for name in "abcd"]
-    said = verdicts(a="accepted", b="wrong", c="unverifiable", d="no_answer")
-    chosen, advantages = judged(trajectories, said)
-    assert [t.id for t in chosen] == ["a", "b", "d"]
-    assert advantages == {"a": 1.0, "b": -1.0, "d": -1.0}
-
-
-def test_advantages_in_a_group_are_relative_to_its_mean():
-    prompts = {"a": [1], "b": [1], "c": [1], "d": [1], "e": [2], "f": [2], "g": [3]}
-    trajectories = [replace(make(name), prompt_ids=ids) for name, ids in prompts.items()]
-    said = verdicts(
-        a="accepted", b="wrong", c="wrong", d="truncated", e="accepted", f="accepted", g="wrong"
-    )
-    chosen, advantages = judged(trajectories, said, in_groups=True)
-    assert [t.id for t in chosen] == ["a", "b", "c", "d"]  # the others have nothing to compare
-    assert advantages == {"a": 0.75, "b": -0.25, "c": -0.25, "d": -0.25}
-    with pytest.raises(DataError, match="num_samples"):
-        judged(trajectories[4:], verdicts(e="accepted", f="accepted", g="wrong"), in_groups=True)
