@@ -191,21 +191,24 @@ def recipe_of(cell: Cell, folder: Path) -> Any:
         ("arms", [arm]),
         ("seeds", [cell["seed"]]),
         ("evaluation.seed", phase.eval_seed),
+        ("output_dir", str(folder)),
+    ]
+    chain: list[Any] = [
         ("evaluation.sets.chain.prompts.args.num", phase.num_in),
         ("evaluation.sets.chain.metrics.hops", "tabom.toyworld.diagnostics:difficulty"),
-        ("output_dir", str(folder)),
     ]
     if phase.num_samples > 1:
         recipe = load_recipe("toy-study")
-        (chain,) = (one for one in to_plain(recipe.evaluation)["sets"] if one["name"] == "chain")
-        overrides.append(("evaluation.sets", [chain]))
+        sets = [one for one in to_plain(recipe.evaluation)["sets"] if one["name"] == "chain"]
         overrides += [
-            ("evaluation.sets.chain.prompts.args.num", phase.num_in),
+            ("evaluation.sets", sets),
+            *chain,
             ("evaluation.sets.chain.num_samples", phase.num_samples),
             ("evaluation.sets.chain.tokens_per_step", [1]),
             ("evaluation.sets.chain.decoding", {"temperature": 1.0}),
         ]
         return load_recipe("toy-study", overrides=[*overrides, *EXTRA])
+    overrides += chain
     overrides += [(f"evaluation.sets.{s}.prompts.args.num", phase.num_out) for s in OTHER_SETS]
     return load_recipe("toy-study", overrides=[*overrides, *EXTRA])
 
