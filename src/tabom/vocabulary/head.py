@@ -135,12 +135,17 @@ class _LinearCeEntropy(torch.autograd.Function):
         grad_RD = torch.zeros_like(hidden_RD, dtype=tiles.dtype) if needs_hidden else None
         grad_VD = torch.empty_like(weight_VD) if needs_weight else None
         product_RD = None if grad_RD is None else torch.empty_like(grad_RD)
+        slope_R1, offset_R1 = _line(grad_ce_R, grad_entropy_R, log_total_R, entropy_R)
         with torch.autocast(device_type=hidden_RD.device.type, enabled=False):
-            # Logits become log-probabilities and these a gradient, all in the memory of the tile.
+            # Logits become a gradient in the memory of the tile.
             for tile in tiles.walk(kept):
-                log_p_RT = tile.logits_RT.sub_(greatest_R[:, None]).sub_(log_total_R[:, None])
-                p_RT = torch.exp(log_p_RT.clamp_(min=LEAST), out=tile.weight_RT)
-                grad_RT = _logit_gradient(p_RT, log_p_RT, grad_ce_R, grad_entropy_R, entropy_R)
+                lag_RT = tile.logits_RT.sub_(greatest_R[:, None]).clamp_(min=LEAST)
+                weight_RT = torch.exp(lag_RT, out=tile.weight_RT)
+                if slope_R1 is None:
+                    grad_RT = weight_RT.mul_(offset_R1)
+                else:
+                    line_RT = torch.addcmul(offset_R1, lag_RT, slope_R1, out=lag_RT)
+                    grad_RT = line_RT.mul_(weight_RT)
                 if grad_ce_R is not None:
                     _push_labels_(grad_RT, tile, labels_R, grad_ce_R)
                 if grad_RD is not None and product_RD is not None:
@@ -152,21 +157,20 @@ class _LinearCeEntropy(torch.autograd.Function):
         return grad_hidden_RD, grad_VD, None, None, None
 
 
-def _logit_gradient(
-    p_RT: Tensor,
-    log_p_RT: Tensor,
+def _line(
     grad_ce_R: Tensor | None,
     grad_entropy_R: Tensor | None,
+    log_total_R: Tensor,
     entropy_R: Tensor,
-) -> Tensor:
-    """The gradient of the logits but for the -1 at the label; `p` or `log_p` is overwritten."""
+) -> tuple[Tensor | None, Tensor]:
+    """Slope (None: 0) and offset `[R, 1]`: a logit's gradient, but for the -1 at the label, is
+    e^lag (slope lag + offset), with lag the logit less the row's greatest."""
+    total_R = log_total_R.exp()
+    offset_R = torch.zeros_like(total_R) if grad_ce_R is None else grad_ce_R / total_R
     if grad_entropy_R is None:
-        assert grad_ce_R is not None
-        return p_RT.mul_(grad_ce_R[:, None])
-    grad_RT = log_p_RT.add_(entropy_R[:, None]).mul_(-grad_entropy_R[:, None])
-    if grad_ce_R is not None:
-        grad_RT.add_(grad_ce_R[:, None])
-    return grad_RT.mul_(p_RT)
+        return None, offset_R[:, None]
+    slope_R = -grad_entropy_R / total_R
+    return slope_R[:, None], (offset_R + slope_R * (entropy_R - log_total_R))[:, None]
 
 
 def _push_labels_(grad_RT: Tensor, tile: Tile, labels_R: Tensor, grad_ce_R: Tensor) -> None:
