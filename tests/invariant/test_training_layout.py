@@ -193,45 +193,6 @@ def test_processes_in_float32(
     assert_close(found, world.weights(one), tolerance=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("use_fsdp", [False, True])
-def test_a_run_goes_on_with_other_numbers_of_processes(
-    world: ModuleType, reference: Any, tmp_path: Path, use_fsdp: bool
-) -> None:
-    """1, then 2, 4 and 1 again, each stopped by a SIGTERM to its last rank."""
-    stops = {1: "checkpoint-2", 2: "checkpoint-4", 4: "checkpoint-5"}
-    for number, checkpoint in stops.items():
-        at = int(checkpoint[-1]) - 1  # it is known when the next step begins
-        settings = {**layout(number), "fsdp": use_fsdp, "sigterm_at": [number - 1, at]}
-        codes, output = ranks(world, tmp_path, number=number, **settings)
-        assert codes == [143] * number, output
-        assert last_checkpoint(tmp_path) == tmp_path / checkpoint
-    codes, output = ranks(world, tmp_path, number=1, fsdp=use_fsdp, **layout(1))
-    assert codes == [0], output
-    assert_close(trained_weights(world, tmp_path), reference[0])
-    assert_same_journal(world.journal(tmp_path), reference[1])
-
-
-@pytest.mark.slow
-def test_sharded_and_whole_checkpoints_are_not_mixed(world: ModuleType, tmp_path: Path) -> None:
-    codes, output = ranks(world, tmp_path, fsdp=True, sigterm_at=[1, 1], **layout(2))
-    assert codes == [143, 143], output
-    with pytest.raises(StageError, match=r"checkpoint-2 was made with FSDP.*--resume never"):
-        world.run(tmp_path, **layout(1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", [{"name": "t3d", "block": 4}, {"name": "nelbo_kl"}])
-def test_copied_weights_are_refused_under_fsdp(
-    world: ModuleType, tmp_path: Path, preset: dict[str, Any]
-) -> None:
-    """A snapshot, and the base of a training of all weights."""
-    codes, output = ranks(world, tmp_path, fsdp=True, preset=preset, **layout(2))
-    assert codes == [1, 1], output
-    assert "ConfigError" in output
-    assert "which FSDP keeps in parts" in output
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_loses_nothing(
     world: ModuleType,

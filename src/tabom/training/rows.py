@@ -217,6 +217,7 @@ def mapped(path: Path, make: Callable[[], Iterable[pa.RecordBatch]]) -> Rows:
         with locked(path.parent / f"{path.name}.lock"):
             if (rows := _whole(path)) is None:
                 rows = _made(path, make())
+                pa.default_memory_pool().release_unused()
     return rows
 
 
