@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from official import Official, config_of
+
 from tabom.core.errors import ConfigError, DataError
 from tabom.decoding.config import DecodingConfig
 from tabom.decoding.decoder import Decoder, DecodeRequest
