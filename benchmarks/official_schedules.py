@@ -1,6 +1,6 @@
 """The official schedules beside plain re-implementations of the published functions: whole runs.
 
-    python benchmarks/official.py             # a few minutes
+    python benchmarks/official_schedules.py   # a few minutes
 
 Ours records steps and entropies besides. Random networks with full vocabularies; tokens and steps
 are equal, which is asserted first. (That ours equals the published functions themselves, entropies
@@ -87,4 +87,4 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_benchmark("official", measure, rounds=5)
+    run_benchmark("official_schedules", measure, rounds=5)
