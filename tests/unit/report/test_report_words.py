@@ -67,7 +67,7 @@ def test_a_leader_that_is_told_from_all_is_called_one():
     report = with_costs(study({"base": 44, "a": 50, "b": 60}, {}), "b", -4.9, -5.9, -3.9)
     assert headline(report) == (
         "b leads in-domain with 60.0% (+16.0 [+15.0, +17.0] over base), separably ahead of every "
-        "other arm. Out of domain it loses: −4.9 [−5.9, −3.9]."
+        "other arm. Out of domain it got worse: −4.9 [−5.9, −3.9]."
     )
     assert best_arm(report.comparison, IN) == "b"
 
@@ -138,7 +138,7 @@ def test_without_a_base_arms_are_paired_all_the_same():
     ("change", "text"),
     [
         ((-0.3, -1.0, 0.4), "has no change that can be told from zero: −0.3 [−1.0, +0.4]."),
-        ((2.0, 1.0, 3.0), "Out of domain it gains: +2.0 [+1.0, +3.0]."),
+        ((2.0, 1.0, 3.0), "Out of domain it got better: +2.0 [+1.0, +3.0]."),
         ((-2.0, *NONE), "it has no change that can be told from zero: −2.0."),
     ],
 )
