@@ -204,7 +204,11 @@ def _cost(comparison: Comparison, arm: str) -> str:
     row = comparison.row(arm, key)
     if row is None or row.change is None:
         return ""
-    says = {"gain": "got better", "loss": "got worse", "": "has no change that can be told from zero"}
+    says = {
+        "gain": "got better",
+        "loss": "got worse",
+        "": "has no change that can be told from zero",
+    }
     change = format_of(comparison, key).bracket(row.change, sign=True)
     return f" Out of domain it {says[tone(comparison, arm, key)]}: {change}."
 
