@@ -314,7 +314,8 @@ def test_lm_eval_as_two_processes_finds_what_one_finds(
         (path,) = out.rglob("results_*.json")
         results = json.loads(path.read_text())
         samples = sorted(  # lm-eval writes those of one process behind the other's
-            (row["doc_id"], row["filter"], row["filtered_resps"])
+            # A document that fills a process up has its answer twice, and counts once.
+            (row["doc_id"], row["filter"], [one[:1] for one in row["filtered_resps"]])
             for log in out.rglob("samples_*.jsonl")
             for row in map(json.loads, log.read_text().splitlines())
         )
