@@ -1,5 +1,6 @@
 """Estimates against what the decoding loop, the objectives and a small study really do."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tabom.stages.estimate import (
     Given,
     Prompts,
     Work,
+    cache_bound,
     measure_prompts,
     response_counts,
     stage_work,
@@ -71,6 +73,19 @@ def test_response_counts_of_caches_and_bounds() -> None:
     blocks = response_counts(DecodingConfig(max_new_tokens=256), prompt=256, block_length=4)
     assert blocks.num_calls == 256
     assert blocks.num_tokens == 512 + 256 * 4
+
+
+@pytest.mark.parametrize("approximate", ["prefix", "dual"])
+def test_what_a_cache_can_gain_is_bounded_by_the_layers(approximate: Any) -> None:
+    """1 / (1 - b r), b the layers' share of exact decoding, r the share of them that is saved."""
+    config = DecodingConfig(max_new_tokens=64, block_length=16, approximate=approximate)
+    exact = response_counts(replace(config, approximate=None), prompt=100)
+    layers = replace(exact, num_rows=0).flops(DREAM)
+    kept = replace(response_counts(config, prompt=100), num_rows=0).flops(DREAM)
+    b, r = layers / exact.flops(DREAM), 1 - kept / layers
+    assert cache_bound(config, DREAM, prompt=100) == pytest.approx(1 / (1 - b * r))
+    thin = replace(DREAM, num_layers=1, hidden_size=64, intermediate_size=64, num_heads=1)
+    assert 1 < cache_bound(config, thin, prompt=100) < cache_bound(config, DREAM, prompt=100)
 
 
 def test_rows_per_response_by_objective() -> None:
