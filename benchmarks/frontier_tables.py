@@ -2,6 +2,7 @@
 
     python benchmarks/frontier_tables.py            # Markdown
     python benchmarks/frontier_tables.py --json     # every pair of arms, every interval
+    python benchmarks/frontier_tables.py --within   # without the settings beyond the larger budget
 
 An arm's number is its in-domain accuracy at a budget of forgetting, read off its frontier under
 each seed; intervals are Student's t over seeds, of differences within a seed.
@@ -87,9 +88,19 @@ def lead(values: Mapping[str, Mapping[int, float]], arm: str, over: str) -> Esti
     return interval([values[arm][s] - values[over][s] for s in shared]) if shared else None
 
 
-def report(path: Path = CELLS) -> dict[str, Any]:
-    """Per world and budget: each arm's in-domain accuracy, and its lead over every other arm."""
+def report(path: Path = CELLS, *, within: bool = False) -> dict[str, Any]:
+    """Per world and budget: each arm's in-domain accuracy, and its lead over every other arm.
+
+    within: leave out the confirmed settings that were chosen beyond the larger budget.
+    """
     cells = list(known_cells(path).values())
+    if within:
+        chosen = {world: choose(world, cells) for world in frontier.WORLDS}
+        cells = [
+            c for c in cells
+            if c["phase"] != "confirm" or c["arm"] == BASE
+            or c["setting"] in chosen[c["world"]].get(c["arm"], [])
+        ]  # fmt: skip
     result: dict[str, Any] = {
         "cells": len(cells),
         "cpu_hours": round(sum(cell["cpu_seconds"] for cell in cells) / 3600, 2),
@@ -300,8 +311,13 @@ def markdown() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    if parser.parse_args().json:
+    parser.add_argument("--within", action="store_true")
+    args = parser.parse_args()
+    if args.json:
         print(json.dumps({**report(), "pass@k": pass_at_k()}, indent=2))
+    elif args.within:
+        found = report(within=True)
+        print("\n".join(line for world in frontier.WORLDS for line in budgets_table(found, world)))
     else:
         print(markdown())
     return 0

@@ -4,7 +4,7 @@ Legend: S seeds, D documents.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -279,27 +279,30 @@ def _metric_cells(scores: Scores) -> dict[str, list[Cell]]:
 def _tests(scores: Scores, level: float) -> list[TaskTest]:
     """On the first sample of each document: the tests are of zeros and ones."""
     tests = []
+    for place, own, there in _beside_base(scores):
+        # Further samples of a document depend on each other, so the test takes the first.
+        change_D = own.first_D - there.first_D
+        gained, lost = int((change_D > 0).sum()), int((change_D < 0).sum())
+        tests.append(
+            TaskTest(
+                **place,
+                num_documents=own.num_documents,
+                gained=gained,
+                lost=lost,
+                change=tango_interval(gained, lost, own.num_documents, level=level),
+                p=mcnemar_p(gained, lost),
+            )
+        )
+    return tests
+
+
+def _beside_base(scores: Scores) -> Iterator[tuple[dict[str, Any], Answers, Answers]]:
+    """Every run of every arm in every cell: arm, seed, set and pace, its answers, the base's."""
     for arm in scores.arms:
         for run, base in scores.to_base(arm):
             for cell in scores.cells:
-                own, there = scores.answers[run][cell], scores.answers[base][cell]
-                # Further samples of a document depend on each other, so the test takes the first.
-                change_D = own.first_D - there.first_D
-                gained, lost = int((change_D > 0).sum()), int((change_D < 0).sum())
-                tests.append(
-                    TaskTest(
-                        arm=arm,
-                        seed=run.seed,
-                        set=cell[0],
-                        pace=str(cell[1]),
-                        num_documents=own.num_documents,
-                        gained=gained,
-                        lost=lost,
-                        change=tango_interval(gained, lost, own.num_documents, level=level),
-                        p=mcnemar_p(gained, lost),
-                    )
-                )
-    return tests
+                place = {"arm": arm, "seed": run.seed, "set": cell[0], "pace": str(cell[1])}
+                yield place, scores.answers[run][cell], scores.answers[base][cell]
 
 
 def _costs(scores: Scores) -> list[Cost]:
@@ -332,28 +335,21 @@ def _over_seeds(rows: Sequence[Floats]) -> float:
 def _boundaries(scores: Scores) -> list[Boundary]:
     """Of equally many samples of both; a single one shows no boundary."""
     found = []
-    for arm in scores.arms:
-        for run, base in scores.to_base(arm):
-            for cell in scores.cells:
-                both = [scores.answers[run][cell], scores.answers[base][cell]]
-                k = min(answers.num_samples for answers in both)
-                if k < 2:
-                    continue
-                own_D, base_D = (answers.solved(k) for answers in both)
-                id_D = both[0].id_D
-                found.append(
-                    Boundary(
-                        arm=arm,
-                        seed=run.seed,
-                        set=cell[0],
-                        pace=str(cell[1]),
-                        k=k,
-                        gained=tuple(id_D[own_D & ~base_D].tolist()),
-                        lost=tuple(id_D[base_D & ~own_D].tolist()),
-                        both=int((own_D & base_D).sum()),
-                        neither=int((~own_D & ~base_D).sum()),
-                    )
-                )
+    for place, own, there in _beside_base(scores):
+        k = min(own.num_samples, there.num_samples)
+        if k < 2:
+            continue
+        own_D, base_D = own.solved(k), there.solved(k)
+        found.append(
+            Boundary(
+                **place,
+                k=k,
+                gained=tuple(own.id_D[own_D & ~base_D].tolist()),
+                lost=tuple(own.id_D[base_D & ~own_D].tolist()),
+                both=int((own_D & base_D).sum()),
+                neither=int((~own_D & ~base_D).sum()),
+            )
+        )
     return found
 
 

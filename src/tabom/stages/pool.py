@@ -24,7 +24,6 @@ from tabom.stages.stage import Stage
 
 CLAIMS = ".claims"  # beside the folder of a stage: who is at work in it
 _WAIT_S = 1.0
-_GRACE_S = 10.0  # for stages to end with their batch after an error
 _ALONE, _HERE = StudyConfig(), LaunchConfig()
 
 
@@ -237,7 +236,7 @@ class _Processes:
     def stop(self, *, patient: bool) -> None:
         # Not by a signal: an idle worker would die with the lock of the queue in its hands.
         self._stop.value = 1
-        if not patient and wait(self._running, _GRACE_S).not_done:
+        if not patient and wait(self._running, process.GRACE_S).not_done:
             for worker in self._processes:
                 worker.kill()
 

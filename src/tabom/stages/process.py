@@ -9,6 +9,8 @@ from typing import Any
 
 from tabom.core import preempt
 
+GRACE_S = 10.0  # for stages to end with their batch after an error, before they are killed
+
 
 def start(threads: int | None, stop: Any = None) -> None:
     """Begin as a worker. threads: of torch; None leaves torch's own choice.

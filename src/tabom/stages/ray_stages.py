@@ -9,10 +9,9 @@ from typing import Any
 from tabom.core.errors import StageError
 from tabom.stages.launch import Chunked
 from tabom.stages.launch_config import LaunchConfig
+from tabom.stages.process import GRACE_S
 from tabom.stages.ray_pool import Actor, connect, gpus_of, how_of, result_of
 from tabom.stages.stage import Counts, Stage
-
-_GRACE_S = 10.0  # as in `stages.pool`
 
 
 class RayStages:
@@ -71,7 +70,7 @@ class RayStages:
         self._is_stopped = True
         for actor in self._actors.values():
             actor.stop.remote()
-        if not patient and wait(self._running, _GRACE_S).not_done:
+        if not patient and wait(self._running, GRACE_S).not_done:
             for actor in self._actors.values():
                 self._ray.kill(actor)
 

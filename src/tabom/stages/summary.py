@@ -131,7 +131,7 @@ def _reasons(found: Sequence[_Measured], names: Sequence[str]) -> Mapping[str, i
     counts: Counter[str] = Counter()
     columns = ("set", *Pace._fields, "reason")
     for one in found if names else ():
-        table = read_table(one.run.evaluate.folder / RECORDS, columns)
+        table = read_table(one.run.evaluate.output.home / RECORDS, columns)
         groups = table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
         for name in names:
             own = [(Pace(*(g[n] for n in Pace._fields)), g) for g in groups if g["set"] == name]

@@ -1,8 +1,8 @@
 """Training rows as Arrow columns: in memory, or in a file that is mapped and not read.
 
 A row says what a `ResponseExample` says. The file is made once of a store's columns, under a name
-that holds its hash, and no row of it is ever an object before it is asked
-for: what grows with the number of rows is a few numbers each.
+that holds its hash, and no row of it is an object before it is asked for: what grows with the
+number of rows is a few numbers each.
 
 Legend: N response slots.
 """

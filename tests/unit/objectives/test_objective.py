@@ -11,9 +11,12 @@ from torch import Tensor
 
 from tabom.core.errors import ConfigError, ObjectiveError
 from tabom.objectives.batch import Context, TrajectoryBatch
+from tabom.objectives.compose import Objective
+from tabom.objectives.contexts import OrderPrefix
 from tabom.objectives.mixture import AnyObjective, describe
 from tabom.objectives.presets import PRESETS, build_objective
 from tabom.objectives.rows import Rows
+from tabom.objectives.terms_order import NextSlot, OrderLikelihood
 
 Maker = Callable[..., TrajectoryBatch]
 TENSORS = ("response_ids_BN", "slot_BN", "length_B", "key_B", "order_BN", "step_BN", "entropy_BN")
@@ -374,3 +377,10 @@ def test_a_wrong_answer_teaches_no_token_and_no_order(make_batch: Maker, name: s
     together = objective.draw(judged, seed=0, step=0)
     _same(_Model().step(objective, [together]), _Model().step(objective, [alone]))
     assert together.counts == alone.counts
+
+
+def test_order_terms_of_one_objective_look_at_the_same_slots() -> None:
+    terms = ((1.0, NextSlot(candidates="all")), (0.5, OrderLikelihood(candidates="eligible")))
+    with pytest.raises(ConfigError, match="different candidates"):
+        Objective(sampler=OrderPrefix(window=2), terms=terms)
+    Objective(sampler=OrderPrefix(window=2), terms=((1.0, NextSlot()), (0.5, OrderLikelihood())))
